@@ -1,0 +1,287 @@
+"""Every setting, as frozen dataclasses: checked once at the edge, then handed inward.
+
+A file in `configs/` starts from `default_config()` (an `ml_collections.ConfigDict` with every setting at its default), changes
+what its experiment needs, and is turned into a `Config` by `config_from_dict`. Nothing behind that point sees a ConfigDict.
+"""
+
+import dataclasses
+import difflib
+import typing
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import ml_collections
+
+from anchordetr_jax.errors import UserError
+
+
+def _require(condition: bool, name: str, value: Any, what: str) -> None:
+    if not condition:
+        raise UserError(f"Setting '{name}' must be {what}, not {value!r}.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """The detector's architecture and arithmetic. The defaults are Anchor DETR R50-DC5."""
+
+    backbone: Literal["resnet50", "resnet101", "compact"] = "resnet50"
+    """`compact` is a small network that trains from nothing, for demos."""
+    dilation: bool = True
+    """True (DC5): the last backbone stage keeps its stride and dilates, output stride 16. False (C5): output stride 32."""
+    num_feature_levels: int = 1
+    """1, or 3 (the last three backbone stages; with `dilation` only)."""
+    attention: Literal["rcda", "standard"] = "rcda"
+    """Row-column decoupled attention, or ordinary attention over all cells."""
+    spatial_prior: Literal["learned", "grid"] = "learned"
+    """Anchor points are parameters, or a fixed grid of round(sqrt(num_anchors)) points a side."""
+    num_patterns: int = 3
+    num_anchors: int = 300
+    num_classes: int = 0
+    """Class outputs K. 0: as many as the data set's labels need."""
+    hidden_dim: int = 256
+    num_heads: int = 8
+    ffn_dim: int = 1024
+    encoder_layers: int = 6
+    """With 3 feature levels, half of them (rounded down) attend across levels."""
+    decoder_layers: int = 6
+    padding: Literal["invariant", "official"] = "invariant"
+    """`invariant`: padding never changes an image's result. `official`: the arithmetic of the official code on padded batches."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    """What the network computes in. Parameters are float32 (float64 with float64)."""
+    remat: bool = False
+    """Recompute activations of each layer in the backward pass instead of keeping them."""
+
+    def __post_init__(self) -> None:
+        _require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")
+        if self.num_feature_levels == 3 and not self.dilation:
+            raise UserError(
+                "model.num_feature_levels=3 needs model.dilation=True: without it the levels end on grids of different sizes."
+            )
+        for name in ("num_patterns", "num_anchors", "hidden_dim", "num_heads", "ffn_dim", "decoder_layers"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 (taken from the data set) or more")
+        _require(self.encoder_layers >= 0, "model.encoder_layers", self.encoder_layers, "0 or more")
+        _require(self.hidden_dim % self.num_heads == 0, "model.hidden_dim", self.hidden_dim, "a multiple of model.num_heads")
+        _require(self.hidden_dim % 32 == 0, "model.hidden_dim", self.hidden_dim, "a multiple of 32 (normalisation groups)")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MatcherConfig:
+    """The cost by which queries and targets are matched, and who solves the assignment."""
+
+    class_cost: float = 2.0
+    box_cost: float = 5.0
+    giou_cost: float = 2.0
+    backend: Literal["host", "device"] = "host"
+    """`host`: scipy through one callback a device. `device`: solved in XLA, where callbacks are slow or not to be had."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class LossConfig:
+    """Weights of the losses (each summed over decoder layers) and the shape of the focal loss."""
+
+    class_weight: float = 2.0
+    box_weight: float = 5.0
+    giou_weight: float = 2.0
+    focal_alpha: float = 0.25
+    focal_gamma: float = 2.0
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Where images and annotations are, and how they are read and padded."""
+
+    root: str = ""
+    """Folder of a COCO-format data set; the four paths below are relative to it."""
+    train_images: str = "train2017"
+    train_annotations: str = "annotations/instances_train2017.json"
+    val_images: str = "val2017"
+    val_annotations: str = "annotations/instances_val2017.json"
+    labels: Literal["raw", "contiguous"] = "contiguous"
+    """`raw`: a class output is the category id itself (as in the official checkpoints: 91 outputs for COCO's ids up to 90).
+    `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
+    max_boxes: int = 0
+    """Targets an image is padded to. 0: as many as the fullest image has. An image with more is an error, never cut."""
+    num_buckets: int = 12
+    """How many static image shapes to allow, each compiled once."""
+    shape_multiple: int = 32
+    """Bucket heights and widths are multiples of this."""
+    num_workers: int = 0
+    """Processes that read images. 0: threads of this process."""
+    prefetch: int = 2
+    """Batches read ahead (for each worker)."""
+
+    def __post_init__(self) -> None:
+        _require(self.max_boxes >= 0, "data.max_boxes", self.max_boxes, "0 (as many as the data set needs) or more")
+        _require(self.num_buckets >= 1, "data.num_buckets", self.num_buckets, "at least 1")
+        _require(self.shape_multiple >= 1, "data.shape_multiple", self.shape_multiple, "at least 1")
+        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more")
+        _require(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class AugmentConfig:
+    """Image sizes (in pixels) and random augmentation. The defaults are DETR's."""
+
+    flip_probability: float = 0.5
+    train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
+    """The short side is resized to one of these."""
+    max_size: int = 1333
+    """…but the long side to no more than this, in training and evaluation."""
+    crop_probability: float = 0.5
+    crop_resize_sizes: tuple[int, ...] = (400, 500, 600)
+    """Before a random crop the short side is resized to one of these."""
+    crop_min: int = 384
+    crop_max: int = 600
+    """A crop's sides are drawn from [crop_min, min(side, crop_max)]."""
+    eval_size: int = 800
+
+    def __post_init__(self) -> None:
+        for name in ("flip_probability", "crop_probability"):
+            _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
+        for name in ("train_sizes", "crop_resize_sizes"):
+            sizes = getattr(self, name)
+            _require(len(sizes) > 0 and min(sizes) >= 1, f"augment.{name}", sizes, "one or more positive sizes")
+        for name in ("max_size", "crop_min", "crop_max", "eval_size"):
+            _require(getattr(self, name) >= 1, f"augment.{name}", getattr(self, name), "at least 1")
+        _require(self.crop_min <= self.crop_max, "augment.crop_min", self.crop_min, "at most augment.crop_max")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OptimizerConfig:
+    """The optimiser and its schedule. The defaults are the official recipe."""
+
+    name: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-4
+    backbone_learning_rate: float = 1e-5
+    weight_decay: float = 1e-4
+    clip_norm: float = 0.1
+    """The gradient's norm over all parameters is clipped to this. 0: not clipped."""
+    schedule: Literal["step", "cosine"] = "step"
+    drop_epoch: int = 40
+    """With `step`: learning rates fall to a tenth after every `drop_epoch` epochs."""
+    warmup_steps: int = 0
+    """Steps over which learning rates rise linearly from nothing."""
+    freeze: tuple[str, ...] = (r"backbone/stem/.*", r"backbone/layer1/.*")
+    """Regular expressions; parameters whose whole path matches one are not trained."""
+
+    def __post_init__(self) -> None:
+        for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
+            _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+        _require(self.drop_epoch >= 1, "optimizer.drop_epoch", self.drop_epoch, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """How long to train, and what is written down on the way."""
+
+    seed: int = 42
+    epochs: int = 50
+    batch_size: int = 8
+    """Images a step, over all devices and hosts."""
+    init_from: str = ""
+    """A checkpoint to start from (heads of another size start anew). Ignored once the workdir has a checkpoint of its own."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints (one is also written at the end, and on SIGTERM)."""
+    keep_checkpoints: int = 2
+    evaluate_every: int = 1
+    """Epochs between evaluations on the validation images. 0: none."""
+    max_bad_steps: int = 3
+    """Steps in a row with a gradient that is not finite before the run stops. Such a step changes nothing."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EvalConfig:
+    """Evaluation on the validation images."""
+
+    batch_size: int = 8
+    """Images a step, over all devices and hosts."""
+    max_detections: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "max_detections"):
+            _require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class MeshConfig:
+    """How devices are arranged: batches are split over data x fsdp, large parameters over fsdp."""
+
+    fsdp: int = 1
+
+    def __post_init__(self) -> None:
+        _require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Config:
+    """All settings of an experiment."""
+
+    model: ModelConfig = ModelConfig()
+    matcher: MatcherConfig = MatcherConfig()
+    loss: LossConfig = LossConfig()
+    data: DataConfig = DataConfig()
+    augment: AugmentConfig = AugmentConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    train: TrainConfig = TrainConfig()
+    eval: EvalConfig = EvalConfig()
+    mesh: MeshConfig = MeshConfig()
+
+
+def default_config() -> ml_collections.ConfigDict:
+    """Every setting at its default, as the ConfigDict that experiment files edit."""
+    return ml_collections.ConfigDict(config_to_dict(Config()))
+
+
+def config_to_dict(config: Config) -> dict[str, Any]:
+    """The settings as nested plain dicts, fit for JSON and for `config_from_dict`."""
+    return dataclasses.asdict(config)
+
+
+def config_from_dict(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
+    """Checks names, types and ranges. Raises `UserError` naming the first setting that is wrong.
+
+    Settings that are left out take their defaults, so that files written by an older version still load.
+    """
+    plain = settings.to_dict() if isinstance(settings, ml_collections.ConfigDict) else settings
+    return _build(Config, plain, prefix="")
+
+
+def _build(cls: type, settings: Any, prefix: str) -> Any:
+    if not isinstance(settings, Mapping):
+        raise UserError(f"Setting {prefix.rstrip('.')!r} is a group of settings, not {settings!r}.")
+    hints = typing.get_type_hints(cls)
+    values = {}
+    for name, value in settings.items():
+        if name not in hints:
+            close = difflib.get_close_matches(str(name), hints, n=1)
+            hint = f"did you mean '{prefix}{close[0]}'?" if close else f"known here: {', '.join(hints)}."
+            raise UserError(f"There is no setting '{prefix}{name}'; {hint}")
+        if dataclasses.is_dataclass(hints[name]):
+            values[name] = _build(hints[name], value, f"{prefix}{name}.")
+        else:
+            values[name] = _checked(value, hints[name], f"{prefix}{name}")
+    return cls(**values)
+
+
+def _checked(value: Any, hint: Any, name: str) -> Any:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin is Literal:
+        _require(value in arguments, name, value, "one of " + ", ".join(map(repr, arguments)))
+        return value
+    if origin is tuple:
+        if isinstance(value, str) or not isinstance(value, typing.Iterable):
+            raise UserError(f"Setting '{name}' must be a tuple of {arguments[0].__name__}, not {value!r}.")
+        return tuple(_checked(item, arguments[0], name) for item in value)
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
+        raise UserError(f"Setting '{name}' must be of type {hint.__name__}, not {value!r}.")
+    return value
