@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from anchordetr_jax.data.batching import Batch
 from jax.sharding import Mesh, PartitionSpec
 
 from anchordetr_jax.config import Config, MatcherConfig
-from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
