@@ -1,0 +1,88 @@
+"""A small backbone that trains from nothing on small images, for demos and tests."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from anchordetr_jax.model.layers import linear
+from anchordetr_jax.model.normalization import LayerNorm
+from anchordetr_jax.model.precision import at_least_float32
+from anchordetr_jax.model.valid_area import leading_area
+
+WIDTHS = (32, 64, 128)
+BLOCKS = (1, 2, 2)
+
+
+def _zero_outside(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+    return x if sizes is None else leading_area(sizes, (x.shape[1], x.shape[2])).zero_outside(x)
+
+
+def _patches(x: jax.Array, size: int) -> jax.Array:
+    """Non-overlapping size x size patches, [B,h,w,C] -> [B,ceil(h/size),ceil(w/size),size*size*C], padded with zeros."""
+    B, h, w, C = x.shape
+    x = jnp.pad(x, ((0, 0), (0, -h % size), (0, -w % size), (0, 0)))
+    h, w = x.shape[1] // size, x.shape[2] // size
+    return x.reshape(B, h, size, w, size, C).transpose(0, 1, 3, 2, 4, 5).reshape(B, h, w, size * size * C)
+
+
+class Convolution3x3(nnx.Module):
+    """A 3x3 convolution written as one matrix product over shifted copies, whose gradient XLA computes fast on CPUs too."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.linear = linear(9 * channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[B,h,w,C] -> [B,h,w,C], zeros beyond the border."""
+        h, w = x.shape[1:3]
+        padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
+        shifted = [padded[:, i : i + h, j : j + w] for i in range(3) for j in range(3)]
+        return self.linear(jnp.concatenate(shifted, axis=-1))
+
+
+class Block(nnx.Module):
+    """x + linear(relu(conv3x3(norm(x))))."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.norm = LayerNorm(channels, dtype=dtype, param_dtype=at_least_float32(dtype))
+        self.conv = Convolution3x3(channels, dtype=dtype, rngs=rngs)
+        self.out = linear(channels, channels, dtype=dtype, rngs=rngs)
+
+    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+        """[B,h,w,C] -> [B,h,w,C]."""
+        y = self.conv(_zero_outside(self.norm(x), sizes))
+        return x + self.out(jax.nn.relu(y))
+
+
+class CompactBackbone(nnx.Module):
+    """Patches of 4x4, then blocks at strides 4, 8 and 16 (4, 8 and 8 with `dilation`)."""
+
+    channels = WIDTHS
+
+    def __init__(self, *, dilation: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.dtype = jnp.dtype(dtype)
+        self.strides = (4, 2, 1 if dilation else 2)
+        channels_in = 3
+        stems, stages = [], []
+        for stride, width, blocks in zip(self.strides, WIDTHS, BLOCKS, strict=True):
+            stems.append(linear(stride * stride * channels_in, width, dtype=dtype, rngs=rngs))
+            stages.append(nnx.List([Block(width, dtype=dtype, rngs=rngs) for _ in range(blocks)]))
+            channels_in = width
+        self.stems = nnx.List(stems)
+        self.stages = nnx.List(stages)
+
+    def __call__(self, x: jax.Array, image_sizes: jax.Array | None) -> tuple[list[jax.Array], jax.Array | None]:
+        """Normalised images [B,H,W,3], zero in the padding -> features of the three stages, each [B,h,w,C].
+
+        `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with them;
+        None treats padding as image.
+        """
+        sizes = image_sizes
+        features = []
+        for stride, stem, stage in zip(self.strides, self.stems, self.stages, strict=True):
+            x = stem(_patches(_zero_outside(x, sizes), stride))
+            sizes = None if sizes is None else (sizes + stride - 1) // stride
+            for block in stage:
+                x = block(x, sizes)
+            features.append(_zero_outside(x, sizes))
+        return features, sizes

@@ -1,0 +1,76 @@
+"""Linear maps and convolutions with this project's dtypes, precision and initial weights."""
+
+import jax
+from flax import nnx
+from jax.typing import DTypeLike
+
+from anchordetr_jax.model.initializers import he_normal_fan_out, torch_uniform
+from anchordetr_jax.model.precision import at_least_float32, product_precision
+
+
+def linear(
+    features_in: int,
+    features_out: int,
+    *,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+    kernel_init: nnx.Initializer | None = None,
+    bias_init: nnx.Initializer | None = None,
+) -> nnx.Linear:
+    """[..., features_in] -> [..., features_out]; initial weights as PyTorch's unless given."""
+    return nnx.Linear(
+        features_in,
+        features_out,
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        precision=product_precision(dtype),
+        kernel_init=kernel_init or torch_uniform(features_in),
+        bias_init=bias_init or torch_uniform(features_in),
+        rngs=rngs,
+    )
+
+
+def convolution(
+    channels_in: int,
+    channels_out: int,
+    *,
+    kernel: int,
+    stride: int = 1,
+    dilation: int = 1,
+    use_bias: bool = False,
+    dtype: DTypeLike,
+    rngs: nnx.Rngs,
+    kernel_init: nnx.Initializer = he_normal_fan_out,
+) -> nnx.Conv:
+    """[B,H,W,I] -> [B,ceil(H/stride),ceil(W/stride),O], padded by PyTorch's rule: half the dilated kernel on each side."""
+    pad = dilation * (kernel // 2)
+    return nnx.Conv(
+        channels_in,
+        channels_out,
+        kernel_size=(kernel, kernel),
+        strides=(stride, stride),
+        padding=((pad, pad), (pad, pad)),
+        kernel_dilation=(dilation, dilation),
+        use_bias=use_bias,
+        dtype=dtype,
+        param_dtype=at_least_float32(dtype),
+        precision=product_precision(dtype),
+        kernel_init=kernel_init,
+        bias_init=nnx.initializers.zeros_init(),
+        rngs=rngs,
+    )
+
+
+class MLP(nnx.Module):
+    """Linear layers with ReLU between them; `widths` are the sizes from input to output."""
+
+    def __init__(self, *widths: int, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.layers = nnx.List(
+            [linear(a, b, dtype=dtype, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        )
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """[..., widths[0]] -> [..., widths[-1]]."""
+        for layer in self.layers[:-1]:
+            x = jax.nn.relu(layer(x))
+        return self.layers[-1](x)

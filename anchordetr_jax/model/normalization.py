@@ -1,0 +1,78 @@
+"""Normalisation layers that do not see padding."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from anchordetr_jax.model.precision import at_least_float32
+from anchordetr_jax.model.valid_area import ValidArea
+
+EPSILON = 1e-5  # PyTorch's, for all its normalisation layers; Flax's own default is 1e-6
+
+
+class FrozenStatistic(nnx.Variable):
+    """A value of a frozen BatchNorm: loaded with a checkpoint, never trained."""
+
+
+class FrozenBatchNorm(nnx.Module):
+    """BatchNorm with fixed statistics and fixed affine map: y = (x - mean) / sqrt(var + 1e-5) * scale + bias."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
+        self.dtype = dtype
+        self.scale = FrozenStatistic(jnp.ones(channels, param_dtype))
+        self.bias = FrozenStatistic(jnp.zeros(channels, param_dtype))
+        self.mean = FrozenStatistic(jnp.zeros(channels, param_dtype))
+        self.var = FrozenStatistic(jnp.ones(channels, param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [B,h,w,C] -> the same shape, in the compute dtype."""
+        scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + EPSILON)
+        bias = self.bias[...] - self.mean[...] * scale
+        wide = x.astype(at_least_float32(self.dtype))
+        return (wide * scale[None, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
+
+
+class GroupNorm(nnx.Module):
+    """GroupNorm over the valid cells of each image (or over all cells, where `area` is None)."""
+
+    def __init__(self, groups: int, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
+        self.groups = groups
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+
+    def __call__(self, x: jax.Array, area: ValidArea | None) -> jax.Array:
+        """x [B,h,w,C] -> the same shape, in the compute dtype. Padding is left as it falls."""
+        B, h, w, C = x.shape
+        wide = x.astype(at_least_float32(self.dtype)).reshape(B, h, w, self.groups, C // self.groups)
+        if area is None:
+            weight = jnp.ones((1, 1, 1, 1, 1), wide.dtype)
+            count = jnp.full((1, 1, 1, 1, 1), h * w, wide.dtype)
+        else:
+            weight = area.cells()[:, :, :, None, None].astype(wide.dtype)
+            count = weight.sum(axis=(1, 2), keepdims=True)
+        count = count * (C // self.groups)
+        mean = (wide * weight).sum(axis=(1, 2, 4), keepdims=True) / count
+        centred = wide - mean
+        var = (jnp.square(centred) * weight).sum(axis=(1, 2, 4), keepdims=True) / count
+        normal = (centred * jax.lax.rsqrt(var + EPSILON)).reshape(B, h, w, C)
+        return (normal * self.scale[...][None, None, None, :] + self.bias[...][None, None, None, :]).astype(self.dtype)
+
+
+class LayerNorm(nnx.Module):
+    """LayerNorm over the last axis, computed in float32 at least."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
+        self.dtype = dtype
+        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
+        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+
+    def __call__(self, x: jax.Array) -> jax.Array:
+        """x [..., C] -> the same shape, in the compute dtype."""
+        wide = x.astype(at_least_float32(self.dtype))
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        var = jnp.square(centred).mean(axis=-1, keepdims=True)
+        last = (1,) * (x.ndim - 1) + (-1,)
+        scale, bias = self.scale[...].reshape(last), self.bias[...].reshape(last)
+        return (centred * jax.lax.rsqrt(var + EPSILON) * scale + bias).astype(self.dtype)

@@ -1,0 +1,148 @@
+"""ResNet-50 and -101 with frozen BatchNorm (He et al. 2016, in the form with the stride on each bottleneck's 3x3)."""
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+
+from anchordetr_jax.model.layers import convolution
+from anchordetr_jax.model.normalization import FrozenBatchNorm
+from anchordetr_jax.model.precision import at_least_float32
+from anchordetr_jax.model.valid_area import ValidArea, halve, leading_area
+
+BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
+EXPANSION = 4
+
+
+class _Area:
+    """The valid area at one stage; does nothing where padding is treated as image."""
+
+    def __init__(self, sizes: jax.Array | None):
+        self.sizes = sizes
+
+    def halved(self) -> "_Area":
+        return _Area(None if self.sizes is None else halve(self.sizes))
+
+    def zero_outside(self, x: jax.Array) -> jax.Array:
+        if self.sizes is None:
+            return x
+        return leading_area(self.sizes, (x.shape[1], x.shape[2])).zero_outside(x)
+
+
+class Stem(nnx.Module):
+    """7x7 convolution of stride 2 and 3x3 max-pool of stride 2."""
+
+    def __init__(self, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.conv = convolution(3, 64, kernel=7, stride=2, dtype=dtype, rngs=rngs)
+        self.norm = FrozenBatchNorm(64, dtype=dtype, param_dtype=at_least_float32(dtype))
+
+    def __call__(self, x: jax.Array, area: _Area) -> jax.Array:
+        """[B,H,W,3] -> [B,ceil(H/4),ceil(W/4),64]; `area` is that of the half-size grid."""
+        x = jax.nn.relu(area.zero_outside(self.norm(self.conv(x))))
+        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros do as -inf would: nothing here is negative
+        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+
+
+class Bottleneck(nnx.Module):
+    """1x1 - 3x3 - 1x1 with a shortcut."""
+
+    def __init__(
+        self, channels_in: int, width: int, *, stride: int, dilation: int, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
+        channels_out = width * EXPANSION
+
+        def norm(channels: int) -> FrozenBatchNorm:
+            return FrozenBatchNorm(channels, dtype=dtype, param_dtype=at_least_float32(dtype))
+
+        self.conv1 = convolution(channels_in, width, kernel=1, dtype=dtype, rngs=rngs)
+        self.norm1 = norm(width)
+        self.conv2 = convolution(width, width, kernel=3, stride=stride, dilation=dilation, dtype=dtype, rngs=rngs)
+        self.norm2 = norm(width)
+        self.conv3 = convolution(width, channels_out, kernel=1, dtype=dtype, rngs=rngs)
+        self.norm3 = norm(channels_out)
+        self.has_projection = stride != 1 or channels_in != channels_out
+        if self.has_projection:
+            self.shortcut_conv = convolution(channels_in, channels_out, kernel=1, stride=stride, dtype=dtype, rngs=rngs)
+            self.shortcut_norm = norm(channels_out)
+
+    def __call__(self, x: jax.Array, area_in: _Area, area_out: _Area) -> jax.Array:
+        """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),4*width]. Padding is zero on the way in and on the way out."""
+        # Only the 3x3 mixes cells, so its input and the block's output are the two places where padding must be zero.
+        y = area_in.zero_outside(jax.nn.relu(self.norm1(self.conv1(x))))
+        y = jax.nn.relu(self.norm2(self.conv2(y)))
+        y = self.norm3(self.conv3(y))
+        shortcut = self.shortcut_norm(self.shortcut_conv(x)) if self.has_projection else x
+        return area_out.zero_outside(jax.nn.relu(y + shortcut))
+
+
+class Stage(nnx.Module):
+    """A row of bottlenecks; the first may have a stride."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        width: int,
+        blocks: int,
+        *,
+        stride: int,
+        dilation: int,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.stride = stride
+        # A dilated stage's first block keeps dilation 1, as where its stride was.
+        self.blocks = nnx.List(
+            [
+                Bottleneck(
+                    channels_in if i == 0 else width * EXPANSION,
+                    width,
+                    stride=stride if i == 0 else 1,
+                    dilation=1 if i == 0 else dilation,
+                    dtype=dtype,
+                    rngs=rngs,
+                )
+                for i in range(blocks)
+            ]
+        )
+
+    def __call__(self, x: jax.Array, area: _Area) -> tuple[jax.Array, _Area]:
+        """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),O] and the valid area there."""
+        area_out = area.halved() if self.stride == 2 else area
+        for i, block in enumerate(self.blocks):
+            x = block(x, area if i == 0 else area_out, area_out)
+        return x, area_out
+
+
+class ResNet(nnx.Module):
+    """Features of stages 2, 3 and 4: strides 8, 16 and 32, or 8, 16 and 16 with `dilation`."""
+
+    channels = (512, 1024, 2048)
+
+    def __init__(self, depth: str, *, dilation: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+        blocks = BLOCKS[depth]
+        self.stem = Stem(dtype=dtype, rngs=rngs)
+
+        def stage(channels_in: int, width: int, index: int, stride: int, dilation: int = 1) -> Stage:
+            return Stage(
+                channels_in, width, blocks[index], stride=stride, dilation=dilation, dtype=dtype, rngs=rngs
+            )
+
+        self.layer1 = stage(64, 64, 0, 1)
+        self.layer2 = stage(256, 128, 1, 2)
+        self.layer3 = stage(512, 256, 2, 2)
+        self.layer4 = stage(1024, 512, 3, 1, dilation=2) if dilation else stage(1024, 512, 3, 2)
+
+    def __call__(self, x: jax.Array, image_sizes: jax.Array | None) -> tuple[list[jax.Array], jax.Array | None]:
+        """Normalised images [B,H,W,3], zero in the padding -> features of layer2, layer3 and layer4, each [B,h,w,C].
+
+        `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with them;
+        None treats padding as image.
+        """
+        area = _Area(image_sizes).halved()
+        x = self.stem(x, area)
+        x, area = self.layer1(x, area.halved())
+        features = []
+        for stage in (self.layer2, self.layer3, self.layer4):
+            x, area = stage(x, area)
+            features.append(x)
+        return features, area.sizes

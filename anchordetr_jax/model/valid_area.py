@@ -1,0 +1,50 @@
+"""Which cells of a padded array belong to the image.
+
+Padding is at the bottom and right, so the valid area of an image is a rectangle and a mask over cells is the product of a mask
+over rows and a mask over columns.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+
+class ValidArea(NamedTuple):
+    """Valid rows, bool [B,h], and columns, bool [B,w], of a grid of pixels or feature cells."""
+
+    rows: jax.Array
+    columns: jax.Array
+
+    def cells(self) -> jax.Array:
+        """The mask over cells, bool [B,h,w]; True is valid."""
+        return self.rows[:, :, None] & self.columns[:, None, :]
+
+    def zero_outside(self, x: jax.Array) -> jax.Array:
+        """x [B,h,w,C] with zeros in the padding."""
+        return jnp.where(self.cells()[..., None], x, jnp.zeros((), x.dtype))
+
+
+def leading_area(sizes: jax.Array, shape: tuple[int, int]) -> ValidArea:
+    """The area of the first `sizes` int [B,2] (h, w) rows and columns on a grid of `shape` (h, w)."""
+    rows, columns = (jnp.arange(n)[None, :] < sizes[:, axis, None] for axis, n in enumerate(shape))
+    return ValidArea(rows, columns)
+
+
+def halve(sizes: jax.Array) -> jax.Array:
+    """Valid sizes after a stage of stride 2: half, rounded up. A border of zeros and zero padding are then the same thing."""
+    return (sizes + 1) // 2
+
+
+def nearest_area(image_sizes: jax.Array, image_shape: tuple[int, int], shape: tuple[int, int]) -> ValidArea:
+    """The official code's mask at feature level: cell i of h is valid if pixel floor(i * H / h) is.
+
+    The pixel's index is computed in float32, as PyTorch's nearest-neighbour interpolation does.
+    """
+    masks = []
+    for axis, (pixels, cells) in enumerate(zip(image_shape, shape, strict=True)):
+        source = np.floor(np.arange(cells, dtype=np.float32) * (np.float32(pixels) / np.float32(cells)))
+        source = np.minimum(source.astype(np.int32), pixels - 1)
+        masks.append(jnp.asarray(source)[None, :] < image_sizes[:, axis, None])
+    return ValidArea(*masks)
