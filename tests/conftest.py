@@ -1,0 +1,51 @@
+"""What holds for every test: eight CPU devices, no silent broadcasting, float64 where a test asks for it."""
+
+import os
+
+# Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core, and a
+# step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
+_FAKE_DEVICES = 8
+_XLA_FLAGS_OUTSIDE = os.environ.get("XLA_FLAGS")
+_NPROC_OUTSIDE = os.environ.get("NPROC")
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if os.environ["JAX_PLATFORMS"] == "cpu":
+    os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS_OUTSIDE or ''} --xla_force_host_platform_device_count={_FAKE_DEVICES}".strip()
+    os.environ["NPROC"] = str(4 * _FAKE_DEVICES)
+
+from collections.abc import Iterator
+
+import hypothesis
+import jax
+import pytest
+
+# Shapes of different ranks never broadcast by accident, in the model or in a test.
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in every run, so that a failure repeats; no time limit, because the first example compiles.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30, database=None)
+hypothesis.settings.load_profile("repeatable")
+
+
+@pytest.fixture
+def x64() -> Iterator[None]:
+    """Float64 for one test.
+
+    Set for the whole process, not with the thread-local `jax.enable_x64` context, so that host callbacks, which run in
+    threads of XLA's own, see it too.
+    """
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", True)
+    yield
+    jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def script_environment() -> dict[str, str]:
+    """Environment variables for a process that a test starts: this one's, with one ordinary CPU device."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
+    environment["JAX_PLATFORMS"] = "cpu"
+    if _XLA_FLAGS_OUTSIDE is not None:
+        environment["XLA_FLAGS"] = _XLA_FLAGS_OUTSIDE
+    if _NPROC_OUTSIDE is not None:
+        environment["NPROC"] = _NPROC_OUTSIDE
+    return environment
