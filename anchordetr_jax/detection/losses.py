@@ -1,0 +1,130 @@
+"""The set loss: focal classification over all queries, L1 and generalised IoU over matched pairs.
+
+As in DETR (arXiv 2005.12872, section 3.1), with sigmoid focal loss (arXiv 1708.02002) in place of the softmax.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from anchordetr_jax.config import LossConfig
+from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, giou
+from anchordetr_jax.detection.matching import Targets
+
+
+def count_boxes(targets: Targets, image_weights: jax.Array | None = None) -> jax.Array:
+    """The number of real boxes of a batch, at least 1: float32 scalar, what the losses are divided by.
+
+    Images of weight 0 (float [B], 1 for all when None) count for nothing.
+    """
+    counts = targets.num_boxes.astype(jnp.float32)
+    if image_weights is not None:
+        counts = jnp.where(image_weights > 0, counts * image_weights, 0)
+    return jnp.maximum(counts.sum(), 1)
+
+
+def detection_losses(
+    logits: jax.Array,
+    boxes: jax.Array,
+    targets: Targets,
+    matches: jax.Array,
+    *,
+    num_boxes: jax.Array | float,
+    config: LossConfig,
+    image_weights: jax.Array | None = None,
+) -> dict[str, jax.Array]:
+    """The losses of each decoder layer, unweighted.
+
+    Args:
+        logits: [L, B, Q, K].
+        boxes: [L, B, Q, 4], cxcywh relative to the valid image.
+        targets: of the B images.
+        matches: int [L, B, N], the query of each target, -1 for none (from `matching.match`).
+        num_boxes: what sums are divided by: the number of boxes of the whole batch, over all devices and accumulated parts
+            (`count_boxes`). Taken as 1 if less.
+        config: shape of the focal loss.
+        image_weights: float [B], 1 for real images and 0 for fillers, which contribute nothing, whatever they contain.
+
+    Returns:
+        "class", "box" and "giou", [L] each: sums over images, queries and classes, or over images and matched pairs, divided by
+        `num_boxes`. "class_error", a scalar: 100 minus the percentage of matched queries of the last layer whose best class is
+        their target's; 100 when nothing is matched. All in float32, or float64 where the predictions are.
+    """
+    dtype = jnp.promote_types(jnp.promote_types(logits.dtype, boxes.dtype), jnp.float32)
+    logits, boxes = logits.astype(dtype), boxes.astype(dtype)
+    num_boxes = jnp.maximum(jnp.asarray(num_boxes, dtype), 1)
+    layers, images, queries, _ = logits.shape
+    rows = matches.shape[-1]
+    weights = jnp.ones(images, dtype) if image_weights is None else image_weights.astype(dtype)
+
+    # Whatever is not to count is exchanged for harmless numbers *before* it is computed with: multiplying by 0 afterwards
+    # would let NaN through, in the value or in the gradient.
+    counted = (weights > 0)[None, :, None]
+    logits = jnp.where(counted[..., None], logits, 0)
+    real = (lax.broadcasted_iota(jnp.int32, (images, rows), 1) < targets.num_boxes[:, None])[None]
+    matched = (matches >= 0) & real & counted
+    pair_weights = jnp.where(matched, weights[None, :, None], 0)
+
+    labels = jnp.broadcast_to(targets.labels[None], matches.shape)
+    class_sum = focal_loss(
+        logits, _label_of_query(matches, matched, labels, queries), alpha=config.focal_alpha, gamma=config.focal_gamma
+    ).sum(axis=(-2, -1))
+
+    box_sum = jnp.zeros(layers, dtype)
+    giou_sum = jnp.zeros(layers, dtype)
+    class_error = jnp.full((), 100, dtype)
+    if rows > 0:
+        index = jnp.clip(matches, 0, queries - 1)[..., None]
+        anywhere = jnp.full((4,), 0.5, dtype)[None, None, None, :]
+        predicted = jnp.where(matched[..., None], jnp.take_along_axis(boxes, index, axis=2), anywhere)
+        true = jnp.where(matched[..., None], targets.boxes.astype(dtype)[None], anywhere)
+        box_sum = (jnp.abs(predicted - true).sum(axis=-1) * pair_weights).sum(axis=(1, 2))
+        giou_sum = ((1 - giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))) * pair_weights).sum(axis=(1, 2))
+
+        best = jnp.take_along_axis(jnp.argmax(logits[-1], axis=-1), index[-1, ..., 0], axis=1)
+        right = jnp.where(best == targets.labels, pair_weights[-1], 0).sum()
+        class_error = 100 - 100 * right / jnp.maximum(pair_weights[-1].sum(), 1)
+
+    return {
+        "class": (class_sum * weights[None]).sum(axis=-1) / num_boxes,
+        "box": box_sum / num_boxes,
+        "giou": giou_sum / num_boxes,
+        "class_error": lax.stop_gradient(class_error),
+    }
+
+
+def total_loss(losses: dict[str, jax.Array], config: LossConfig) -> jax.Array:
+    """What is minimised, a scalar: the weighted losses of `detection_losses`, summed over decoder layers."""
+    weighted = (
+        config.class_weight * losses["class"] + config.box_weight * losses["box"] + config.giou_weight * losses["giou"]
+    )
+    return weighted.sum()
+
+
+def focal_loss(logits: jax.Array, labels: jax.Array, *, alpha: float, gamma: float) -> jax.Array:
+    """Sigmoid focal loss of every logit (arXiv 1708.02002, section 3): float [..., K].
+
+    Args:
+        logits: float [..., K].
+        labels: int [...], the class of each; -1 (or anything that is no class) for none.
+        alpha: weight of the positive logit; the negative ones weigh 1 - alpha.
+        gamma: how much less an easy logit counts. 0 or more, fractions too.
+    """
+    classes = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
+    positive = classes == labels[..., None]
+    # In logarithms, so that neither value nor gradient overflows, or divides 0 by 0, however far out a logit is.
+    margin = jnp.where(positive, logits, -logits)
+    log_right = jax.nn.log_sigmoid(margin)
+    log_wrong = log_right - margin  # log sigmoid(-x) = log sigmoid(x) - x
+    return -jnp.where(positive, alpha, 1 - alpha) * jnp.exp(gamma * log_wrong) * log_right
+
+
+def _label_of_query(matches: jax.Array, matched: jax.Array, labels: jax.Array, queries: int) -> jax.Array:
+    """The label [L, B, Q] of the target that each query is matched to, -1 for none.
+
+    By comparison with every target rather than by scattering: images stay independent, so that a batch split over devices
+    needs no communication.
+    """
+    query_ids = lax.broadcasted_iota(jnp.int32, (*matches.shape, queries), matches.ndim)
+    taken = (matches[..., None] == query_ids) & matched[..., None]
+    return jnp.max(jnp.where(taken, labels[..., None], -1), axis=-2, initial=-1)
