@@ -1,4 +1,4 @@
-"""AdamW or SGD as the official recipe uses them: learning-rate groups, schedule, and clipping by the norm of the whole gradient."""
+"""AdamW or SGD as the official recipe uses them: learning-rate groups, schedule, clipping by the whole norm."""
 
 import math
 from collections.abc import Callable
@@ -32,22 +32,17 @@ class Optimizer(NamedTuple):
     """Step number to the learning rate of each group."""
 
 
-def make_optimizer(
-    config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int
-) -> Optimizer:
+def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int) -> Optimizer:
     """Builds the optimiser for a run of `epochs` epochs.
 
     Args:
-        config: the recipe. Weight decay applies to every trained parameter (decoupled with AdamW; added to the gradient with SGD,
-            whose momentum is 0.9).
+        config: the recipe. Weight decay applies to every trained parameter (decoupled with AdamW; added to the
+            gradient with SGD, whose momentum is 0.9).
         steps_before: number of training steps before an epoch (counted from 0) begins.
         epochs: length of the run.
     """
     factor = schedule_factor(config, steps_before=steps_before, epochs=epochs)
-    base_rates = {
-        "rest": config.learning_rate,
-        "backbone": config.backbone_learning_rate,
-    }
+    base_rates = {"rest": config.learning_rate, "backbone": config.backbone_learning_rate}
 
     def learning_rates(step: jax.Array | int) -> dict[str, jax.Array]:
         return {group: rate * factor(step) for group, rate in base_rates.items()}
@@ -63,9 +58,7 @@ def make_optimizer(
         stages.append(optax.trace(decay=0.9))
     chain = optax.chain(*stages)
 
-    def update(
-        gradients: Variables, state: Any, params: Variables, step: jax.Array
-    ) -> tuple[Variables, Any]:
+    def update(gradients: Variables, state: Any, params: Variables, step: jax.Array) -> tuple[Variables, Any]:
         directions, state = chain.update(gradients, state, params)
         rates = learning_rates(step)
         changes = {
@@ -82,36 +75,20 @@ def learning_rate_group(path: str) -> str:
     return "backbone" if path.startswith("backbone/") else "rest"
 
 
-def schedule_factor(
-    config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int
-) -> Schedule:
-    """What the base learning rates are multiplied by at each step: warm-up times either drops or half a cosine down to 0."""
+def schedule_factor(config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int) -> Schedule:
+    """What base learning rates are multiplied by at each step: warm-up times either drops or half a cosine to 0."""
     total = max(1, steps_before(epochs))
-    drops = [
-        steps_before(epoch)
-        for epoch in range(config.drop_epoch, epochs + 1, config.drop_epoch)
-    ]
+    drops = [steps_before(epoch) for epoch in range(config.drop_epoch, epochs + 1, config.drop_epoch)]
 
     def factor(step: jax.Array | int) -> jax.Array:
         # float() asks for JAX's default float, so that float64 runs get a float64 schedule.
         position = jnp.asarray(step).astype(float)
         if config.schedule == "step":
-            dropped = jnp.searchsorted(
-                jnp.asarray(drops, jnp.int32),
-                jnp.asarray(step, jnp.int32),
-                side="right",
-            )
-            decay = jnp.asarray([0.1**times for times in range(len(drops) + 1)])[
-                dropped
-            ]
+            dropped = jnp.searchsorted(jnp.asarray(drops, jnp.int32), jnp.asarray(step, jnp.int32), side="right")
+            decay = jnp.asarray([0.1**times for times in range(len(drops) + 1)])[dropped]
         else:
             length = max(1, total - config.warmup_steps)
-            decay = 0.5 * (
-                1
-                + jnp.cos(
-                    math.pi * jnp.clip((position - config.warmup_steps) / length, 0, 1)
-                )
-            )
+            decay = 0.5 * (1 + jnp.cos(math.pi * jnp.clip((position - config.warmup_steps) / length, 0, 1)))
         if config.warmup_steps > 0:
             decay = decay * jnp.minimum(1.0, (position + 1) / config.warmup_steps)
         return decay
@@ -121,9 +98,7 @@ def schedule_factor(
 
 def total_norm(gradients: Variables) -> jax.Array:
     """Euclidean norm of all gradients as one vector."""
-    return jnp.sqrt(
-        sum(jnp.sum(jnp.square(gradient)) for gradient in gradients.values())
-    )
+    return jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients.values()))
 
 
 def clip_by_total_norm(max_norm: float) -> optax.GradientTransformation:
@@ -135,8 +110,6 @@ def clip_by_total_norm(max_norm: float) -> optax.GradientTransformation:
     def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
         del params
         scale = jnp.minimum(1.0, max_norm / (total_norm(gradients) + _CLIP_EPSILON))
-        return jax.tree.map(
-            lambda gradient: gradient * scale.astype(gradient.dtype), gradients
-        ), state
+        return jax.tree.map(lambda gradient: gradient * scale.astype(gradient.dtype), gradients), state
 
     return optax.GradientTransformation(optax.init_empty_state, update)

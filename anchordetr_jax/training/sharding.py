@@ -25,21 +25,14 @@ class ShardingRule(NamedTuple):
 
     pattern: str
     min_size: float
-    """Arrays with at least so many scalars are split, along their longest dimension that `fsdp` divides. Infinity: never."""
+    """Arrays of at least so many scalars are split, along their longest dimension that `fsdp` divides."""
 
 
-FSDP_RULES: tuple[ShardingRule, ...] = (
-    ShardingRule(r"backbone/stem/.*", math.inf),
-    ShardingRule(r".*", 2**16),
-)
+FSDP_RULES: tuple[ShardingRule, ...] = (ShardingRule(r"backbone/stem/.*", math.inf), ShardingRule(r".*", 2**16))
 """The first rule whose pattern matches decides."""
 
 
-def start_distributed(
-    coordinator: str = "",
-    num_processes: int | None = None,
-    process_id: int | None = None,
-) -> None:
+def start_distributed(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> None:
     """Joins the processes of a multi-host run. Call it before anything asks JAX for devices.
 
     Without arguments JAX's own detection (TPU pods, SLURM, Kubernetes) is used; it is an error if that finds nothing.
@@ -98,28 +91,16 @@ def variable_shardings(
     shapes: Mapping[str, Any], mesh: Mesh, rules: Sequence[ShardingRule] = FSDP_RULES
 ) -> dict[str, NamedSharding]:
     """Where each of the arrays (anything with a shape, by path) is placed."""
-    return {
-        path: NamedSharding(mesh, _spec(path, value.shape, mesh, rules))
-        for path, value in shapes.items()
-    }
+    return {path: NamedSharding(mesh, _spec(path, value.shape, mesh, rules)) for path, value in shapes.items()}
 
 
-def state_shardings(
-    state: TrainState, mesh: Mesh, rules: Sequence[ShardingRule] = FSDP_RULES
-) -> TrainState:
+def state_shardings(state: TrainState, mesh: Mesh, rules: Sequence[ShardingRule] = FSDP_RULES) -> TrainState:
     """The sharding of every leaf of a (possibly abstract) state. Optimiser moments lie where their parameters lie."""
     by_path = variable_shardings({**state.params, **state.frozen}, mesh, rules)
 
     def leaf_sharding(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
-        path = (
-            key_path[-1].key
-            if key_path and isinstance(key_path[-1], jax.tree_util.DictKey)
-            else None
-        )
-        if (
-            path in by_path
-            and leaf.shape == {**state.params, **state.frozen}[path].shape
-        ):
+        path = key_path[-1].key if key_path and isinstance(key_path[-1], jax.tree_util.DictKey) else None
+        if path in by_path and leaf.shape == {**state.params, **state.frozen}[path].shape:
             return by_path[path]
         return replicated(mesh)
 
@@ -132,23 +113,14 @@ def global_batch(local: Tree, mesh: Mesh) -> Tree:
     Processes hold consecutive shares, in the order of their index.
     """
     sharding = batch_sharding(mesh)
-    return jax.tree.map(
-        lambda array: jax.make_array_from_process_local_data(
-            sharding, np.asarray(array)
-        ),
-        local,
-    )
+    return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), local)
 
 
 def to_host(tree: Tree) -> Tree:
     """Global arrays, however split, to full numpy arrays on every process. All processes must call it."""
 
     def fetch(array: Any) -> Any:
-        if (
-            isinstance(array, jax.Array)
-            and not array.is_fully_addressable
-            and not array.is_fully_replicated
-        ):
+        if isinstance(array, jax.Array) and not array.is_fully_addressable and not array.is_fully_replicated:
             return np.asarray(multihost_utils.process_allgather(array, tiled=True))
         return np.asarray(array)
 
@@ -160,19 +132,13 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
     return jax.jit(lambda same: same, out_shardings=replicated(mesh))(tree)
 
 
-def _spec(
-    path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[ShardingRule]
-) -> PartitionSpec:
+def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[ShardingRule]) -> PartitionSpec:
     fsdp = mesh.shape["fsdp"]
     rule = next((rule for rule in rules if re.fullmatch(rule.pattern, path)), None)
     if fsdp == 1 or rule is None or math.prod(shape) < rule.min_size:
         return PartitionSpec()
-    divisible = [
-        dimension for dimension, length in enumerate(shape) if length % fsdp == 0
-    ]
+    divisible = [dimension for dimension, length in enumerate(shape) if length % fsdp == 0]
     if not divisible:
         return PartitionSpec()
     split = max(divisible, key=lambda dimension: shape[dimension])
-    return PartitionSpec(
-        *("fsdp" if dimension == split else None for dimension in range(len(shape)))
-    )
+    return PartitionSpec(*("fsdp" if dimension == split else None for dimension in range(len(shape))))

@@ -1,6 +1,6 @@
 """What a training run carries from step to step, as one pytree, and the way between it and the NNX model.
 
-Weights live outside the model as flat dicts from a path such as `"encoder/spatial/0/attention/in_proj/kernel"` to its array: the
+Weights live outside the model as flat dicts from a path such as `"backbone/layer2/0/conv1/kernel"` to its array: the
 same names serve learning-rate groups, freezing, sharding rules and checkpoints.
 """
 
@@ -40,7 +40,7 @@ class TrainState:
 
 @dataclasses.dataclass(frozen=True)
 class ModelDefinition:
-    """A model without its arrays: what `nnx.split` says of it, kept so that `merge` can build it again from flat variables."""
+    """A model without its arrays: what `nnx.split` says of it, so that `merge` can build it again."""
 
     graphdef: nnx.GraphDef[Any]
     template: tuple[tuple[tuple[Any, ...], nnx.Variable[Any]], ...]
@@ -51,14 +51,7 @@ class ModelDefinition:
         """The definition of `model`, whose arrays may be abstract (`jax.ShapeDtypeStruct`)."""
         graphdef, state = nnx.split(model)
         abstract = [
-            (
-                path,
-                variable.replace(
-                    jax.ShapeDtypeStruct(
-                        variable.get_value().shape, variable.get_value().dtype
-                    )
-                ),
-            )
+            (path, variable.replace(jax.ShapeDtypeStruct(variable.get_value().shape, variable.get_value().dtype)))
             for path, variable in nnx.to_flat_state(state)
         ]
         return cls(graphdef, tuple(abstract))
@@ -89,49 +82,34 @@ class ModelDefinition:
                 ) from error
         paths = frozenset(
             path
-            for path, variable in (
-                (_join(path), variable) for path, variable in self.template
-            )
-            if isinstance(variable, nnx.Param)
-            and not any(pattern.fullmatch(path) for pattern in patterns)
+            for path, variable in ((_join(path), variable) for path, variable in self.template)
+            if isinstance(variable, nnx.Param) and not any(pattern.fullmatch(path) for pattern in patterns)
         )
         if not paths:
             raise UserError(
-                "Setting 'optimizer.freeze' matches every parameter, so there is nothing to train: remove some patterns."
+                "Setting 'optimizer.freeze' matches every parameter: remove some, so that something is left to train."
             )
         return paths
 
     def merge(self, *variables: Mapping[str, Any]) -> Any:
-        """The NNX model holding the given arrays (together: one for every path). Meant for use inside `jax.jit` as well."""
+        """The NNX model holding the given arrays (together: one for every path), inside `jax.jit` as well."""
         values = {path: value for group in variables for path, value in group.items()}
-        flat = [
-            (path, variable.replace(values[_join(path)]))
-            for path, variable in self.template
-        ]
+        flat = [(path, variable.replace(values[_join(path)])) for path, variable in self.template]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat))
 
 
 def variables_of(model: nnx.Module) -> Variables:
     """All arrays of a model by path."""
-    return {
-        _join(path): variable.get_value()
-        for path, variable in nnx.to_flat_state(nnx.split(model)[1])
-    }
+    return {_join(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.split(model)[1])}
 
 
-def split_variables(
-    variables: Variables, trainable: frozenset[str]
-) -> tuple[Variables, Variables]:
+def split_variables(variables: Variables, trainable: frozenset[str]) -> tuple[Variables, Variables]:
     """(trained, all others)."""
     params = {path: value for path, value in variables.items() if path in trainable}
-    return params, {
-        path: value for path, value in variables.items() if path not in trainable
-    }
+    return params, {path: value for path, value in variables.items() if path not in trainable}
 
 
-def new_state(
-    params: Variables, frozen: Variables, init_optimizer: Callable[[Variables], Any]
-) -> TrainState:
+def new_state(params: Variables, frozen: Variables, init_optimizer: Callable[[Variables], Any]) -> TrainState:
     """The state before the first step."""
     return TrainState(
         step=jnp.zeros((), jnp.int32),

@@ -1,4 +1,4 @@
-"""One training step as one jitted function: forward, matching, losses, gradient, update; and how its state is first made."""
+"""One training step as one jitted function: forward, matching, losses, gradient, update; and its first state."""
 
 import functools
 from collections.abc import Callable, Mapping, Sequence
@@ -6,10 +6,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from anchordetr_jax.data.batching import Batch
 from jax.sharding import Mesh, PartitionSpec
 
 from anchordetr_jax.config import Config, MatcherConfig
+from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
@@ -57,13 +57,9 @@ def initial_state(
     trainable = definition.trainable_paths(freeze)
 
     def make() -> TrainState:
-        return new_state(
-            *split_variables(variables_of(build()), trainable), optimizer.init
-        )
+        return new_state(*split_variables(variables_of(build()), trainable), optimizer.init)
 
-    return jax.jit(
-        make, out_shardings=state_shardings(jax.eval_shape(make), mesh, rules)
-    )()
+    return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), mesh, rules))()
 
 
 def abstract_state(
@@ -75,31 +71,22 @@ def abstract_state(
     rules: Sequence[ShardingRule] = FSDP_RULES,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct` leaves), e.g. to restore a checkpoint into."""
-    params, frozen = split_variables(
-        definition.shapes, definition.trainable_paths(freeze)
-    )
-    shapes = jax.eval_shape(
-        lambda: new_state(_zeros(params), _zeros(frozen), optimizer.init)
-    )
+    params, frozen = split_variables(definition.shapes, definition.trainable_paths(freeze))
+    shapes = jax.eval_shape(lambda: new_state(_zeros(params), _zeros(frozen), optimizer.init))
     return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(
-            leaf.shape, leaf.dtype, sharding=sharding
-        ),
+        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
         state_shardings(shapes, mesh, rules),
     )
 
 
 def make_train_step(
-    definition: ModelDefinition,
-    optimizer: Optimizer,
-    config: Config,
-    mesh: Mesh,
-    state: TrainState,
+    definition: ModelDefinition, optimizer: Optimizer, config: Config, mesh: Mesh, state: TrainState
 ) -> TrainStep:
     """The jitted step. It compiles once for every image shape (bucket) it is given.
 
-    A step whose loss or gradient is not finite is refused: parameters and optimiser keep their values, and the counters say so.
+    A step whose loss or gradient is not finite is refused: parameters and optimiser keep their values, and the counters
+    say so.
 
     Args:
         definition: the model.
@@ -109,25 +96,22 @@ def make_train_step(
         state: a state, or an abstract one, whose shardings the step keeps.
 
     Returns:
-        A function of (state, global batch) to (next state, metrics). The state given to it is donated: do not use it again.
-        Metrics are `loss` (weighted, all decoder layers), `class`, `box`, `giou` (unweighted, last decoder layer), `class_error`
-        (percent, last layer), `grad_norm` (before clipping), `learning_rate`, `backbone_learning_rate`, `num_boxes`, `refused` (0
-        or 1), `bad_steps` and `bad_steps_in_row` (this step included).
+        A function of (state, global batch) to (next state, metrics). The state given to it is donated: do not use it
+        again. Metrics are `loss` (weighted, all decoder layers), `class`, `box`, `giou` (unweighted, last decoder
+        layer), `class_error` (percent, last layer), `grad_norm` (before clipping), `learning_rate`,
+        `backbone_learning_rate`, `num_boxes`, `refused` (0 or 1), `bad_steps` and `bad_steps_in_row` (this step
+        included).
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradient_of = jax.value_and_grad(
-            functools.partial(batch_loss, definition, config, mesh), has_aux=True
-        )
+        gradient_of = jax.value_and_grad(functools.partial(batch_loss, definition, config, mesh), has_aux=True)
         (loss, losses), gradients = gradient_of(state.params, state.frozen, batch)
         # Said before they are used, so that with fsdp > 1 each device receives only its share of the reduced gradient.
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
         grad_norm = total_norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
-        changes, opt_state = optimizer.update(
-            gradients, state.opt_state, state.params, state.step
-        )
+        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step)
         params = {path: value + changes[path] for path, value in state.params.items()}
         refused = 1 - finite.astype(jnp.int32)
         next_state = TrainState(
@@ -141,10 +125,7 @@ def make_train_step(
         rates = optimizer.learning_rates(state.step)
         metrics = {
             "loss": loss,
-            **{
-                name: value if value.ndim == 0 else value[-1]
-                for name, value in losses.items()
-            },
+            **{name: value if value.ndim == 0 else value[-1] for name, value in losses.items()},
             "grad_norm": grad_norm,
             "learning_rate": rates["rest"],
             "backbone_learning_rate": rates["backbone"],
@@ -164,28 +145,19 @@ def make_train_step(
 
 
 def batch_loss(
-    definition: ModelDefinition,
-    config: Config,
-    mesh: Mesh,
-    params: Variables,
-    frozen: Variables,
-    batch: Batch,
+    definition: ModelDefinition, config: Config, mesh: Mesh, params: Variables, frozen: Variables, batch: Batch
 ) -> tuple[jax.Array, dict[str, jax.Array]]:
     """Total loss (scalar) of a global batch, and the unweighted losses by name (per decoder layer [L], or scalar)."""
     model = definition.merge(params, frozen)
     predictions = model(batch.images, batch.image_sizes)
     targets = Targets(
-        batch.boxes.astype(predictions.boxes.dtype),
-        batch.labels,
-        jnp.where(batch.valid, batch.num_boxes, 0),
+        batch.boxes.astype(predictions.boxes.dtype), batch.labels, jnp.where(batch.valid, batch.num_boxes, 0)
     )
     losses = detection_losses(
         predictions.logits,
         predictions.boxes,
         targets,
-        match_on_shards(
-            predictions.logits, predictions.boxes, targets, config.matcher, mesh
-        ),
+        match_on_shards(predictions.logits, predictions.boxes, targets, config.matcher, mesh),
         num_boxes=jnp.maximum(count_boxes(batch), 1),
         config=config.loss,
         image_weights=batch.valid.astype(predictions.logits.dtype),
@@ -194,11 +166,7 @@ def batch_loss(
 
 
 def match_on_shards(
-    logits: jax.Array,
-    boxes: jax.Array,
-    targets: Targets,
-    config: MatcherConfig,
-    mesh: Mesh,
+    logits: jax.Array, boxes: jax.Array, targets: Targets, config: MatcherConfig, mesh: Mesh
 ) -> jax.Array:
     """`match`, with every device asking its own host about its own images only.
 
@@ -212,9 +180,7 @@ def match_on_shards(
         out_specs=layers,
         check_vma=False,
     )
-    return on_shard(
-        jax.lax.stop_gradient(logits), jax.lax.stop_gradient(boxes), targets
-    )
+    return on_shard(jax.lax.stop_gradient(logits), jax.lax.stop_gradient(boxes), targets)
 
 
 def count_boxes(batch: Batch) -> jax.Array:
@@ -223,9 +189,7 @@ def count_boxes(batch: Batch) -> jax.Array:
 
 
 def _choose(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
-    return jax.tree.map(
-        lambda yes, no: jnp.where(condition, yes, no), if_true, if_false
-    )
+    return jax.tree.map(lambda yes, no: jnp.where(condition, yes, no), if_true, if_false)
 
 
 def _zeros(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Variables:

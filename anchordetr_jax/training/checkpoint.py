@@ -1,0 +1,215 @@
+"""Checkpoints, written and read by Orbax, each self-contained: its weights can be used without the run that made it.
+
+A checkpoint is a folder with the items `model` (all variables of the model by path), `training` (optimiser state and
+counters; not in converted weights) and `meta` (JSON: format version, step, settings, categories). A run keeps its
+checkpoints in `WORKDIR/checkpoints/STEP`.
+"""
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from flax import nnx
+from orbax.checkpoint import v1 as ocp
+
+from anchordetr_jax.config import Config, config_from_dict, config_to_dict
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.training.integrity import find_damage, write_checksums
+from anchordetr_jax.training.state import ModelDefinition, Variables, variables_of
+
+FORMAT_VERSION = 1
+"""Raised whenever older code could no longer read what is written."""
+CHECKPOINTS_FOLDER = "checkpoints"
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMeta:
+    """What a checkpoint says about itself."""
+
+    config: Config
+    """Settings of the run, `model.num_classes` resolved."""
+    categories: Categories | None
+    """The classes; None where nobody knew them (converted weights)."""
+    step: int
+    path: str
+    """Folder of this very checkpoint."""
+
+
+def saved_steps(root: epath.PathLike) -> list[int]:
+    """Steps of the complete checkpoints in a checkpoints folder, in ascending order."""
+    root = epath.Path(root)
+    if not root.is_dir():
+        return []
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and is_checkpoint(path))
+
+
+def load_model(
+    path: epath.PathLike, *, sharding: jax.sharding.Sharding | None = None, **overrides: Any
+) -> tuple[AnchorDETR, CheckpointMeta]:
+    """The model of a checkpoint with its weights, ready to call. The training state is not read.
+
+    Args:
+        path: a workdir, its checkpoints folder, or one checkpoint. Of several the newest sound one is taken.
+        sharding: where all weights go, e.g. `replicated(mesh)`. The default is the first local device.
+        overrides: `ModelConfig` settings that differ from the checkpoint's, e.g. `padding="official"`.
+
+    Raises:
+        UserError: there is no checkpoint at `path`, it is damaged, or an override asks for another architecture.
+    """
+    directory = find_checkpoint(path)
+    meta = read_meta(directory)
+    model_config = dataclasses.replace(meta.config.model, **overrides)
+    meta = dataclasses.replace(meta, config=dataclasses.replace(meta.config, model=model_config))
+    definition = ModelDefinition.abstract(lambda: AnchorDETR(model_config, rngs=nnx.Rngs(0)))
+    differences = compare_shapes(definition.shapes, saved_shapes(directory))
+    if differences:
+        raise other_architecture(directory, differences)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+        for name, shape in definition.shapes.items()
+    }
+    return definition.merge(load_variables(directory, wanted)), meta
+
+
+def save_model(path: epath.PathLike, model: AnchorDETR, categories: Categories | None, config: Config) -> None:
+    """Writes a checkpoint without training state into the folder `path` itself, e.g. for converted weights.
+
+    Raises:
+        UserError: `path` holds something that is not a checkpoint, or cannot be written.
+    """
+    save_variables(path, variables_of(model), categories, dataclasses.replace(config, model=model.config))
+
+
+def save_variables(
+    path: epath.PathLike, variables: Mapping[str, Any], categories: Categories | None, config: Config
+) -> None:
+    """Like `save_model`, from variables by path; they may be a part of a model, say a backbone to start from."""
+    directory = epath.Path(path)
+    if directory.exists() and not (directory.is_dir() and (is_checkpoint(directory) or not any(directory.iterdir()))):
+        raise UserError(f"{directory} exists and is not a checkpoint: give another folder for the weights.")
+    items = {"model": dict(variables), "meta": meta_to_dict(config, categories, step=0)}
+    try:
+        with orbax_context():
+            ocp.save_checkpointables(directory, items, overwrite=directory.exists())
+    except Exception as error:
+        raise not_written(directory, error) from error
+    if jax.process_index() == 0:
+        write_checksums(directory)
+
+
+def find_checkpoint(path: epath.PathLike) -> epath.Path:
+    """Folder of the newest sound checkpoint at `path` (a workdir, its checkpoints folder, or one checkpoint)."""
+    given = epath.Path(path)
+    if not given.exists():
+        raise UserError(f"There is no checkpoint {given}: no such folder.")
+    if is_checkpoint(given):
+        if problem := find_problem(given):
+            raise UserError(f"Checkpoint {given} is damaged ({problem}): use another one.")
+        return given
+    root = given / CHECKPOINTS_FOLDER if (given / CHECKPOINTS_FOLDER).is_dir() else given
+    steps = saved_steps(root)
+    for step in reversed(steps):
+        problem = find_problem(root / str(step))
+        if problem is None:
+            return root / str(step)
+        logging.warning("Checkpoint %s is damaged (%s): the one before is used.", root / str(step), problem)
+    if steps:
+        raise UserError(f"Every checkpoint in {root} is damaged: use another folder.")
+    raise UserError(
+        f"There is no checkpoint in {given}: give a workdir, its '{CHECKPOINTS_FOLDER}' folder, or one checkpoint."
+    )
+
+
+def read_meta(directory: epath.PathLike) -> CheckpointMeta:
+    """What the checkpoint in this very folder says about itself. Raises `UserError` if a newer version wrote it."""
+    directory = epath.Path(directory)
+    meta = json.loads((directory / "meta" / "data.json").read_text())
+    if meta["format"] > FORMAT_VERSION:
+        raise UserError(
+            f"Checkpoint {directory} has format {meta['format']}, and this version reads up to {FORMAT_VERSION}: "
+            "update anchordetr_jax."
+        )
+    categories = None if meta["categories"] is None else Categories.from_dict(meta["categories"])
+    return CheckpointMeta(config_from_dict(meta["config"]), categories, int(meta["step"]), str(directory))
+
+
+def saved_shapes(directory: epath.PathLike, item: str = "model") -> dict[str, tuple[int, ...]]:
+    """Shape of every array of an item by path, without reading the arrays."""
+    with orbax_context():
+        metadata: Any = ocp.checkpointables_metadata(directory).metadata
+    return {name: tuple(array.shape) for name, array in metadata.get(item, {}).items()}
+
+
+def load_variables(
+    directory: epath.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct], item: str = "model"
+) -> Variables:
+    """Some or all arrays of an item, with the dtypes and shardings asked for."""
+    with orbax_context():
+        return ocp.load_checkpointables(directory, {item: dict(wanted)})[item]
+
+
+def compare_shapes(expected: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Differences between the shapes of a model (values with `.shape`) and of a checkpoint, a few words each."""
+    differences = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    differences += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if tuple(expected[name].shape) != found[name]:
+            differences.append(f"{name} has shape {found[name]} instead of {tuple(expected[name].shape)}")
+    return differences
+
+
+def other_architecture(directory: epath.PathLike, differences: list[str]) -> UserError:
+    """The error for a checkpoint whose variables are not the model's."""
+    shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+    return UserError(f"Checkpoint {directory} is of another architecture than the settings describe: {shown}.")
+
+
+def is_checkpoint(directory: epath.Path) -> bool:
+    return (directory / "meta").is_dir() and (directory / "model").is_dir()
+
+
+def find_problem(directory: epath.Path) -> str | None:
+    try:
+        read_meta(directory)
+    except UserError:
+        return None  # Written by a newer version: sound, and to be told of by whoever reads it.
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its meta item is unreadable"
+    return find_damage(directory)
+
+
+def orbax_context() -> ocp.Context:
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")  # As a file that people can read.
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    return context
+
+
+def meta_to_dict(config: Config, categories: Categories | None, step: int) -> dict[str, Any]:
+    return {
+        "format": FORMAT_VERSION,
+        "step": step,
+        "config": config_to_dict(config),
+        "categories": None if categories is None else categories.to_dict(),
+    }
+
+
+def not_written(path: epath.Path, error: Exception) -> UserError:
+    return UserError(
+        f"Checkpoint {path} could not be written ({brief(error)}); earlier checkpoints are unharmed: make room or mend "
+        "the folder, then give the same command again."
+    )
+
+
+def brief(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return re.sub(r"\s+", " ", lines[0])[:200] if lines else type(error).__name__

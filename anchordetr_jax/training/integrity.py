@@ -1,0 +1,54 @@
+"""Telling a sound checkpoint from a damaged one, by the size and checksum of every file, kept beside them."""
+
+import json
+import zlib
+
+from etils import epath
+
+CHECKSUMS_FILE = "checksums.json"
+_BLOCK_BYTES = 1 << 24
+
+
+def write_checksums(directory: epath.Path) -> None:
+    """Records all files below a finished checkpoint's folder. Call it on one process only."""
+    record = {name: list(_size_and_checksum(path)) for name, path in sorted(_files(directory).items())}
+    (directory / CHECKSUMS_FILE).write_text(json.dumps(record, indent=1))
+
+
+def find_damage(directory: epath.Path) -> str | None:
+    """What is wrong with the files of a checkpoint, in a few words; None if nothing is, or no checksums were recorded.
+
+    (A run that is killed between finishing a checkpoint and recording it leaves a good one without checksums.)
+    """
+    try:
+        record = json.loads((directory / CHECKSUMS_FILE).read_text())
+        expected = {name: (int(size), int(checksum)) for name, (size, checksum) in record.items()}
+    except FileNotFoundError:
+        return None
+    except (ValueError, TypeError, AttributeError):
+        return f"{CHECKSUMS_FILE} is unreadable"
+    files = _files(directory)
+    for name, (size, checksum) in expected.items():
+        if name not in files:
+            return f"{name} is missing"
+        if _size_and_checksum(files[name]) != (size, checksum):
+            return f"{name} was altered"
+    return None
+
+
+def _files(directory: epath.Path) -> dict[str, epath.Path]:
+    found: dict[str, epath.Path] = {}
+    for path in directory.iterdir():
+        if path.is_dir():
+            found |= {f"{path.name}/{name}": file for name, file in _files(path).items()}
+        elif path.name != CHECKSUMS_FILE:
+            found[path.name] = path
+    return found
+
+
+def _size_and_checksum(path: epath.Path) -> tuple[int, int]:
+    size, checksum = 0, 0
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK_BYTES):
+            size, checksum = size + len(block), zlib.crc32(block, checksum)
+    return size, checksum

@@ -1,0 +1,212 @@
+"""The series of checkpoints of a run: saved in the background, the newest few kept, the newest sound one restored."""
+
+import concurrent.futures
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from absl import logging
+from etils import epath
+from jax.experimental import multihost_utils
+from orbax.checkpoint import v1 as ocp
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.training.checkpoint import (
+    CHECKPOINTS_FOLDER,
+    CheckpointMeta,
+    brief,
+    compare_shapes,
+    find_problem,
+    meta_to_dict,
+    not_written,
+    orbax_context,
+    other_architecture,
+    read_meta,
+    saved_shapes,
+    saved_steps,
+)
+from anchordetr_jax.training.integrity import write_checksums
+from anchordetr_jax.training.state import TrainState
+
+_HALF_WRITTEN = ".orbax-checkpoint-tmp"
+_NOT_ARCHITECTURE = ("dtype", "remat")
+
+
+class CheckpointWriter:
+    """Saves the states of a run in the background and keeps the newest few.
+
+    A context manager, to be used on all processes alike.
+    """
+
+    def __init__(self, workdir: epath.PathLike, config: Config, categories: Categories | None):
+        self._root = epath.Path(workdir) / CHECKPOINTS_FOLDER
+        self._meta = meta_to_dict(config, categories, step=0)
+        self._checkpointer = ocp.training.Checkpointer(
+            self._root,
+            context=orbax_context(),
+            preservation_policy=ocp.training.preservation_policies.LatestN(config.train.keep_checkpoints),
+            cleanup_tmp_directories=True,
+        )
+        self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
+        self._pending: concurrent.futures.Future[None] | None = None
+        self._pending_step = -1
+
+    def save(self, step: int, state: TrainState) -> None:
+        """Starts saving and returns once the arrays have left the devices. Waits for the save before it to end.
+
+        Raises:
+            UserError: this save could not begin or the one before could not be finished (a full disk, say).
+        """
+        self.finish()
+        items = {
+            "model": {**state.params, **state.frozen},
+            "training": _flatten_training(state),
+            "meta": {**self._meta, "step": step},
+        }
+        try:
+            response = self._checkpointer.save_checkpointables_async(step, items, force=True, overwrite=True)
+        except Exception as error:
+            raise not_written(self._root / str(step), error) from error
+        self._pending, self._pending_step = (self._thread.submit(self._complete, response, step), step)
+
+    def finish(self) -> None:
+        """Waits until the last save is safely on disk."""
+        pending, self._pending = self._pending, None
+        try:
+            if pending is not None:
+                pending.result()
+        except Exception as error:
+            raise not_written(self._root / str(self._pending_step), error) from error
+
+    def _complete(self, response: Any, step: int) -> None:
+        if response is not None:
+            response.result()
+        if jax.process_index() == 0:
+            write_checksums(self._root / str(step))
+
+    def __enter__(self) -> "CheckpointWriter":
+        return self
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        try:
+            self.finish()
+            self._checkpointer.close()
+        except Exception:
+            if error is None:  # Else the first failure is the one to tell of.
+                raise
+        finally:
+            self._thread.shutdown(wait=False)
+
+
+def latest_step(workdir: epath.PathLike) -> int | None:
+    """Step of the newest complete checkpoint of a run (it may turn out damaged), or None."""
+    steps = saved_steps(epath.Path(workdir) / CHECKPOINTS_FOLDER)
+    return steps[-1] if steps else None
+
+
+def restore_newest(
+    workdir: epath.PathLike, abstract: TrainState, config: Config
+) -> tuple[TrainState, CheckpointMeta] | None:
+    """The state of the newest sound checkpoint of a run, placed as `abstract` says; None if there is no checkpoint yet.
+
+    A half-written or damaged checkpoint is named in a warning, and the one before is used; damaged ones are set aside
+    (renamed). The number of devices and processes may have changed since.
+
+    Raises:
+        UserError: the checkpoint is of another architecture or optimiser, or every checkpoint is damaged.
+    """
+    root = epath.Path(workdir) / CHECKPOINTS_FOLDER
+    first = jax.process_index() == 0
+    if first and root.is_dir():
+        for path in root.iterdir():
+            if _HALF_WRITTEN in path.name:
+                logging.warning("Checkpoint %s was only half written and is ignored.", path)
+    steps = saved_steps(root)
+    for step in reversed(steps):
+        path = root / str(step)
+        problem = _agreed(find_problem(path) if first else None)
+        if problem is None:
+            meta = read_meta(path)
+            _check_same_run(path, meta, abstract, config)
+            try:
+                return _restore(path, abstract), meta
+            except Exception as error:
+                if jax.process_count() > 1:  # The others may have succeeded, so there is no going back together.
+                    raise UserError(
+                        f"Checkpoint {path} cannot be read ({brief(error)}): move it away to use the one before."
+                    ) from error
+                problem = brief(error)
+        if first:
+            aside = path.rename(root / f"damaged-{step}") if not (root / f"damaged-{step}").exists() else path
+            logging.warning(
+                "Checkpoint %s is damaged (%s): it is kept as %s, and the one before is used.",
+                path,
+                problem,
+                aside.name,
+            )
+    if steps:
+        raise UserError(
+            f"Every checkpoint in {root} is damaged: give another --workdir, or remove that folder to start anew."
+        )
+    return None
+
+
+def _check_same_run(path: epath.Path, meta: CheckpointMeta, abstract: TrainState, config: Config) -> None:
+    saved, wanted = (dataclasses.asdict(meta.config.model), dataclasses.asdict(config.model))
+    changed = [
+        f"model.{name} was {saved[name]!r} and is now {wanted[name]!r}"
+        for name in wanted
+        if saved[name] != wanted[name] and name not in _NOT_ARCHITECTURE
+    ]
+    differences = changed or compare_shapes({**abstract.params, **abstract.frozen}, saved_shapes(path))
+    if differences:
+        raise other_architecture(path, differences)
+    training = saved_shapes(path, "training")
+    if not training:
+        raise UserError(f"Checkpoint {path} holds weights only: give it as train.init_from, with another --workdir.")
+    differences = compare_shapes(_flatten_training(abstract), training)
+    if differences:
+        raise UserError(
+            f"Checkpoint {path} was trained with another optimiser or other frozen parameters ({differences[0]}): "
+            "restore those settings, or start from it in another --workdir with train.init_from."
+        )
+
+
+def _restore(path: epath.Path, abstract: TrainState) -> TrainState:
+    variables = {**abstract.params, **abstract.frozen}
+    wanted = {"model": variables, "training": _flatten_training(abstract)}
+    with orbax_context():
+        items = ocp.load_checkpointables(path, wanted)
+    state = dataclasses.replace(
+        abstract,
+        params={name: items["model"][name] for name in abstract.params},
+        frozen={name: items["model"][name] for name in abstract.frozen},
+    )
+    return _unflatten_training(state, items["training"])
+
+
+def _flatten_training(state: TrainState) -> dict[str, Any]:
+    """All leaves but the model's variables, under names made of their place in the state."""
+    leaves = jax.tree_util.tree_leaves_with_path(dataclasses.replace(state, params={}, frozen={}))
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
+
+
+def _unflatten_training(state: TrainState, values: Mapping[str, Any]) -> TrainState:
+    bare = dataclasses.replace(state, params={}, frozen={})
+    named = jax.tree_util.tree_map_with_path(
+        lambda path, _: values[jax.tree_util.keystr(path, simple=True, separator="/")], bare
+    )
+    return dataclasses.replace(named, params=state.params, frozen=state.frozen)
+
+
+def _agreed(problem: str | None) -> str | None:
+    """What process 0 found, on all processes."""
+    if jax.process_count() == 1:
+        return problem
+    text = (problem or "").encode()[:200]
+    shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(200), np.uint8))
+    return bytes(np.asarray(shared)).decode(errors="replace").strip() or None
