@@ -2,8 +2,8 @@
 
 import os
 
-# Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core, and a
-# step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
+# Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core, and
+# a step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
 _FAKE_DEVICES = 8
 _XLA_FLAGS_OUTSIDE = os.environ.get("XLA_FLAGS")
 _NPROC_OUTSIDE = os.environ.get("NPROC")

@@ -17,8 +17,8 @@ GRADIENT64_RELATIVE = 1e-9
 STEPS64_RELATIVE = 1e-8
 """Loss and parameters after a few AdamW steps in float64: its division by sqrt(second moment) enlarges differences."""
 
-# float32: the official code in float32 differs from itself in float64 by 2e-6 in logits and boxes. Ten times that leaves
-# room for another order of summation and none for another formula.
+# float32: the official code in float32 differs from itself in float64 by 2e-6 in logits and boxes. Ten times that
+# leaves room for another order of summation and none for another formula.
 CLOSE32 = 2e-5
 """Features, logits and boxes in float32."""
 
