@@ -1,0 +1,1 @@
+"""From image files and annotations to padded batches of static shapes."""
