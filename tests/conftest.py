@@ -2,15 +2,14 @@
 
 import os
 
-# Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core, and
-# a step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
-_FAKE_DEVICES = 8
-_XLA_FLAGS_OUTSIDE = os.environ.get("XLA_FLAGS")
-_NPROC_OUTSIDE = os.environ.get("NPROC")
+# Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core,
+# and a step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
+_DEVICES = 8
+_OUTSIDE = {name: os.environ.get(name) for name in ("XLA_FLAGS", "NPROC")}
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ["XLA_FLAGS"] = f"{_XLA_FLAGS_OUTSIDE or ''} --xla_force_host_platform_device_count={_FAKE_DEVICES}".strip()
-    os.environ["NPROC"] = str(4 * _FAKE_DEVICES)
+    os.environ["XLA_FLAGS"] = f"{_OUTSIDE['XLA_FLAGS'] or ''} --xla_force_host_platform_device_count={_DEVICES}".strip()
+    os.environ["NPROC"] = str(4 * _DEVICES)
 
 from collections.abc import Iterator
 
@@ -42,10 +41,6 @@ def x64() -> Iterator[None]:
 @pytest.fixture
 def script_environment() -> dict[str, str]:
     """Environment variables for a process that a test starts: this one's, with one ordinary CPU device."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("XLA_FLAGS", "NPROC")}
-    environment["JAX_PLATFORMS"] = "cpu"
-    if _XLA_FLAGS_OUTSIDE is not None:
-        environment["XLA_FLAGS"] = _XLA_FLAGS_OUTSIDE
-    if _NPROC_OUTSIDE is not None:
-        environment["NPROC"] = _NPROC_OUTSIDE
-    return environment
+    inside = {name: value for name, value in os.environ.items() if name not in _OUTSIDE}
+    outside = {name: value for name, value in _OUTSIDE.items() if value is not None}
+    return {**inside, **outside, "JAX_PLATFORMS": "cpu"}

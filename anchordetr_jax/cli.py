@@ -1,0 +1,182 @@
+"""The command line's edge: a person's mistake becomes one sentence on stderr and a non-zero exit, never a traceback.
+
+A script defines its flags with absl, asks for `--config` by `define_config`, and hands its `main` to `run`:
+
+    read_config = cli.define_config()
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+
+    def main() -> None:
+        config = read_config()
+        ...
+
+    if __name__ == "__main__":
+        cli.run(main)
+
+Any setting of the experiment file can be changed beside it: `--config configs/shapes.py --config.train.epochs=20`.
+"""
+
+import ast
+import contextlib
+import os
+import re
+import runpy
+import sys
+import traceback
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any, NoReturn
+
+import ml_collections
+from absl import app, flags
+
+from anchordetr_jax.config import Config, config_from_dict, default_config
+from anchordetr_jax.errors import UserError
+
+flags.disclaim_key_flags()  # --help lists --config among the flags of the script that asked for it.
+
+
+def define_config(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], Config]:
+    """Defines the required flag `--config FILE.py`, whose settings `--config.SETTING=VALUE` changes.
+
+    Returns a function that reads the file once the flags are parsed; see `load_config` for what it raises.
+    """
+    path = flags.DEFINE_string(
+        "config", None, "Experiment file, one of configs/; --config.train.epochs=20 changes a setting.", flag_values
+    )
+    changes = flags.DEFINE_multi_string(
+        "config_change", [], "What --config.SETTING=VALUE stands for: --config_change=SETTING=VALUE.", flag_values
+    )
+    flags.mark_flag_as_required("config", flag_values)
+    return lambda: load_config(path.value or "", changes.value)
+
+
+def load_config(path: str, changes: Iterable[str] = ()) -> Config:
+    """The settings of an experiment file, with `changes` ("train.epochs=20") made to them, checked.
+
+    Raises `UserError` if the file is missing or fails, and for a setting with a wrong name, type or value.
+    """
+    settings = _run_file(path).to_dict()
+    for change in changes:
+        name, _, text = change.partition("=")
+        *groups, last = name.split(".")
+        group = settings
+        for position, part in enumerate(groups):
+            group = group.setdefault(part, {})  # A group that does not exist is for config_from_dict to name.
+            if not isinstance(group, dict):
+                raise UserError(f"Setting '{'.'.join(groups[: position + 1])}' is no group: there is no '{name}'.")
+        group[last] = _value(text, group.get(last))
+    return config_from_dict(settings)
+
+
+def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn:
+    """Parses the flags, calls `main` and exits: 0 if all went well, 1 after a person's mistake, 130 after Ctrl-C.
+
+    Without `takes_arguments`, `main` is called without any, and an argument on the command line that is not a flag is a
+    mistake; with it, `main` gets the list of them.
+    """
+
+    def call(arguments: Sequence[str]) -> None:
+        if takes_arguments:
+            main(list(arguments[1:]))
+        elif len(arguments) > 1:
+            raise UserError(f"No use for {arguments[1]!r}: this command takes flags only; --help lists them.")
+        else:
+            main()
+
+    sys.exit(exit_status(lambda: app.run(call, flags_parser=parse)))
+
+
+def exit_status(action: Callable[[], Any]) -> int:
+    """Runs `action`; prints the sentence of a `UserError`, also of one that another exception was raised from.
+
+    Returns 0, or 1 after a `UserError`, or 130 after Ctrl-C. Other exceptions pass: they are bugs and want their
+    traceback.
+    """
+    try:
+        action()
+    except KeyboardInterrupt:
+        print("Stopped by Ctrl-C.", file=sys.stderr)
+        return 130
+    except Exception as exception:
+        cause: BaseException | None = exception
+        while cause is not None and not isinstance(cause, UserError):
+            cause = cause.__cause__
+        if cause is None:
+            raise
+        print(f"Error: {cause}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+    """Parses `argv` (program name first) and returns what is left of it. Raises `UserError` for a mistake in it."""
+    try:
+        return flag_values(_with_changes_as_flags(argv))
+    except flags.Error as error:
+        message = " ".join(str(error).split()).rstrip(".")
+        if missing := re.search(r"Flag --(\w+) must have a value other than None", message):
+            flag = missing.group(1)
+            raise UserError(f"The flag --{flag} is missing: {flag_values[flag].help}") from error
+        raise UserError(f"{message}; --help lists the flags.") from error
+
+
+def _with_changes_as_flags(argv: Sequence[str]) -> list[str]:
+    """Writes `--config.NAME=VALUE`, `--config.NAME VALUE`, `--config.NAME` and `--noconfig.NAME` as --config_change."""
+    result: list[str] = []
+    remaining = iter(argv)
+    for argument in remaining:
+        match = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
+        if match is None:
+            result.append(argument)
+            if argument == "--":
+                result.extend(remaining)
+            continue
+        no, name, text = match.groups()
+        if text is None and (no or isinstance(_default(name), bool)):
+            text = str(not no)
+        elif text is None and (text := next(remaining, None)) is None:
+            raise UserError(f"The flag --config.{name} needs a value: --config.{name}=VALUE.")
+        result.append(f"--config_change={name}={text}")
+    return result
+
+
+def _default(name: str) -> Any:
+    value: Any = default_config()
+    for part in name.split("."):
+        value = value.get(part) if isinstance(value, ml_collections.ConfigDict) else None
+    return value
+
+
+def _value(text: str, like: Any) -> Any:
+    """`text` as the Python value it spells, unless it is to replace a string; its type is checked elsewhere."""
+    if isinstance(like, str):
+        return text
+    try:
+        value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
+    except (ValueError, SyntaxError):
+        value = text
+    return (value,) if isinstance(like, tuple) and not isinstance(value, tuple | list) else value
+
+
+def _run_file(path: str) -> ml_collections.ConfigDict:
+    if not os.path.isfile(path):
+        raise UserError(f"The config file {path!r} does not exist; ready-made ones are in configs/.")
+    try:
+        get_config = runpy.run_path(path).get("get_config")
+        settings = None if get_config is None else get_config()
+    except UserError:
+        raise
+    except SyntaxError as error:
+        raise UserError(f"The config file {path!r} is not Python, line {error.lineno}: {error.msg}.") from error
+    except Exception as error:
+        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
+        where = f" in line {lines[-1]}" if lines else ""
+        what = str(error)
+        with contextlib.suppress(ValueError, SyntaxError):
+            what = str(ast.literal_eval(what))  # A ConfigDict puts its message through repr.
+        what = " ".join(what.split())
+        raise UserError(f"The config file {path!r} fails{where}: {type(error).__name__}: {what}") from error
+    if not isinstance(settings, ml_collections.ConfigDict):
+        raise UserError(
+            f"The config file {path!r} must have a function get_config() that returns what default_config() gave it."
+        )
+    return settings

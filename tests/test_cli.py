@@ -1,0 +1,242 @@
+"""Mistakes on the command line and in experiment files cost one sentence each."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from absl import flags
+
+from anchordetr_jax import cli
+from anchordetr_jax.config import Config
+from anchordetr_jax.errors import UserError
+
+EXPERIMENT = """
+from anchordetr_jax.config import default_config
+
+def get_config():
+    config = default_config()
+    config.train.epochs = 3
+    {line}
+    return config
+"""
+
+ReadSettings = Callable[..., Config]
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> str:
+    path = tmp_path / "experiment.py"
+    path.write_text(EXPERIMENT.format(line="pass"))
+    return str(path)
+
+
+@pytest.fixture
+def settings_of(experiment: str) -> ReadSettings:
+    """Parses `--config experiment.py` with further arguments as a script would, and gives the settings."""
+
+    def read(*arguments: str) -> Config:
+        flag_values = flags.FlagValues()
+        read_config = cli.define_config(flag_values)
+        cli.parse(["script.py", *arguments, "--config", experiment], flag_values)
+        return read_config()
+
+    return read
+
+
+def test_settings_come_from_the_experiment_file(settings_of: ReadSettings) -> None:
+    assert settings_of().train.epochs == 3
+
+
+def test_a_setting_on_the_command_line_overrides_the_file(settings_of: ReadSettings) -> None:
+    assert settings_of("--config.train.epochs=7").train.epochs == 7
+
+
+def test_a_setting_may_stand_apart_from_its_value(settings_of: ReadSettings) -> None:
+    assert settings_of("--config.train.epochs", "7").train.epochs == 7
+
+
+def test_the_last_of_two_values_wins(settings_of: ReadSettings) -> None:
+    assert settings_of("--config.train.epochs=7", "--config.train.epochs=8").train.epochs == 8
+
+
+@pytest.mark.parametrize("text", ["96,112", "(96, 112)", "[96,112]"])
+def test_a_tuple_may_be_written_with_and_without_brackets(settings_of: ReadSettings, text: str) -> None:
+    assert settings_of(f"--config.augment.train_sizes={text}").augment.train_sizes == (96, 112)
+
+
+def test_one_value_is_a_tuple_of_one(settings_of: ReadSettings) -> None:
+    assert settings_of("--config.augment.train_sizes=96").augment.train_sizes == (96,)
+
+
+def test_a_regular_expression_needs_no_quotes(settings_of: ReadSettings) -> None:
+    assert settings_of("--config.optimizer.freeze=backbone/.*").optimizer.freeze == ("backbone/.*",)
+
+
+def test_an_empty_tuple_can_be_given(settings_of: ReadSettings) -> None:
+    assert settings_of("--config.optimizer.freeze=()").optimizer.freeze == ()
+
+
+def test_text_that_looks_like_a_number_stays_text(settings_of: ReadSettings) -> None:
+    assert settings_of("--config.data.root=2017").data.root == "2017"
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"),
+    [
+        ("--config.model.remat", True),
+        ("--config.model.remat=true", True),
+        ("--config.model.remat=False", False),
+        ("--noconfig.model.remat", False),
+    ],
+)
+def test_a_switch_is_set_like_any_flag(settings_of: ReadSettings, argument: str, value: bool) -> None:
+    assert settings_of("--config.model.remat=True", argument).model.remat is value
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--config.modle.remat=true", "There is no setting 'modle'; did you mean 'model'?"),
+        ("--config.train.epoch=3", "There is no setting 'train.epoch'; did you mean 'train.epochs'?"),
+        ("--config.train.epochs.x=3", "'train.epochs' is no group"),
+        ("--config.train.epochs=many", "'train.epochs' must be of type int, not 'many'"),
+        ("--config.train.epochs=1.5", "'train.epochs' must be of type int, not 1.5"),
+        ("--config.train.epochs=0", "'train.epochs' must be at least 1, not 0"),
+        ("--config.train=3", "'train' is a group of settings, not 3"),
+        ("--config.model.remat=maybe", "'model.remat' must be of type bool, not 'maybe'"),
+        ("--config.augment.train_sizes=a,b", "'augment.train_sizes' must be of type int, not 'a,b'"),
+        ("--config.model.backbone=vgg", "'model.backbone' must be one of 'resnet50', "),
+    ],
+)
+def test_a_wrong_setting_is_named_with_its_remedy(settings_of: ReadSettings, argument: str, sentence: str) -> None:
+    with pytest.raises(UserError) as raised:
+        settings_of(argument)
+    assert sentence in str(raised.value)
+
+
+def test_a_setting_without_a_value_is_a_mistake() -> None:
+    with pytest.raises(UserError, match=r"--config\.train\.epochs needs a value"):
+        cli.parse(["script.py", "--config.train.epochs"], flags.FlagValues())
+
+
+def test_an_unknown_flag_is_named(settings_of: ReadSettings) -> None:
+    with pytest.raises(UserError, match="'wrokdir'"):
+        settings_of("--wrokdir=runs/x")
+
+
+def test_a_missing_flag_is_named_and_explained() -> None:
+    flag_values = flags.FlagValues()
+    cli.define_config(flag_values)
+    with pytest.raises(UserError, match="flag --config is missing: Experiment file"):
+        cli.parse(["script.py"], flag_values)
+
+
+def test_arguments_behind_two_dashes_are_left_alone() -> None:
+    assert cli.parse(["script.py", "--", "--config.x=1"], flags.FlagValues()) == ["script.py", "--config.x=1"]
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.py' does not exist"):
+        cli.load_config(str(tmp_path / "none.py"))
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("import no_such_module", "fails in line 1: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("x = 1\ndef get_config(:", "is not Python, line 2: "),
+        ("x = 1", "must have a function get_config()"),
+        ("def get_config(): return 3", "must have a function get_config()"),
+        (EXPERIMENT.format(line="config.modle.remat = True"), "fails in line 7: AttributeError: 'modle' Did you mean"),
+        (EXPERIMENT.format(line="config.train.epochs = 'x'"), "fails in line 7: TypeError"),
+        (EXPERIMENT.format(line="config.train.epoch = 3"), "no setting 'train.epoch'; did you mean 'train.epochs'?"),
+    ],
+)
+def test_a_broken_file_is_named_with_the_line(tmp_path: Path, text: str, sentence: str) -> None:
+    path = tmp_path / "broken.py"
+    path.write_text(text)
+    with pytest.raises(UserError) as raised:
+        cli.load_config(str(path))
+    assert sentence in str(raised.value)
+    assert "\n" not in str(raised.value)
+
+
+def _raise(error: BaseException) -> None:
+    raise error
+
+
+def test_a_mistake_is_printed_alone_and_gives_status_1(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.exit_status(lambda: _raise(UserError("No such folder."))) == 1
+    assert capsys.readouterr().err == "Error: No such folder.\n"
+
+
+def test_a_mistake_inside_another_exception_is_found(capsys: pytest.CaptureFixture[str]) -> None:
+    wrapped = RuntimeError("a worker failed")
+    wrapped.__cause__ = UserError("No such folder.")
+    assert cli.exit_status(lambda: _raise(wrapped)) == 1
+    assert capsys.readouterr().err == "Error: No such folder.\n"
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    with pytest.raises(ZeroDivisionError):
+        cli.exit_status(lambda: 1 // 0)
+
+
+def test_ctrl_c_gives_a_sentence_and_status_130(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.exit_status(lambda: _raise(KeyboardInterrupt())) == 130
+    assert capsys.readouterr().err == "Stopped by Ctrl-C.\n"
+
+
+def test_success_gives_status_0() -> None:
+    assert cli.exit_status(lambda: None) == 0
+
+
+SCRIPT = '''"""Prints how long it would train."""
+from absl import flags
+from anchordetr_jax import cli
+
+read_config = cli.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+
+def main() -> None:
+    print(read_config().train.epochs, WORKDIR.value)
+
+if __name__ == "__main__":
+    cli.run(main)
+'''
+
+
+@pytest.mark.processes
+@pytest.mark.parametrize(
+    ("arguments", "status", "out", "err"),
+    [
+        (["--workdir=runs/x", "--config.train.epochs=5"], 0, "5 runs/x\n", ""),
+        (["--workdir=runs/x", "--config.train.epoch=5"], 1, "", "did you mean 'train.epochs'?"),
+        ([], 1, "", "Error: The flag --workdir is missing: Folder of the run.\n"),
+        (["--workdir=runs/x", "stray"], 1, "", "No use for 'stray'"),
+    ],
+)
+def test_a_script_answers_with_one_line(
+    tmp_path: Path,
+    experiment: str,
+    script_environment: dict[str, str],
+    arguments: list[str],
+    status: int,
+    out: str,
+    err: str,
+) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(SCRIPT)
+    root = str(Path(cli.__file__).parents[1])
+    done = subprocess.run(
+        [sys.executable, str(script), f"--config={experiment}", *arguments],
+        env={**script_environment, "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert (done.returncode, done.stdout) == (status, out)
+    assert err in done.stderr
+    assert done.stderr.count("\n") == (1 if status else 0)
