@@ -12,7 +12,7 @@ from anchordetr_jax.model.compact import CompactBackbone
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import MLP, convolution, linear
 from anchordetr_jax.model.normalization import GroupNorm
-from anchordetr_jax.model.positions import cell_centres, grid_points, sine1d, sine2d
+from anchordetr_jax.model.positions import cell_centres, grid_logits, grid_points, sine1d, sine2d
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype, param_dtype
 from anchordetr_jax.model.resnet import ResNet
 from anchordetr_jax.model.transformer import Decoder, Encoder, GridPositions, Memory, QueryPositions
@@ -110,7 +110,7 @@ class AnchorDETR(nnx.Module):
         queries = jnp.repeat(self.patterns[...].astype(encoded.dtype), len(anchors), axis=0)  # pattern-major
         queries = jnp.broadcast_to(queries[None], (B, *queries.shape))
         decoded = self.decoder(queries, self.query_positions(anchors), encoded.reshape(B * S, h, w, C), memory)
-        return self.predict(decoded, anchors)
+        return self.predict(decoded)
 
     def features(self, images: jax.Array, image_sizes: jax.Array) -> tuple[jax.Array, ValidArea]:
         """Projected feature maps [B,S,h,w,C] and which of their cells are valid."""
@@ -135,6 +135,12 @@ class AnchorDETR(nnx.Module):
             return self.anchors[...]
         return jnp.asarray(grid_points(self.config.num_anchors), param_dtype(self.config))
 
+    def anchor_logits(self) -> jax.Array:
+        """The anchor points before a sigmoid, [A,2]; box centres are offsets from them."""
+        if self.config.spatial_prior == "learned":
+            return inverse_sigmoid(self.anchors[...])
+        return jnp.asarray(grid_logits(grid_points(self.config.num_anchors)), param_dtype(self.config))
+
     def grid_positions(self, area: ValidArea) -> GridPositions:
         """Position embeddings of the feature cells."""
         C, wide = self.config.hidden_dim, param_dtype(self.config)
@@ -158,11 +164,11 @@ class AnchorDETR(nnx.Module):
         row, column = (each_pattern(self.adapt_pos1d(sine1d(anchors[:, axis], C))) for axis in (0, 1))
         return QueryPositions(point, row, column)
 
-    def predict(self, decoded: jax.Array, anchors: jax.Array) -> Predictions:
+    def predict(self, decoded: jax.Array) -> Predictions:
         """Decoder outputs [L,B,Q,C] -> logits and boxes; the heads are shared by all layers."""
         wide = decoded.astype(param_dtype(self.config))
         offsets = self.box_head(wide)
-        centres = jnp.tile(inverse_sigmoid(anchors), (self.config.num_patterns, 1))[None, None]
+        centres = jnp.tile(self.anchor_logits(), (self.config.num_patterns, 1))[None, None]
         offsets = jnp.concatenate([offsets[..., :2] + centres, offsets[..., 2:]], axis=-1)
         return Predictions(self.class_head(wide), jax.nn.sigmoid(offsets))
 
