@@ -28,16 +28,17 @@ from typing import Any, NoReturn
 import ml_collections
 from absl import app, flags
 
-from anchordetr_jax.config import Config, config_from_dict, default_config
+from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
 
 flags.disclaim_key_flags()  # --help lists --config among the flags of the script that asked for it.
 
 
-def define_config(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], Config]:
-    """Defines the required flag `--config FILE.py`, whose settings `--config.SETTING=VALUE` changes.
+def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool = True) -> Callable[..., Config]:
+    """Defines the flag `--config FILE.py`, whose settings `--config.SETTING=VALUE` changes.
 
-    Returns a function that reads the file once the flags are parsed; see `load_config` for what it raises.
+    Returns a function that reads the file once the flags are parsed; see `load_config` for what it raises. Where the
+    flag is not required, the function takes the settings to start from without a file, say those of a checkpoint.
     """
     path = flags.DEFINE_string(
         "config", None, "Experiment file, one of configs/; --config.train.epochs=20 changes a setting.", flag_values
@@ -45,8 +46,15 @@ def define_config(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], C
     changes = flags.DEFINE_multi_string(
         "config_change", [], "What --config.SETTING=VALUE stands for: --config_change=SETTING=VALUE.", flag_values
     )
-    flags.mark_flag_as_required("config", flag_values)
-    return lambda: load_config(path.value or "", changes.value)
+    if required:
+        flags.mark_flag_as_required("config", flag_values)
+
+    def read(otherwise: Config | None = None) -> Config:
+        if path.value is None and otherwise is not None:
+            return change_config(config_to_dict(otherwise), changes.value)
+        return load_config(path.value or "", changes.value)
+
+    return read
 
 
 def load_config(path: str, changes: Iterable[str] = ()) -> Config:
@@ -54,7 +62,11 @@ def load_config(path: str, changes: Iterable[str] = ()) -> Config:
 
     Raises `UserError` if the file is missing or fails, and for a setting with a wrong name, type or value.
     """
-    settings = _run_file(path).to_dict()
+    return change_config(_run_file(path).to_dict(), changes)
+
+
+def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
+    """`settings` (nested dicts; altered) with `changes` made to them, checked. Raises like `load_config`."""
     for change in changes:
         name, _, text = change.partition("=")
         *groups, last = name.split(".")

@@ -9,7 +9,7 @@ import pytest
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.config import Config
+from anchordetr_jax.config import Config, DataConfig, TrainConfig
 from anchordetr_jax.errors import UserError
 
 EXPERIMENT = """
@@ -51,6 +51,14 @@ def test_settings_come_from_the_experiment_file(settings_of: ReadSettings) -> No
 
 def test_a_setting_on_the_command_line_overrides_the_file(settings_of: ReadSettings) -> None:
     assert settings_of("--config.train.epochs=7").train.epochs == 7
+
+
+def test_without_a_file_the_given_settings_are_changed() -> None:
+    flag_values = flags.FlagValues()
+    read_config = cli.define_config(flag_values, required=False)
+    cli.parse(["script.py", "--config.train.epochs=7"], flag_values)
+    given = Config(data=DataConfig(root="here"))
+    assert read_config(given) == Config(data=DataConfig(root="here"), train=TrainConfig(epochs=7))
 
 
 def test_a_setting_may_stand_apart_from_its_value(settings_of: ReadSettings) -> None:

@@ -9,10 +9,10 @@ import dataclasses
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
+from etils import epath
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
@@ -68,7 +68,7 @@ class Scores:
 
 
 def coco_scores(
-    annotations: str | Path | Mapping[str, Any],
+    annotations: epath.PathLike | Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     image_ids: Iterable[int] | None = None,
 ) -> Scores:
@@ -145,14 +145,13 @@ def _figure(value: float) -> str:
     return "-" if value < 0 else f"{value:.3f}"
 
 
-def _read_annotations(annotations: str | Path | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _read_annotations(annotations: epath.PathLike | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
     if isinstance(annotations, Mapping):
         contents, source = dict(annotations), "the annotations"
     else:
         source = str(annotations)
         try:
-            with open(annotations, encoding="utf-8") as file:
-                contents = json.load(file)
+            contents = json.loads(epath.Path(annotations).read_bytes())
         except OSError as error:
             raise UserError(f"Cannot read the annotation file {source} ({error.strerror}); check its path.") from error
         except ValueError as error:

@@ -1,0 +1,59 @@
+"""What a checkpoint and a data set must agree on before one is evaluated on the other."""
+
+import dataclasses
+
+from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.errors import UserError
+
+ARITHMETIC = ("padding", "dtype", "remat")
+"""Model settings that change how a network is computed, not which one it is."""
+
+
+def evaluation_config(trained: Config, given: Config) -> Config:
+    """The settings to evaluate a checkpoint with: its own network, on the data that `given` describes.
+
+    Args:
+        trained: the checkpoint's settings.
+        given: the user's. Its data, augmentation, evaluation and mesh settings are taken, and how the model computes
+            (`padding`, `dtype`, `remat`).
+
+    Raises:
+        UserError: `given` describes another network than the checkpoint's.
+    """
+    for field in dataclasses.fields(ModelConfig):
+        ours, theirs = getattr(given.model, field.name), getattr(trained.model, field.name)
+        if field.name in ARITHMETIC or ours == theirs or (field.name == "num_classes" and ours == 0):
+            continue
+        raise UserError(
+            f"The checkpoint is of another architecture than --config describes: its model.{field.name} is {theirs!r}, "
+            f"not {ours!r}; leave --config out, or give the one it was trained with."
+        )
+    model = dataclasses.replace(trained.model, **{name: getattr(given.model, name) for name in ARITHMETIC})
+    # Which output stands for which category was settled in training.
+    return dataclasses.replace(given, model=model, data=dataclasses.replace(given.data, labels=trained.data.labels))
+
+
+def check_categories(checkpoint: Categories | None, dataset: Categories, annotations_file: str) -> None:
+    """Raises `UserError`, naming the first difference, unless a data set has the classes that a checkpoint knows.
+
+    Args:
+        checkpoint: its classes; None (converted weights that nobody named) agrees with everything.
+        dataset: those of the data set.
+        annotations_file: to be named.
+    """
+    if checkpoint is None:
+        return
+    known = dict(zip(checkpoint.ids, checkpoint.names, strict=True))
+    present = dict(zip(dataset.ids, dataset.names, strict=True))
+    for category_id in sorted(known.keys() | present.keys()):
+        ours, theirs = known.get(category_id), present.get(category_id)
+        if ours != theirs:
+            raise UserError(
+                f"The classes differ: category {category_id} is {_named(ours)} in the checkpoint and {_named(theirs)} "
+                f"in {annotations_file}; evaluate on the classes that the checkpoint was trained for."
+            )
+
+
+def _named(name: str | None) -> str:
+    return "absent" if name is None else f"'{name}'"

@@ -1,0 +1,59 @@
+import dataclasses
+
+import pytest
+
+from anchordetr_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.settings import check_categories, evaluation_config
+
+TRAINED = Config(model=ModelConfig(num_classes=91, decoder_layers=3), data=DataConfig(root="then", labels="raw"))
+
+
+def test_the_network_is_the_checkpoints_and_the_data_are_the_users():
+    given = Config(model=ModelConfig(decoder_layers=3), data=DataConfig(root="now"), eval=EvalConfig(batch_size=3))
+    config = evaluation_config(TRAINED, given)
+    assert config.model == TRAINED.model
+    assert (config.data.root, config.eval.batch_size) == ("now", 3)
+
+
+def test_what_an_output_stands_for_is_the_checkpoints():
+    given = Config(model=ModelConfig(decoder_layers=3), data=DataConfig(labels="contiguous"))
+    assert evaluation_config(TRAINED, given).data.labels == "raw"
+
+
+def test_how_the_network_computes_is_the_users():
+    given = Config(model=ModelConfig(decoder_layers=3, dtype="bfloat16", padding="official"))
+    model = evaluation_config(TRAINED, given).model
+    assert (model.dtype, model.padding, model.num_classes) == ("bfloat16", "official", 91)
+
+
+@pytest.mark.parametrize("change", [{"decoder_layers": 6}, {"num_classes": 80}, {"dilation": False}])
+def test_another_network_is_refused_by_name(change):
+    given = Config(model=dataclasses.replace(TRAINED.model, **change))
+    with pytest.raises(UserError, match=f"model.{next(iter(change))}"):
+        evaluation_config(TRAINED, given)
+
+
+KNOWN = Categories(ids=(1, 3), names=("cat", "dog"))
+
+
+def test_the_same_classes_agree_whatever_their_outputs():
+    check_categories(KNOWN, dataclasses.replace(KNOWN, scheme="raw"), "instances.json")
+
+
+def test_unnamed_classes_agree_with_any():
+    check_categories(None, KNOWN, "instances.json")
+
+
+@pytest.mark.parametrize(
+    ("ids", "names", "difference"),
+    [
+        ((1, 3), ("cat", "cow"), "category 3 is 'dog' in the checkpoint and 'cow' in instances.json"),
+        ((1,), ("cat",), "category 3 is 'dog' in the checkpoint and absent in"),
+        ((1, 2, 3), ("cat", "hen", "dog"), "category 2 is absent in the checkpoint and 'hen' in"),
+    ],
+)
+def test_the_first_difference_of_classes_is_named(ids, names, difference):
+    with pytest.raises(UserError, match=difference):
+        check_categories(KNOWN, Categories(ids=ids, names=names), "instances.json")
