@@ -1,0 +1,157 @@
+"""Augmentation in two halves: what is to be done to an image, decided as plain numbers, and the doing of it.
+
+The first half sees image sizes and random numbers only, so that batches can be planned before a pixel is read. The
+recipe is that of DETR (Carion et al. 2020, section 4 and its code), which Anchor DETR keeps: a flip, and then either a
+resize, or a resize, a random crop and another resize. Resizing is Pillow's bilinear filter.
+"""
+
+import dataclasses
+
+import numpy as np
+from PIL import Image
+
+from anchordetr_jax.config import AugmentConfig
+
+NUM_UNIFORMS = 8
+"""Random numbers that one image's augmentation takes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draw:
+    """What is done to an image, in this order: flip, resize to `pre_size`, crop, resize to `size`. Sizes are (h, w)."""
+
+    size: tuple[int, int]
+    flip: bool = False
+    pre_size: tuple[int, int] | None = None
+    crop: tuple[int, int, int, int] | None = None
+    """(y, x, h, w) in the image of `pre_size`."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Draws:
+    """`Draw`s of n images as arrays; `draws[i]` is one of them."""
+
+    size: np.ndarray
+    """int32 [n, 2]"""
+    flip: np.ndarray
+    """bool [n]"""
+    pre_size: np.ndarray
+    """int32 [n, 2]; zeros where the image is not cropped."""
+    crop: np.ndarray
+    """int32 [n, 4]; zeros where the image is not cropped."""
+
+    def __len__(self) -> int:
+        return len(self.size)
+
+    def __getitem__(self, index: int) -> Draw:
+        height, width = self.size[index].tolist()
+        flip = bool(self.flip[index])
+        if not self.pre_size[index].any():
+            return Draw((height, width), flip)
+        pre_height, pre_width = self.pre_size[index].tolist()
+        y, x, crop_height, crop_width = self.crop[index].tolist()
+        return Draw((height, width), flip, (pre_height, pre_width), (y, x, crop_height, crop_width))
+
+
+def resized_sizes(sizes: np.ndarray, short_side: np.ndarray | int, max_size: int | None = None) -> np.ndarray:
+    """Sizes after a resize that keeps the aspect ratio: int32 [n, 2] from (h, w) int [n, 2].
+
+    The short side becomes `short_side` (one for all or int [n]), or less when the long side would exceed `max_size`,
+    and the long side what the ratio makes of that, rounded down. No side becomes less than one pixel.
+    """
+    shorter, longer = sizes.min(axis=1).astype(np.int64), sizes.max(axis=1).astype(np.int64)
+    short = np.broadcast_to(np.asarray(short_side, np.int64), shorter.shape)
+    if max_size is not None:
+        # These operations in this order: a quotient that lies on the limit must fall as it does in the official code.
+        too_long = longer.astype(float) / shorter.astype(float) * short > max_size
+        limited = np.round(max_size * shorter.astype(float) / longer.astype(float)).astype(np.int64)
+        short = np.maximum(np.where(too_long, limited, short), 1)
+    long = short * longer // shorter
+    upright = (sizes[:, 0] >= sizes[:, 1])[:, None]
+    resized = np.where(upright, np.stack([long, short], axis=1), np.stack([short, long], axis=1))
+    return np.where((shorter == short)[:, None], sizes, resized).astype(np.int32)
+
+
+def draw_augmentations(uniforms: np.ndarray, sizes: np.ndarray, config: AugmentConfig) -> Draws:
+    """The augmentation of n images of sizes (h, w; int [n, 2]), from random numbers in [0, 1) (float [n, 8])."""
+    flip_u, crop_u, size_u, pre_u, height_u, width_u, y_u, x_u = uniforms.T
+    sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
+    cropped = (crop_u < config.crop_probability)[:, None]
+    pre_size = resized_sizes(sizes, _choice(pre_u, config.crop_resize_sizes))
+    largest = np.minimum(pre_size, config.crop_max)
+    smallest = np.minimum(largest, config.crop_min)  # an image smaller than the smallest crop keeps its side
+    crop_size = smallest + _below(np.stack([height_u, width_u], axis=1), largest - smallest + 1)
+    corner = _below(np.stack([y_u, x_u], axis=1), pre_size - crop_size + 1)
+    size = resized_sizes(
+        np.where(cropped, crop_size, sizes), _choice(size_u, config.train_sizes), max_size=config.max_size
+    )
+    return Draws(
+        size=size,
+        flip=flip_u < config.flip_probability,
+        pre_size=np.where(cropped, pre_size, 0),
+        crop=np.where(cropped, np.concatenate([corner, crop_size], axis=1), 0),
+    )
+
+
+def draw_augmentation(rng: np.random.Generator, size: tuple[int, int], config: AugmentConfig) -> Draw:
+    """The augmentation of one image of size (h, w)."""
+    return draw_augmentations(rng.random((1, NUM_UNIFORMS)), np.array([size]), config)[0]
+
+
+def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
+    """What evaluation does to n images of the given sizes: one resize."""
+    n = len(sizes)
+    resized = resized_sizes(np.asarray(sizes), config.eval_size, config.max_size)
+    return Draws(resized, np.zeros(n, bool), np.zeros((n, 2), np.int32), np.zeros((n, 4), np.int32))
+
+
+def apply_draw(
+    image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, draw: Draw
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Does to an image and its boxes what was drawn for it.
+
+    image uint8 [h, w, 3], boxes float32 [m, 4] (xyxy, pixels), labels [m]; returns the same kinds, the image in the
+    drawn size. A crop clips boxes and drops those, with their labels, of which no area is left: maybe all.
+    """
+    picture = Image.fromarray(image)
+    if draw.flip:
+        picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        boxes = flip_boxes(boxes, picture.width)
+    if draw.pre_size is not None and draw.crop is not None:
+        picture, boxes = _resize(picture, boxes, draw.pre_size)
+        y, x, height, width = draw.crop
+        picture = picture.crop((x, y, x + width, y + height))
+        boxes = (boxes - np.array([x, y, x, y], np.float32)).clip(0, np.array([width, height] * 2, np.float32))
+        kept = (boxes[:, 2:] > boxes[:, :2]).all(axis=1)
+        boxes, labels = boxes[kept], labels[kept]
+    picture, boxes = _resize(picture, boxes, draw.size)
+    return np.asarray(picture), boxes, labels
+
+
+def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
+    """Boxes [m, 4] (xyxy, pixels) in an image of the given width, mirrored left to right."""
+    return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], boxes.dtype) + np.array([width, 0, width, 0], boxes.dtype)
+
+
+def relative_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """float32 [m, 4] xyxy in pixels -> cxcywh relative to an image of size (h, w)."""
+    corners, ends = boxes[:, :2], boxes[:, 2:]
+    centred = np.concatenate([(corners + ends) / 2, ends - corners], axis=1)
+    return centred / np.array([size[1], size[0]] * 2, np.float32)
+
+
+def _resize(picture: Image.Image, boxes: np.ndarray, size: tuple[int, int]) -> tuple[Image.Image, np.ndarray]:
+    height, width = size
+    if (picture.height, picture.width) == size:
+        return picture, boxes
+    ratios = np.array([width / picture.width, height / picture.height] * 2, np.float32)
+    return picture.resize((width, height), Image.Resampling.BILINEAR), boxes * ratios
+
+
+def _below(uniforms: np.ndarray, bounds: np.ndarray | int) -> np.ndarray:
+    """Integers in [0, bound) from random numbers in [0, 1)."""
+    return np.floor(uniforms * bounds).astype(np.int32)
+
+
+def _choice(uniforms: np.ndarray, values: tuple[int, ...]) -> np.ndarray:
+    return np.array(values)[_below(uniforms, len(values))]
