@@ -152,7 +152,9 @@ def load_variables(
     directory: epath.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct], item: str = "model"
 ) -> Variables:
     """Some or all arrays of an item, with the dtypes and shardings asked for."""
-    with orbax_context():
+    context = orbax_context()
+    context.pytree.loading.partial_load = True
+    with context:
         return ocp.load_checkpointables(directory, {item: dict(wanted)})[item]
 
 

@@ -5,6 +5,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import jax
+
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.checkpoint import (
@@ -66,7 +68,7 @@ def load_start(path: str, state: TrainState, categories: Categories | None) -> t
     if differences := compare_shapes(comparable(current), comparable(found)):
         raise other_architecture(directory, differences)
     usable = {
-        name: value
+        name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding)
         for name, value in current.items()
         if found.get(name) == tuple(value.shape) and (same_classes or not re.fullmatch(CLASS_HEAD, name))
     }

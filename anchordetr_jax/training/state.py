@@ -8,7 +8,7 @@ import dataclasses
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +18,7 @@ from anchordetr_jax.errors import UserError
 
 Variables = dict[str, jax.Array]
 """Arrays by path, path parts joined by "/"."""
+Value = TypeVar("Value")
 
 
 @jax.tree_util.register_dataclass
@@ -103,7 +104,9 @@ def variables_of(model: nnx.Module) -> Variables:
     return {_join(path): variable.get_value() for path, variable in nnx.to_flat_state(nnx.split(model)[1])}
 
 
-def split_variables(variables: Variables, trainable: frozenset[str]) -> tuple[Variables, Variables]:
+def split_variables(
+    variables: Mapping[str, Value], trainable: frozenset[str]
+) -> tuple[dict[str, Value], dict[str, Value]]:
     """(trained, all others)."""
     params = {path: value for path, value in variables.items() if path in trainable}
     return params, {path: value for path, value in variables.items() if path not in trainable}

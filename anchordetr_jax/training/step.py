@@ -97,8 +97,8 @@ def make_train_step(
 
     Returns:
         A function of (state, global batch) to (next state, metrics). The state given to it is donated: do not use it
-        again. Metrics are `loss` (weighted, all decoder layers), `class`, `box`, `giou` (unweighted, last decoder
-        layer), `class_error` (percent, last layer), `grad_norm` (before clipping), `learning_rate`,
+        again. Metrics are `loss` (weighted, all decoder layers), `loss/class`, `loss/box`, `loss/giou` (unweighted,
+        last decoder layer), `class_error` (percent, last layer), `grad_norm` (before clipping), `learning_rate`,
         `backbone_learning_rate`, `num_boxes`, `refused` (0 or 1), `bad_steps` and `bad_steps_in_row` (this step
         included).
     """
@@ -125,7 +125,8 @@ def make_train_step(
         rates = optimizer.learning_rates(state.step)
         metrics = {
             "loss": loss,
-            **{name: value if value.ndim == 0 else value[-1] for name, value in losses.items()},
+            **{f"loss/{name}": losses[name][-1] for name in ("class", "box", "giou")},
+            "class_error": losses["class_error"],
             "grad_norm": grad_norm,
             "learning_rate": rates["rest"],
             "backbone_learning_rate": rates["backbone"],

@@ -1,0 +1,114 @@
+"""What a person sees of a run: a progress bar, lines about what went wrong, and the numbers for `metrics.jsonl`."""
+
+import math
+import time
+from collections.abc import Callable
+from typing import Self
+
+import jax
+import numpy as np
+import tqdm
+
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.training.step import Metrics
+
+_AVERAGED = ("loss", "loss/class", "loss/box", "loss/giou", "class_error", "grad_norm", "num_boxes")
+_SHOWN = {"loss": "loss", "loss/class": "class", "loss/box": "box", "loss/giou": "giou"}
+
+
+class Progress:
+    """Follows the steps of a run. A context manager.
+
+    Metrics are fetched one step late, so that the host prepares the next step while the device computes this one.
+    """
+
+    def __init__(self, first_step: int, total_steps: int, *, max_bad_steps: int):
+        self._max_bad_steps = max_bad_steps
+        self._pending: tuple[int, Metrics] | None = None
+        self._window: list[dict[str, float]] = []
+        self._latest: dict[str, float] = {}
+        self._images = 0
+        self._since = time.perf_counter()
+        self._unreadable: set[int] = set()
+        self._shapes: set[tuple[int, ...]] = set()
+        self._bar = tqdm.tqdm(
+            initial=first_step,
+            total=total_steps,
+            desc="train",
+            unit="step",
+            dynamic_ncols=True,
+            disable=jax.process_index() > 0,
+        )
+
+    def say(self, line: str) -> None:
+        """Prints a line above the bar."""
+        if jax.process_index() == 0:
+            self._bar.write(line)
+
+    def before_step(self, batch: Batch, describe: Callable[[int], str]) -> None:
+        """Names images that could not be read, each once; says when a shape of images is new, as the step compiles."""
+        for row in batch.rows[~batch.valid & (batch.rows >= 0)].tolist():
+            if row not in self._unreadable:
+                self._unreadable.add(row)
+                # Every process sees its own share, so each speaks for itself.
+                self._bar.write(f"Cannot read {describe(row)}: training goes on without it.")
+        if batch.images.shape not in self._shapes:
+            self._shapes.add(batch.images.shape)
+            self._bar.set_description("train (compiling {}x{})".format(*batch.images.shape[1:3]))
+
+    def after_step(self, step: int, metrics: Metrics, images: int) -> None:
+        """Takes note of a step that was started. `images`: how many it has, over all processes."""
+        self.flush()
+        self._pending = (step, metrics)
+        self._images += images
+        self._bar.update()
+
+    def flush(self) -> None:
+        """Waits for the last step and looks at its metrics.
+
+        Raises:
+            UserError: too many steps in a row were refused because loss or gradient was not finite.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        values = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._bar.set_description("train", refresh=False)
+        self._latest = values
+        if not values["refused"]:
+            self._window.append(values)
+            return
+        self.say(f"Step {step}: loss {values['loss']:g}, gradient norm {values['grad_norm']:g}; the step is refused.")
+        if values["bad_steps_in_row"] >= self._max_bad_steps:
+            raise UserError(
+                f"Loss or gradient was not finite in {self._max_bad_steps} steps in a row, the last being step {step}: "
+                "lower optimizer.learning_rate, or look at the images of these steps; the last checkpoint is kept."
+            )
+
+    def summarise(self) -> dict[str, float]:
+        """The numbers for a line of `metrics.jsonl`: means over the steps since the last one. Renews the bar's text."""
+        self.flush()
+        means = {
+            name: float(np.mean([values[name] for values in self._window])) if self._window else math.nan
+            for name in _AVERAGED
+        }
+        rate = self._images / max(time.perf_counter() - self._since, 1e-9)
+        self._bar.set_postfix_str(
+            " ".join(f"{short} {means[name]:.3f}" for name, short in _SHOWN.items()) + f", {rate:.1f} images/s"
+        )
+        rates = {name: self._latest[name] for name in ("learning_rate", "backbone_learning_rate") if self._latest}
+        counts = {"bad_steps": self._latest.get("bad_steps", 0.0), "unreadable_images": float(len(self._unreadable))}
+        self._window = []
+        self.restart_clock()
+        return {**means, **rates, **counts, "images_per_second": round(rate, 3)}
+
+    def restart_clock(self) -> None:
+        """Keeps what was not training (an evaluation, say) out of the rate."""
+        self._images, self._since = 0, time.perf_counter()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._bar.close()

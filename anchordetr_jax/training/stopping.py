@@ -1,0 +1,45 @@
+"""Stopping on request: a signal lets the step in progress end, so that a checkpoint can be written first."""
+
+import signal
+from types import FrameType
+from typing import Any, Self
+
+import jax
+from jax.experimental import multihost_utils
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class StopRequest:
+    """While it is entered, SIGTERM and SIGINT are noted instead of ending the process; a second one ends it at once.
+
+    With several processes all must stop after the same step, so there JAX's own preemption service (SIGTERM to any of
+    them) is asked instead.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if jax.process_count() == 1:
+            self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._restore()
+
+    def after_step(self, step: int) -> bool:
+        """Whether to stop now. With several processes: to be called by all, after every step."""
+        if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
+            self.received = signal.SIGTERM
+        return self.received is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = signal.Signals(number)
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
