@@ -1,13 +1,12 @@
 """Matching, losses and post-processing: plain functions on padded arrays, which know nothing of models or files."""
 
-from anchordetr_jax.detection.losses import count_boxes, detection_losses, total_loss
+from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match, matching_costs
 from anchordetr_jax.detection.postprocess import Detections, top_detections
 
 __all__ = [
     "Detections",
     "Targets",
-    "count_boxes",
     "detection_losses",
     "match",
     "matching_costs",

@@ -1,14 +1,14 @@
 """Geometry of axis-aligned boxes.
 
-Boxes are float arrays [..., 4], either cxcywh (centre, width, height) or xyxy (left, top, right, bottom), in any unit as long
-as it is the same for all. Overlaps are taken between xyxy boxes.
+Boxes are float arrays [..., 4], either cxcywh (centre, width, height) or xyxy (left, top, right, bottom), in any unit
+as long as it is the same for all. Overlaps are taken between xyxy boxes.
 """
 
 import jax
 import jax.numpy as jnp
 
-# Areas below this count as none. It is the smallest whose square (which the gradient of a quotient divides by) float32 holds;
-# a box of relative area 1e-18 is far below a pixel.
+# Areas below this count as none. It is the smallest whose square, which the gradient of a quotient divides by, float32
+# holds; a box of relative area 1e-18 is far below a pixel.
 _SMALLEST_AREA = 1e-18
 
 
@@ -26,53 +26,76 @@ def xyxy_to_cxcywh(boxes: jax.Array) -> jax.Array:
 
 def box_area(boxes: jax.Array) -> jax.Array:
     """Areas [...] of xyxy boxes [..., 4]."""
-    return (boxes[..., 2] - boxes[..., 0]) * (boxes[..., 3] - boxes[..., 1])
+    return _area(_edges(boxes))
 
 
 def iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
     """Intersection over union [...] of xyxy boxes [..., 4] with others, one by one; 0 where neither has an area."""
-    return _overlap(boxes, others)[0]
+    return _overlap(_edges(boxes), _edges(others))[0]
 
 
 def giou(boxes: jax.Array, others: jax.Array) -> jax.Array:
     """Generalised intersection over union [...] of xyxy boxes [..., 4] with others, one by one (arXiv 1902.09630).
 
-    IoU minus the share of the enclosing box that neither covers: 1 for equal boxes, towards -1 for small ones far apart. Never
-    NaN, nor is its gradient: a union or an enclosing box without area adds 0.
+    IoU minus the share of the enclosing box that neither covers: 1 for equal boxes, towards -1 for small ones far
+    apart. Never NaN, nor is its gradient: a union or an enclosing box without area adds 0.
     """
-    overlap, union = _overlap(boxes, others)
-    top_left = jnp.minimum(boxes[..., :2], others[..., :2])
-    bottom_right = jnp.maximum(boxes[..., 2:], others[..., 2:])
-    enclosing = _product(_not_negative(bottom_right - top_left))
-    return overlap - _quotient(enclosing - union, enclosing)
+    return _giou(_edges(boxes), _edges(others))
 
 
 def pairwise_iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
     """Intersection over union [..., N, M] of every xyxy box of [..., N, 4] with every one of [..., M, 4]."""
-    return iou(boxes[..., :, None, :], others[..., None, :, :])
+    return _overlap(*_paired(boxes, others))[0]
 
 
 def pairwise_giou(boxes: jax.Array, others: jax.Array) -> jax.Array:
-    """Generalised intersection over union [..., N, M] of every xyxy box of [..., N, 4] with every one of [..., M, 4]."""
-    return giou(boxes[..., :, None, :], others[..., None, :, :])
+    """Generalised intersection over union [..., N, M] of xyxy boxes [..., N, 4] with [..., M, 4], each with each."""
+    return _giou(*_paired(boxes, others))
 
 
-def _overlap(boxes: jax.Array, others: jax.Array) -> tuple[jax.Array, jax.Array]:
+def pairwise_distance(boxes: jax.Array, others: jax.Array) -> jax.Array:
+    """L1 distance [..., N, M] between the four numbers of boxes [..., N, 4] and those of others [..., M, 4]."""
+    (a, b, c, d), (e, f, g, h) = _paired(boxes, others)
+    return jnp.abs(a - e) + jnp.abs(b - f) + jnp.abs(c - g) + jnp.abs(d - h)
+
+
+# The four edges as arrays of their own: an array whose last axis is 4 long wastes most of a vector register.
+_Edges = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
+
+
+def _edges(boxes: jax.Array) -> _Edges:
+    return boxes[..., 0], boxes[..., 1], boxes[..., 2], boxes[..., 3]
+
+
+def _paired(boxes: jax.Array, others: jax.Array) -> tuple[_Edges, _Edges]:
+    return _edges(boxes[..., :, None, :]), _edges(others[..., None, :, :])
+
+
+def _giou(boxes: _Edges, others: _Edges) -> jax.Array:
+    overlap, union = _overlap(boxes, others)
+    width = jnp.maximum(boxes[2], others[2]) - jnp.minimum(boxes[0], others[0])
+    height = jnp.maximum(boxes[3], others[3]) - jnp.minimum(boxes[1], others[1])
+    enclosing = _not_negative(width) * _not_negative(height)
+    return overlap - _quotient(enclosing - union, enclosing)
+
+
+def _overlap(boxes: _Edges, others: _Edges) -> tuple[jax.Array, jax.Array]:
     """IoU and area of the union."""
-    top_left = jnp.maximum(boxes[..., :2], others[..., :2])
-    bottom_right = jnp.minimum(boxes[..., 2:], others[..., 2:])
-    intersection = _product(_not_negative(bottom_right - top_left))
-    union = box_area(boxes) + box_area(others) - intersection
+    width = jnp.minimum(boxes[2], others[2]) - jnp.maximum(boxes[0], others[0])
+    height = jnp.minimum(boxes[3], others[3]) - jnp.maximum(boxes[1], others[1])
+    intersection = _not_negative(width) * _not_negative(height)
+    union = _area(boxes) + _area(others) - intersection
     return _quotient(intersection, union), union
 
 
-def _product(sides: jax.Array) -> jax.Array:
-    return sides[..., 0] * sides[..., 1]
+def _area(edges: _Edges) -> jax.Array:
+    left, top, right, bottom = edges
+    return (right - left) * (bottom - top)
 
 
-def _not_negative(sides: jax.Array) -> jax.Array:
+def _not_negative(length: jax.Array) -> jax.Array:
     # Not jnp.maximum, whose gradient is 1/2 at 0: boxes that just touch must be drawn together as in the official loss.
-    return jnp.where(sides < 0, jnp.zeros_like(sides), sides)
+    return jnp.where(length < 0, 0, length)
 
 
 def _quotient(part: jax.Array, whole: jax.Array) -> jax.Array:

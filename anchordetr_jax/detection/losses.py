@@ -12,17 +12,6 @@ from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, giou
 from anchordetr_jax.detection.matching import Targets
 
 
-def count_boxes(targets: Targets, image_weights: jax.Array | None = None) -> jax.Array:
-    """The number of real boxes of a batch, at least 1: float32 scalar, what the losses are divided by.
-
-    Images of weight 0 (float [B], 1 for all when None) count for nothing.
-    """
-    counts = targets.num_boxes.astype(jnp.float32)
-    if image_weights is not None:
-        counts = jnp.where(image_weights > 0, counts * image_weights, 0)
-    return jnp.maximum(counts.sum(), 1)
-
-
 def detection_losses(
     logits: jax.Array,
     boxes: jax.Array,
@@ -40,15 +29,16 @@ def detection_losses(
         boxes: [L, B, Q, 4], cxcywh relative to the valid image.
         targets: of the B images.
         matches: int [L, B, N], the query of each target, -1 for none (from `matching.match`).
-        num_boxes: what sums are divided by: the number of boxes of the whole batch, over all devices and accumulated parts
-            (`count_boxes`). Taken as 1 if less.
+        num_boxes: what sums are divided by: the number of boxes of the whole batch, over all devices and accumulated
+            parts. Taken as 1 if less.
         config: shape of the focal loss.
         image_weights: float [B], 1 for real images and 0 for fillers, which contribute nothing, whatever they contain.
 
     Returns:
-        "class", "box" and "giou", [L] each: sums over images, queries and classes, or over images and matched pairs, divided by
-        `num_boxes`. "class_error", a scalar: 100 minus the percentage of matched queries of the last layer whose best class is
-        their target's; 100 when nothing is matched. All in float32, or float64 where the predictions are.
+        "class", "box" and "giou", [L] each: sums over images, queries and classes, or over images and matched pairs,
+        divided by `num_boxes`. "class_error", a scalar: 100 minus the percentage of matched queries of the last layer
+        whose best class is their target's; 100 when nothing is matched. All in float32, or float64 where the
+        predictions are.
     """
     dtype = jnp.promote_types(jnp.promote_types(logits.dtype, boxes.dtype), jnp.float32)
     logits, boxes = logits.astype(dtype), boxes.astype(dtype)
@@ -57,8 +47,8 @@ def detection_losses(
     rows = matches.shape[-1]
     weights = jnp.ones(images, dtype) if image_weights is None else image_weights.astype(dtype)
 
-    # Whatever is not to count is exchanged for harmless numbers *before* it is computed with: multiplying by 0 afterwards
-    # would let NaN through, in the value or in the gradient.
+    # Whatever is not to count is exchanged for harmless numbers *before* it is computed with: multiplying by 0
+    # afterwards would let NaN through, in the value or in the gradient.
     counted = (weights > 0)[None, :, None]
     logits = jnp.where(counted[..., None], logits, 0)
     real = (lax.broadcasted_iota(jnp.int32, (images, rows), 1) < targets.num_boxes[:, None])[None]
@@ -122,8 +112,8 @@ def focal_loss(logits: jax.Array, labels: jax.Array, *, alpha: float, gamma: flo
 def _label_of_query(matches: jax.Array, matched: jax.Array, labels: jax.Array, queries: int) -> jax.Array:
     """The label [L, B, Q] of the target that each query is matched to, -1 for none.
 
-    By comparison with every target rather than by scattering: images stay independent, so that a batch split over devices
-    needs no communication.
+    By comparison with every target rather than by scattering: images stay independent, so that a batch split over
+    devices needs no communication.
     """
     query_ids = lax.broadcasted_iota(jnp.int32, (*matches.shape, queries), matches.ndim)
     taken = (matches[..., None] == query_ids) & matched[..., None]

@@ -14,7 +14,7 @@ from scipy.optimize import linear_sum_assignment
 
 from anchordetr_jax.config import MatcherConfig
 from anchordetr_jax.detection.assignment import solve_assignments
-from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, pairwise_giou
+from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, pairwise_distance, pairwise_giou
 
 _log = logging.getLogger(__name__)
 
@@ -23,7 +23,7 @@ _ALPHA = 0.25
 _GAMMA = 2
 _EPSILON = 1e-8
 
-# Stands for a cost that is not finite. Far above any real one, and yet small enough that float32 still adds to it.
+# Stands for a cost that is not finite, or larger. Far above any real one, yet float32 still adds to it.
 _UNUSABLE_COST = 1e6
 
 
@@ -62,23 +62,24 @@ def matching_costs(logits: jax.Array, boxes: jax.Array, targets: Targets, config
     negative = (1 - _ALPHA) * probability**_GAMMA * -jnp.log(1 - probability + _EPSILON)
     class_cost = positive - negative
 
-    target_boxes = jnp.broadcast_to(targets.boxes.astype(dtype)[None], (layers, *targets.boxes.shape))
-    box_cost = jnp.abs(target_boxes[..., :, None, :] - boxes[..., None, :, :]).sum(axis=-1)
+    target_boxes = targets.boxes.astype(dtype)[None]
+    box_cost = pairwise_distance(target_boxes, boxes)
     giou_cost = -pairwise_giou(cxcywh_to_xyxy(target_boxes), cxcywh_to_xyxy(boxes))
 
     costs = config.box_cost * box_cost + config.class_cost * class_cost + config.giou_cost * giou_cost
-    return jnp.where(jnp.isfinite(costs), costs, _UNUSABLE_COST)
+    return jnp.where(jnp.abs(costs) < _UNUSABLE_COST, costs, _UNUSABLE_COST)
 
 
 def match(logits: jax.Array, boxes: jax.Array, targets: Targets, config: MatcherConfig) -> jax.Array:
     """The query of each target, so that the costs of each image and decoder layer add up to the least.
 
-    Arguments as in `matching_costs`. With `config.backend == "host"` the computation holds one host callback for everything;
-    in a program over several devices it must stand inside `jax.shard_map`, so that each device calls back for its own images.
+    Arguments as in `matching_costs`. With `config.backend == "host"` the computation holds one host callback for
+    everything; in a program over several devices it must stand inside `jax.shard_map`, so that each device calls back
+    for its own images.
 
     Returns:
-        int32 [L, B, N]: query indices, different ones within an image and layer. -1 for padding and, where an image has more
-        targets than there are queries, for the targets left over. No gradient flows through it.
+        int32 [L, B, N]: query indices, different ones within an image and layer. -1 for padding and, where an image has
+        more targets than there are queries, for the targets left over. No gradient flows through it.
     """
     logits, boxes, targets = lax.stop_gradient((logits, boxes, targets))
     costs = matching_costs(logits, boxes, targets, config)

@@ -32,8 +32,8 @@ def top_detections(
         max_detections: how many to report; all Q * K if that is fewer.
 
     Returns:
-        Detections in float32, or float64 where the predictions are. Of equal scores, the lower query comes first, then the
-        lower class.
+        Detections in float32, or float64 where the predictions are. Of equal scores, the lower query comes first, then
+        the lower class.
     """
     images, queries, classes = logits.shape
     dtype = jnp.promote_types(jnp.promote_types(logits.dtype, boxes.dtype), jnp.float32)
