@@ -48,6 +48,8 @@ class ModelConfig:
     """`invariant`: padding never changes an image's result. `official`: the arithmetic of the official code on padded batches."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """What the network computes in. Parameters are float32 (float64 with float64)."""
+    initialization: Literal["official", "local"] = "official"
+    """`local`: attention starts at each query's own place instead of flat, which makes training from nothing much shorter."""
     remat: bool = False
     """Recompute activations of each layer in the backward pass instead of keeping them."""
 

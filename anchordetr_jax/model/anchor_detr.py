@@ -11,6 +11,7 @@ from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.compact import CompactBackbone
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import MLP, convolution, linear
+from anchordetr_jax.model.local_start import start_local
 from anchordetr_jax.model.normalization import GroupNorm
 from anchordetr_jax.model.positions import cell_centres, grid_logits, grid_points, sine1d, sine2d
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype, param_dtype
@@ -93,6 +94,8 @@ class AnchorDETR(nnx.Module):
         last = self.box_head.layers[-1]
         last.kernel[...] = jnp.zeros((C, 4), wide)
         last.bias[...] = jnp.array([0.0, 0.0, -2.0, -2.0], wide)  # boxes start at their anchor, an eighth of the image wide
+        if config.initialization == "local":
+            start_local(self, self.adapt_pos1d, self.adapt_pos2d)
 
     def __call__(self, images: jax.Array, image_sizes: jax.Array) -> Predictions:
         """Predictions for a padded batch.
