@@ -176,7 +176,8 @@ def _one_sentence(path: Path) -> Iterator[None]:
     except _OtherFormatError as error:
         raise UserError(f"{path} is {error.args[0]}.") from None
     except OSError as error:
-        raise UserError(f"{path} could not be read: {error.strerror or error}.") from error
+        what = error.strerror or error
+        raise UserError(f"{path} could not be read ({what}); check its permissions, or copy it again.") from error
     except _DAMAGE as error:
         detail = " ".join(str(error).split())[:120] or type(error).__name__
         raise UserError(f"{path} is damaged or no checkpoint ({detail}); download or copy it again.") from error
@@ -306,7 +307,9 @@ def _read_legacy(file: BinaryIO, file_size: int) -> Any:
 
     content = unpickle(file, TORCH_NAMES, load, budget=file_size + _CHUNK)
     keys = unpickle(file, {}, budget=file_size + _CHUNK)
-    if not isinstance(keys, list) or len(keys) != len(storages.buffers) or set(keys) != set(storages.buffers):
+    if not isinstance(keys, list) or not all(isinstance(key, str) for key in keys):
+        raise _DamagedError("its list of storages is none")
+    if sorted(keys) != sorted(storages.buffers):
         raise _DamagedError("its list of storages does not fit its tensors")
     for key in keys:
         buffer, header = storages.buffers[key], np.empty(8, np.uint8)

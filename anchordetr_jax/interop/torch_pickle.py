@@ -15,7 +15,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from anchordetr_jax.interop.pickle_objects import Constructor, MalformedPickleError, constructors
+from anchordetr_jax.interop.pickle_objects import Constructor, MalformedPickleError, RefusedNameError, constructors
 
 _STORAGE_DTYPES: Mapping[str, np.dtype] = {
     "DoubleStorage": np.dtype(np.float64),
@@ -82,7 +82,7 @@ def _rebuild_tensor_v2(
     storage: Storage, offset: int, size: Any, stride: Any, requires_grad: Any, hooks: Any, metadata: Any = None
 ) -> np.ndarray:
     if metadata:
-        raise MalformedPickleError("a tensor that is lazily conjugated or negated")
+        raise RefusedNameError("a lazily conjugated or negated tensor")
     return _rebuild_tensor(storage, offset, size, stride)
 
 
@@ -96,8 +96,8 @@ def _rebuild_tensor_v3(
     dtype: str,
     metadata: Any = None,
 ) -> np.ndarray:
-    if metadata or dtype not in _NUMPY_DTYPES:
-        raise MalformedPickleError("a tensor of an unknown kind of number")
+    if metadata or not isinstance(dtype, str) or dtype not in _NUMPY_DTYPES:
+        raise RefusedNameError(f"a tensor of {dtype}" if isinstance(dtype, str) else "a tensor without a dtype")
     return _rebuild_tensor(storage, offset, size, stride, dtype=_NUMPY_DTYPES[dtype])
 
 
