@@ -31,6 +31,9 @@ Evaluate = Callable[[AnchorDETR, int], dict[str, float]]
 """(model, steps taken) to scores by name, "AP" among them. Called by all processes; the scores of process 0 count."""
 
 
+_SHOWN_SCORES = ("AP", "AP50", "AP75")
+
+
 class TrainingData(Protocol):
     """Where batches come from. What is step k's batch depends on the settings and k alone."""
 
@@ -121,7 +124,8 @@ def train(
             progress.flush()
             scores = evaluate(run.definition.merge(state.params, state.frozen), step)
             write({EVALUATION_PREFIX + name: value for name, value in scores.items()})
-            progress.say(f"Epoch {run.epochs_at(step):g}: " + ", ".join(f"{k} {v:.3f}" for k, v in scores.items()))
+            shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _SHOWN_SCORES if name in scores)
+            progress.say(f"Epoch {run.epochs_at(step):.4g}, step {step}: {shown}")
             if after_evaluation is not None and jax.process_index() == 0:
                 after_evaluation()
             progress.restart_clock()
@@ -169,6 +173,11 @@ class _Run:
         self.definition = ModelDefinition.abstract(self._build)
         self.total_steps = data.steps_before(config.train.epochs)
         self.optimizer = make_optimizer(config.optimizer, steps_before=data.steps_before, epochs=config.train.epochs)
+        if self.total_steps == 0:
+            raise UserError(
+                f"The training images do not fill one batch in {config.train.epochs} epoch(s): raise train.epochs, or "
+                f"lower train.batch_size={config.train.batch_size}."
+            )
         every, last = config.train.evaluate_every, config.train.epochs
         epochs = [*range(every, last, every), last] if every else []
         self._evaluation_steps = frozenset(data.steps_before(epoch) for epoch in epochs)
@@ -185,7 +194,8 @@ class _Run:
         _say(f"Model: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained.")
         _say(
             f"Steps: {self.total_steps} of {config.train.batch_size} images, "
-            f"{self.total_steps / config.train.epochs:.1f} an epoch; {self.mesh.size} device(s), {jax.process_count()} process(es)."
+            f"{self.total_steps / config.train.epochs:.1f} an epoch; "
+            f"{self.mesh.size} device(s), {jax.process_count()} process(es)."
         )
         restored = restore_newest(self.workdir, abstract, config)
         if restored is not None:

@@ -152,7 +152,9 @@ def batch_loss(
     model = definition.merge(params, frozen)
     predictions = model(batch.images, batch.image_sizes)
     targets = Targets(
-        batch.boxes.astype(predictions.boxes.dtype), batch.labels, jnp.where(batch.valid, batch.num_boxes, 0)
+        jnp.asarray(batch.boxes, predictions.boxes.dtype),
+        jnp.asarray(batch.labels),
+        jnp.where(batch.valid, batch.num_boxes, 0),
     )
     losses = detection_losses(
         predictions.logits,
@@ -161,7 +163,7 @@ def batch_loss(
         match_on_shards(predictions.logits, predictions.boxes, targets, config.matcher, mesh),
         num_boxes=jnp.maximum(count_boxes(batch), 1),
         config=config.loss,
-        image_weights=batch.valid.astype(predictions.logits.dtype),
+        image_weights=jnp.asarray(batch.valid, predictions.logits.dtype),
     )
     return total_loss(losses, config.loss), losses
 

@@ -1,0 +1,80 @@
+"""Trains a detector on a COCO-format data set, or goes on with a training that was stopped.
+
+python scripts/train.py --config configs/NAME.py --workdir DIR [--config.data.root=FOLDER]
+
+DIR gets checkpoints/, metrics.jsonl, curves.png, predictions.png, config.json and the newest evaluation.json. Giving
+the same command again continues from the newest checkpoint. Any setting is changed with --config.SETTING=VALUE. On several
+hosts every process runs this command with --distributed; where JAX cannot tell the processes from the environment
+(TPU pods, SLURM and Kubernetes can), with --coordinator, --num_processes and --process_id too.
+"""
+
+import signal
+import sys
+
+import jax
+from absl import flags
+from etils import epath
+
+from anchordetr_jax import cli
+from anchordetr_jax.compilation import keep_compilations
+from anchordetr_jax.config import Config
+from anchordetr_jax.data.coco import open_split
+from anchordetr_jax.data.loader import TrainingBatches
+from anchordetr_jax.evaluation.evaluate import Evaluator
+from anchordetr_jax.evaluation.report import write_predictions
+from anchordetr_jax.files import write_json
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.plots import plot_curves
+from anchordetr_jax.training.loop import Evaluate, resolve_classes, train
+from anchordetr_jax.training.metrics_file import METRICS_FILE
+from anchordetr_jax.training.sharding import make_mesh, start_distributed
+
+read_config = cli.define_config()
+WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run continues it.", required=True)
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run on several hosts.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it by itself.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+
+
+def main() -> None:
+    config = read_config()
+    if DISTRIBUTED.value or COORDINATOR.value:
+        start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    keep_compilations()
+    if config.model.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
+    workdir = epath.Path(WORKDIR.value)
+    dataset = open_split(config.data, "train")
+    config = resolve_classes(config, dataset.categories)
+    data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
+    mesh = make_mesh(config.mesh)
+    evaluate = make_evaluate(config, workdir, mesh) if config.train.evaluate_every else None
+
+    def renew_curves() -> None:
+        plot_curves(workdir / METRICS_FILE, workdir / "curves.png")
+
+    outcome = train(config, workdir, data, evaluate=evaluate, after_evaluation=renew_curves, mesh=mesh)
+    if outcome.stopped_by is not None:
+        name = signal.Signals(outcome.stopped_by).name
+        print(f"Stopped by {name} after step {outcome.step}, which is saved: the same command goes on from there.")
+        sys.exit(128 + outcome.stopped_by)
+
+
+def make_evaluate(config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Evaluate:
+    """Scores a model on the validation images, and leaves the scores and some predictions in the workdir."""
+    validation = open_split(config.data, "val")
+    evaluator = Evaluator(validation, config, mesh)
+
+    def evaluate(model: AnchorDETR, step: int) -> dict[str, float]:
+        result = evaluator.run(model)
+        if jax.process_index() == 0 and result.scores is not None:
+            write_json(workdir / "evaluation.json", {"step": step, **result.scores.to_dict()}, indent=2)
+            write_predictions(workdir / "predictions.png", validation, result.results)
+        return result.metrics
+
+    return evaluate
+
+
+if __name__ == "__main__":
+    cli.run(main)

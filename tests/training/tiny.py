@@ -1,0 +1,151 @@
+"""A stand-in detector that compiles in a moment, and batches for it."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+
+from anchordetr_jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.model.anchor_detr import Predictions
+from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
+from anchordetr_jax.training.sharding import ShardingRule, make_mesh
+from anchordetr_jax.training.state import ModelDefinition, TrainState
+from anchordetr_jax.training.step import TrainStep, abstract_state, initial_state, make_train_step
+
+SPLIT_ALL = (ShardingRule(r".*", 8),)
+"""Splits every array of the stand-in over `fsdp` that can be."""
+CATEGORIES = Categories(ids=(1, 2, 5), names=("circle", "square", "star"), scheme="contiguous")
+MODEL = ModelConfig(
+    backbone="compact",
+    num_classes=3,
+    num_patterns=1,
+    num_anchors=8,
+    hidden_dim=32,
+    num_heads=2,
+    ffn_dim=32,
+    encoder_layers=1,
+    decoder_layers=2,
+)
+CONFIG = Config(
+    model=MODEL,
+    optimizer=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3, freeze=()),
+    train=TrainConfig(epochs=2, batch_size=8, log_every=2, checkpoint_every=3),
+)
+
+
+class FixedScale(nnx.Variable[Any]):
+    """A variable that is no parameter."""
+
+
+class StandIn(nnx.Module):
+    """The interface of AnchorDETR around a handful of linear maps of an image's mean colour."""
+
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtype = jnp.dtype(config.dtype)
+        C = config.hidden_dim
+        self.backbone = nnx.Linear(3, C, param_dtype=dtype, rngs=rngs)
+        self.scale = FixedScale(jnp.ones((), dtype))
+        self.patterns = nnx.Param(jax.random.normal(rngs.params(), (config.num_anchors, C), dtype))
+        self.layers = nnx.List([nnx.Linear(C, C, param_dtype=dtype, rngs=rngs) for _ in range(config.decoder_layers)])
+        self.class_head = nnx.Linear(C, config.num_classes, param_dtype=dtype, rngs=rngs)
+        self.box_head = nnx.Linear(C, 4, param_dtype=dtype, rngs=rngs)
+
+    def __call__(self, images: jax.Array, image_sizes: jax.Array) -> Predictions:
+        pixels = images.astype(self.patterns.dtype) / (255 if images.dtype == jnp.uint8 else 1)
+        queries = jnp.tanh(self.backbone(pixels.mean(axis=(1, 2))))[:, None] + self.patterns[...][None]
+        outputs = []
+        for layer in self.layers:
+            queries = jnp.tanh(layer(queries)) * self.scale[...]
+            outputs.append(queries)
+        decoded = jnp.stack(outputs)
+        return Predictions(self.class_head(decoded), jax.nn.sigmoid(self.box_head(decoded)))
+
+
+def batch(seed: int = 0, *, images: int = 8, size: tuple[int, int] = (8, 12), boxes: int = 3) -> Batch:
+    """A batch of noise with up to `boxes` objects an image."""
+    rng = np.random.default_rng(seed)
+    counts = rng.integers(0, boxes + 1, images).astype(np.int32)
+    counts[0] = boxes
+    centres, sides = rng.uniform(0.3, 0.7, (images, boxes, 2)), rng.uniform(0.1, 0.5, (images, boxes, 2))
+    real = (np.arange(boxes)[None] < counts[:, None])[..., None]
+    return Batch(
+        images=rng.integers(0, 256, (images, *size, 3), dtype=np.uint8),
+        image_sizes=np.tile(np.array(size, np.int32), (images, 1)),
+        boxes=np.where(real, np.concatenate([centres, sides], axis=-1), 0).astype(np.float32),
+        labels=np.where(real[..., 0], rng.integers(0, 3, (images, boxes)), 0).astype(np.int32),
+        num_boxes=counts,
+        rows=np.arange(images, dtype=np.int32),
+        valid=np.ones(images, bool),
+        original_sizes=np.tile(np.array(size, np.int32), (images, 1)),
+    )
+
+
+@dataclasses.dataclass
+class Trainer:
+    """A step with all that it is made of."""
+
+    config: Config
+    mesh: jax.sharding.Mesh
+    definition: ModelDefinition
+    optimizer: Optimizer
+    abstract: TrainState
+    state: TrainState
+    step: TrainStep
+
+
+def trainer(
+    config: Config = CONFIG, *, model: type[Any] = StandIn, devices: int = 1, fsdp: int = 1, rules: Any = SPLIT_ALL
+) -> Trainer:
+    """A step on the first so many devices, and its first state."""
+    mesh = make_mesh(MeshConfig(fsdp=fsdp), jax.devices()[:devices])
+    freeze = config.optimizer.freeze
+
+    def build() -> Any:
+        return model(config.model, rngs=nnx.Rngs(0))
+
+    definition = ModelDefinition.abstract(build)
+    optimizer = make_optimizer(config.optimizer, steps_before=lambda epoch: 5 * epoch, epochs=config.train.epochs)
+    abstract = abstract_state(definition, optimizer, mesh, freeze=freeze, rules=rules)
+    state = initial_state(definition, build, optimizer, mesh, freeze=freeze, rules=rules)
+    step = make_train_step(definition, optimizer, config, mesh, abstract)
+    return Trainer(config, mesh, definition, optimizer, abstract, state, step)
+
+
+class NoiseData:
+    """Training data without files: five batches an epoch, each known from its step."""
+
+    categories = CATEGORIES
+
+    def steps_before(self, epoch: int) -> int:
+        return 5 * epoch
+
+    def batches(self, first_step: int) -> Iterator[tuple[int, Batch]]:
+        step = first_step
+        while True:
+            yield step, self.batch(step)
+            step += 1
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step; tests put mistakes in here."""
+        return batch(step)
+
+    def describe_image(self, row: int) -> str:
+        return f"image{row}.jpg"
+
+    def describe(self) -> str:
+        return "noise"
+
+
+def equal(a: Any, b: Any) -> bool:
+    """Whether two trees of arrays agree in structure and to the last bit."""
+    return bool(jax.tree.structure(a) == jax.tree.structure(b)) and all(
+        np.array_equal(np.asarray(x), np.asarray(y)) and x.dtype == y.dtype
+        for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    )
