@@ -52,4 +52,4 @@ def _rgb(image: Image.Image) -> np.ndarray:
         return np.repeat(grey[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette with transparency warns when it is converted to RGB directly
-    return np.asarray(image.convert("RGB"))
+    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -43,6 +43,10 @@ class Draws:
     def __len__(self) -> int:
         return len(self.size)
 
+    def take(self, indices: np.ndarray) -> "Draws":
+        """Those of some of the images, in the order of `indices` (int [k])."""
+        return Draws(self.size[indices], self.flip[indices], self.pre_size[indices], self.crop[indices])
+
     def __getitem__(self, index: int) -> Draw:
         height, width = self.size[index].tolist()
         flip = bool(self.flip[index])

@@ -1,0 +1,140 @@
+"""Buckets: the few static image shapes that batches are padded to, so that each is compiled once.
+
+They are chosen from a data set's own image sizes so as to pad as little as may be.
+"""
+
+import numpy as np
+
+from anchordetr_jax.config import AugmentConfig, DataConfig
+from anchordetr_jax.data.transforms import NUM_UNIFORMS, draw_augmentations, evaluation_draws, resized_sizes
+
+Buckets = tuple[tuple[int, int], ...]
+"""Shapes (H, W) in pixels, by rising area."""
+
+SAMPLED_DRAWS = 20_000
+
+
+def choose_buckets(
+    sizes: np.ndarray, num_buckets: int, multiple: int = 1, covered: np.ndarray | None = None
+) -> Buckets:
+    """At most `num_buckets` shapes, sides multiples of `multiple`, so that each of `sizes` (int [n, 2]) fits into one.
+
+    Every image goes into the smallest bucket that holds it; the shapes are chosen so that the pixels of those are few.
+    `covered` (int [m, 2]) are further sizes that must find a bucket, but do not count.
+    """
+    shapes, weights = np.unique(_round_up(sizes, multiple), axis=0, return_counts=True)
+    if covered is not None and len(covered):
+        shapes = np.concatenate([shapes, _round_up(covered, multiple)])
+        shapes, index = np.unique(shapes, axis=0, return_inverse=True)
+        weights = np.bincount(index.ravel()[: len(weights)], weights, minlength=len(shapes))
+    chosen = _merge(shapes, weights.astype(np.float64), num_buckets)
+    return _sorted(_refine(chosen, shapes, weights.astype(np.float64)))
+
+
+def smallest_bucket(sizes: np.ndarray, buckets: Buckets) -> np.ndarray:
+    """int [n]: of each size (int [n, 2]) the first bucket that holds it; -1 where none does."""
+    fits = holds(sizes, buckets)
+    return np.where(fits.any(axis=1), fits.argmax(axis=1), -1)
+
+
+def holds(sizes: np.ndarray, buckets: Buckets) -> np.ndarray:
+    """bool [n, number of buckets]: which buckets hold which sizes (int [n, 2])."""
+    shapes = np.array(buckets)
+    return (sizes[:, None, 0] <= shapes[None, :, 0]) & (sizes[:, None, 1] <= shapes[None, :, 1])
+
+
+def padding_waste(sizes: np.ndarray, buckets: Buckets) -> float:
+    """The share of padding in all pixels, when sizes (int [n, 2]) are padded to the smallest buckets that hold them."""
+    padded = np.array(buckets).prod(axis=1)[smallest_bucket(sizes, buckets)].sum()
+    return 1.0 - float(np.prod(sizes.astype(np.int64), axis=1).sum() / padded)
+
+
+def evaluation_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig) -> Buckets:
+    """Buckets for evaluating images of the given sizes (as stored, int [n, 2])."""
+    return choose_buckets(evaluation_draws(sizes, augment).size, data.num_buckets, data.shape_multiple)
+
+
+def training_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig) -> Buckets:
+    """Buckets for training on images of the given sizes (as stored, int [n, 2]).
+
+    Chosen for a sample of augmentation draws, always the same one; and every size that can be drawn at all fits one.
+    """
+    rng = np.random.default_rng(0)
+    rows = rng.permutation(len(sizes))[np.arange(SAMPLED_DRAWS) % len(sizes)]
+    drawn = draw_augmentations(rng.random((SAMPLED_DRAWS, NUM_UNIFORMS)), sizes[rows], augment).size
+    return choose_buckets(drawn, data.num_buckets, data.shape_multiple, covered=_extremes(sizes, augment))
+
+
+def _extremes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:
+    """Sizes such that a bucket for each of them holds every size that augmentation can draw."""
+    distinct = np.unique(sizes, axis=0)
+    short_side = max(augment.train_sizes)  # a smaller one makes neither side larger
+    extremes = []
+    if augment.crop_probability < 1:
+        extremes.append(resized_sizes(distinct, short_side, augment.max_size))
+    if augment.crop_probability > 0:
+        before = np.concatenate([resized_sizes(distinct, short) for short in augment.crop_resize_sizes])
+        largest = np.minimum(before, augment.crop_max)
+        low, high = np.minimum(largest, augment.crop_min).min(axis=0), largest.max(axis=0)
+        widths = np.arange(low[1], high[1] + 1)
+        for height in range(low[0], high[0] + 1):
+            crops = np.stack([np.full_like(widths, height), widths], axis=1)
+            crops = resized_sizes(crops, short_side, augment.max_size)
+            upright = crops[:, 0] >= crops[:, 1]
+            extremes += [part.max(axis=0, keepdims=True) for part in (crops[upright], crops[~upright]) if len(part)]
+    return np.unique(np.concatenate(extremes), axis=0)
+
+
+def _round_up(sizes: np.ndarray, multiple: int) -> np.ndarray:
+    return -(-np.asarray(sizes, np.int64) // multiple) * multiple
+
+
+def _sorted(shapes: np.ndarray) -> Buckets:
+    return tuple(sorted({(int(h), int(w)) for h, w in shapes}, key=lambda shape: (shape[0] * shape[1], shape)))
+
+
+def _merge(shapes: np.ndarray, weights: np.ndarray, number: int) -> np.ndarray:
+    """Joins, time and again, the two shapes whose images together need the fewest more pixels in one."""
+    shapes, weights = shapes.copy(), weights.copy()
+    areas = shapes.prod(axis=1).astype(np.float64)
+
+    def costs_with(i: int) -> np.ndarray:
+        joined = np.maximum(shapes, shapes[i]).prod(axis=1)
+        costs = joined * (weights + weights[i]) - areas * weights - areas[i] * weights[i]
+        costs[i] = np.inf
+        return costs
+
+    costs = np.stack([costs_with(i) for i in range(len(shapes))])
+    alive = len(shapes)
+    while alive > number:
+        i, j = np.unravel_index(costs.argmin(), costs.shape)
+        shapes[i] = np.maximum(shapes[i], shapes[j])
+        weights[i] += weights[j]
+        areas[i] = shapes[i].prod()
+        shapes[j], weights[j], areas[j] = 0, 0, 0
+        costs[j, :] = costs[:, j] = np.inf
+        updated = np.where(np.isinf(costs[i]), np.inf, costs_with(int(i)))
+        costs[i, :] = costs[:, i] = updated
+        alive -= 1
+    return shapes[shapes[:, 0] > 0]
+
+
+def _refine(chosen: np.ndarray, shapes: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Puts each bucket in turn where it serves best beside the others, until none can be moved with gain."""
+    heights, widths = np.unique(shapes[:, 0]), np.unique(shapes[:, 1])
+    candidates = np.stack(np.meshgrid(heights, widths, indexing="ij"), axis=-1).reshape(-1, 2)
+    areas = candidates.prod(axis=1).astype(np.float64)
+    fits = (shapes[None, :, 0] <= candidates[:, None, 0]) & (shapes[None, :, 1] <= candidates[:, None, 1])
+    cost = np.inf
+    while True:
+        before = cost
+        for k in range(len(chosen)):
+            others = np.delete(chosen, k, axis=0)
+            held = (shapes[:, None, 0] <= others[None, :, 0]) & (shapes[:, None, 1] <= others[None, :, 1])
+            elsewhere = np.where(held, others.prod(axis=1)[None, :], np.inf).min(axis=1, initial=np.inf)
+            possible = np.flatnonzero(fits[:, np.isinf(elsewhere)].all(axis=1))
+            padded = np.where(fits[possible], np.minimum(areas[possible, None], elsewhere), elsewhere)
+            costs = padded @ weights
+            chosen[k], cost = candidates[possible[costs.argmin()]], float(costs.min())
+        if cost > before * (1 - 1e-9):
+            return chosen

@@ -1,0 +1,274 @@
+"""Planned batches with pixels in them, read ahead by Grain's threads or processes.
+
+Nothing here has a state worth saving: which batch a step gets follows from the step's number alone.
+"""
+
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, Generic, TypeVar
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from anchordetr_jax.config import Config, DataConfig
+from anchordetr_jax.data.batching import (
+    Batch,
+    EpochPlan,
+    PlannedBatch,
+    describe_shapes,
+    epoch_of_step,
+    plan_epoch,
+    plan_evaluation,
+    steps_before,
+)
+from anchordetr_jax.data.buckets import evaluation_buckets, training_buckets
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.data.source import DetectionSource
+from anchordetr_jax.data.transforms import apply_draw, relative_boxes
+from anchordetr_jax.errors import UserError
+
+BOXES_MULTIPLE = 4
+"""Boxes are padded to a multiple of this, so that data sets that differ little compile to the same shapes."""
+
+Element = TypeVar("Element")
+
+
+class ReadAhead(Iterator[Element], Generic[Element]):
+    """`load(start)`, `load(start + 1)`, … before `stop`, in this order, while others are being prepared.
+
+    Ends its threads and processes with the last element, or when it is closed.
+    """
+
+    def __init__(self, load: Callable[[int], Element], start: int, stop: int, data: DataConfig):
+        self._left = max(stop - start, 0)
+        threads = grain.ReadOptions(num_threads=min(data.prefetch, 16), prefetch_buffer_size=data.prefetch)
+        # Grain's iterator is never run to its end: its StopIteration would keep the last element, and in a worker's
+        # shared memory, for as long as the program lives.
+        endless = grain.MapDataset.range(start, sys.maxsize)
+        elements = endless.map(functools.partial(_load_before, stop, load)).to_iter_dataset(threads)
+        self._shared_memory = data.num_workers > 0
+        if self._shared_memory:
+            if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags, which a program need not use
+                flags.FLAGS.mark_as_parsed()
+            workers = grain.MultiprocessingOptions(num_workers=data.num_workers, per_worker_buffer_size=data.prefetch)
+            elements = elements.mp_prefetch(workers)
+        self._elements: Any = iter(elements)
+
+    def __len__(self) -> int:
+        """Elements still to come."""
+        return self._left
+
+    def __next__(self) -> Element:
+        if self._left == 0:
+            self.close()
+            raise StopIteration
+        element = next(self._elements)
+        self._left -= 1
+        return jax.tree.map(_owned, element) if self._shared_memory else element
+
+    def close(self) -> None:
+        """Stops reading ahead; nothing more comes."""
+        self._left = 0
+        if self._elements is not None:
+            self._elements.close()
+        self._elements = None
+
+
+class TrainingBatches:
+    """The batches of a whole training, from any step on.
+
+    Each process gets its share of every global batch: of P processes the p-th (from 0) has images p * B / P to
+    (p + 1) * B / P - 1.
+
+    Raises `UserError` when the batch cannot be divided so, or an image has more boxes than `data.max_boxes`.
+    """
+
+    def __init__(self, source: DetectionSource, config: Config, *, process_index: int = 0, process_count: int = 1):
+        self.source, self.config = source, config
+        self.share = _share("train.batch_size", config.train.batch_size, process_index, process_count)
+        self.max_boxes = padded_boxes(source, config.data)
+        self.buckets = training_buckets(source.sizes, config.data, config.augment)
+        self._plans: dict[int, EpochPlan] = {}
+
+    @property
+    def categories(self) -> Categories:
+        return self.source.categories
+
+    def steps_before(self, epoch: int) -> int:
+        """Steps before an epoch (from 0) begins."""
+        return steps_before(epoch, len(self.source), self.config.train.batch_size)
+
+    def epoch_of_step(self, step: int) -> int:
+        """The epoch that a step is in, both from 0."""
+        return epoch_of_step(step, len(self.source), self.config.train.batch_size)
+
+    def plan(self, epoch: int) -> EpochPlan:
+        """All global batches of an epoch."""
+        plan = self._plans.get(epoch)
+        if plan is None:
+            plan = plan_epoch(
+                self.source.sizes,
+                seed=self.config.train.seed,
+                epoch=epoch,
+                batch_size=self.config.train.batch_size,
+                augment=self.config.augment,
+                buckets=self.buckets,
+            )
+            # Reading threads stand in one epoch or in two that follow one another.
+            self._plans = {**{e: p for e, p in self._plans.items() if abs(e - epoch) <= 1}, epoch: plan}
+        return plan
+
+    def load(self, step: int) -> tuple[int, Batch]:
+        """The step, and this process's share of its batch."""
+        planned = self.plan(self.epoch_of_step(step)).batch(step)
+        return step, load_batch(self.source, planned, self.max_boxes, self.share)
+
+    def batches(self, first_step: int = 0, stop_step: int | None = None) -> ReadAhead[tuple[int, Batch]]:
+        """(step, this process's share of its batch) from a step on, until training ends or before `stop_step`."""
+        stop = self.steps_before(self.config.train.epochs) if stop_step is None else stop_step
+        return ReadAhead(self.load, first_step, stop, self.config.data)
+
+    def describe_image(self, row: int) -> str:
+        """For messages: the image's file."""
+        return self.source.describe(row)
+
+    def describe(self) -> str:
+        """Size, image shapes and padding, for a line of the log."""
+        waste = self.plan(self.epoch_of_step(0)).padding_waste
+        return (
+            f"{len(self.source)} images with {int(self.source.box_counts.sum())} boxes, at most "
+            f"{int(self.source.box_counts.max())} an image; batches of {describe_shapes(self.buckets)}, {waste:.1%} padding"
+        )
+
+
+def evaluation_plan(
+    source: DetectionSource, config: Config, *, multiple: int | None = None, equal_memory: bool = False
+) -> list[PlannedBatch]:
+    """All global evaluation batches; see `plan_evaluation`, and `describe_plan` for a line about them.
+
+    Every batch has `eval.batch_size` images, fillers among them, unless `multiple` (the number of devices, over all
+    processes) allows other sizes.
+    """
+    return plan_evaluation(
+        source.sizes,
+        batch_size=config.eval.batch_size,
+        augment=config.augment,
+        buckets=evaluation_buckets(source.sizes, config.data, config.augment),
+        multiple=config.eval.batch_size if multiple is None else multiple,
+        equal_memory=equal_memory,
+    )
+
+
+def eval_batches(
+    source: DetectionSource,
+    config: Config,
+    *,
+    process_index: int = 0,
+    process_count: int = 1,
+    multiple: int | None = None,
+    equal_memory: bool = False,
+    start: int = 0,
+) -> ReadAhead[Batch]:
+    """This process's share of the batches of `evaluation_plan`, from number `start` on.
+
+    Raises `UserError` when a batch cannot be divided among the processes.
+    """
+    plan = evaluation_plan(source, config, multiple=multiple, equal_memory=equal_memory)
+    shares = [_share("eval.batch_size", len(batch.rows), process_index, process_count) for batch in plan]
+    # Nothing is trained on these boxes, so there is no limit to keep to.
+    load = functools.partial(_load_planned, source, plan, shares, _rounded_up(int(source.box_counts.max())))
+    return ReadAhead(load, start, len(plan), config.data)
+
+
+def _load_planned(
+    source: DetectionSource, plan: list[PlannedBatch], shares: list[slice], max_boxes: int, number: int
+) -> Batch:
+    return load_batch(source, plan[number], max_boxes, shares[number])
+
+
+def load_batch(source: DetectionSource, planned: PlannedBatch, max_boxes: int, share: slice = slice(None)) -> Batch:
+    """Reads the images of a planned batch, or those in a slice of it, and does to them what was drawn.
+
+    An image that cannot be read is left empty and marked not valid; `reading_problem` tells why.
+    """
+    rows = planned.rows[share]
+    indices = np.arange(len(planned.rows))[share]
+    (height, width), number = planned.bucket, len(rows)
+    batch = Batch(
+        images=np.zeros((number, height, width, 3), np.uint8),
+        image_sizes=np.tile(np.array(planned.bucket, np.int32), (number, 1)),
+        boxes=np.zeros((number, max_boxes, 4), np.float32),
+        labels=np.zeros((number, max_boxes), np.int32),
+        num_boxes=np.zeros(number, np.int32),
+        rows=rows.astype(np.int32),
+        valid=np.zeros(number, bool),
+        original_sizes=np.tile(np.array(planned.bucket, np.int32), (number, 1)),
+    )
+    for place, (row, index) in enumerate(zip(rows.tolist(), indices.tolist(), strict=True)):
+        if row < 0:
+            continue
+        batch.original_sizes[place] = source.sizes[row]
+        try:
+            pixels = source.open_image(row)
+        except UserError:
+            continue
+        draw = planned.draws[index]
+        pixels, boxes, labels = apply_draw(pixels, source.boxes(row), source.labels(row), draw)
+        batch.images[place, : pixels.shape[0], : pixels.shape[1]] = pixels
+        batch.image_sizes[place] = draw.size
+        batch.boxes[place, : len(boxes)] = relative_boxes(boxes, draw.size)
+        batch.labels[place, : len(boxes)] = labels
+        batch.num_boxes[place] = len(boxes)
+        batch.valid[place] = True
+    return batch
+
+
+def _load_before(stop: int, load: Callable[[int], Element], number: int) -> Element | int:
+    return load(number) if number < stop else number
+
+
+def _owned(leaf: Any) -> Any:
+    """An array of its own: one in a worker's shared memory keeps that, and makes a noise if a program ends with it."""
+    return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
+
+
+def reading_problem(source: DetectionSource, row: int) -> str | None:
+    """Why an image cannot be read, in one sentence that names it; None if it can."""
+    try:
+        source.open_image(row)
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def padded_boxes(source: DetectionSource, data: DataConfig) -> int:
+    """The number of boxes that every image is padded to.
+
+    Raises `UserError` naming the image that has more than `data.max_boxes`.
+    """
+    fullest = int(source.box_counts.argmax())
+    most = int(source.box_counts[fullest])
+    if data.max_boxes == 0:
+        return _rounded_up(most)
+    if most > data.max_boxes:
+        raise UserError(
+            f"Image {source.describe(fullest)} has {most} boxes but data.max_boxes is {data.max_boxes}; "
+            f"set it to at least {most}, or to 0 for as many as are needed."
+        )
+    return data.max_boxes
+
+
+def _rounded_up(boxes: int) -> int:
+    return max(-(-boxes // BOXES_MULTIPLE), 1) * BOXES_MULTIPLE
+
+
+def _share(setting: str, batch_size: int, process_index: int, process_count: int) -> slice:
+    if batch_size % process_count:
+        raise UserError(
+            f"A batch of {batch_size} images cannot be divided among {process_count} processes; set {setting}."
+        )
+    each = batch_size // process_count
+    return slice(process_index * each, (process_index + 1) * each)
