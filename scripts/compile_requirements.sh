@@ -1,0 +1,21 @@
+#!/usr/bin/env bash
+# Renews the pinned requirement files from pyproject.toml: the newest releases within its ranges, for every Python and
+# platform at once. Needs uv (pip install uv). Then run scripts/test.sh, under the oldest and the newest Python.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+all=$(mktemp -d)
+trap 'rm -r "$all"' EXIT
+compile() { uv pip compile --quiet --universal --no-header --no-annotate --python-version 3.11 pyproject.toml "$@"; }
+compile --output-file "$all/run.txt"
+compile --extra dev --constraint "$all/run.txt" --output-file "$all/dev.txt"
+
+{
+    echo "# What the package runs on, exactly as tested. Made by scripts/compile_requirements.sh from pyproject.toml."
+    cat "$all/run.txt"
+} >requirements.txt
+{
+    echo "# What linting, type checks and tests need besides. Made by scripts/compile_requirements.sh from pyproject.toml."
+    echo "-r requirements.txt"
+    grep -vxFf "$all/run.txt" "$all/dev.txt"
+} >requirements-dev.txt

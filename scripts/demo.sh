@@ -1,0 +1,25 @@
+#!/usr/bin/env bash
+# The whole way in one command: draws a small COCO-format data set, trains a detector on it, evaluates it with COCO's own
+# code, and draws what it sees. The last line is AP=0.xxx AP50=0.xxx; everything lies in runs/demo.
+#
+#     bash scripts/demo.sh [FOLDER]   another folder instead of runs/demo
+#
+# Given again, it repeats nothing that is done. Remove the folder to start anew.
+set -euo pipefail
+source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
+demo=${1:-$ROOT/runs/demo}
+mkdir -p "$demo"
+demo=$(cd "$demo" && pwd)
+cd "$ROOT"
+
+prepare_environment requirements.txt
+
+echo "== Drawing the data set"
+"$VENV_PYTHON" -m anchordetr_jax.data.shapes "$demo/data" --train 2000 --val 200
+
+echo "== Training"
+"$VENV_PYTHON" scripts/train.py --config configs/shapes.py --config.data.root="$demo/data" --workdir "$demo"
+
+echo "== Evaluating. In $demo: metrics.jsonl, curves.png, predictions.png, results.json, results.scores.json, checkpoints"
+"$VENV_PYTHON" scripts/evaluate.py --checkpoint "$demo" --output "$demo/results.json" \
+    --predictions "$demo/predictions.png"
