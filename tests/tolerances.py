@@ -30,3 +30,6 @@ GRADIENT32_RELATIVE = 1e-3
 
 SAME32 = 1e-6
 """One short float32 formula (a box, a cost, a learning rate) against the same one in numpy: a few roundings of 6e-8."""
+
+ASSIGNMENT32_RELATIVE = 1e-6
+"""Total cost of an assignment solved in float32: a column may be preferred whose cost differs by rounding only."""

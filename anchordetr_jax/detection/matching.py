@@ -86,7 +86,7 @@ def match(logits: jax.Array, boxes: jax.Array, targets: Targets, config: Matcher
     layers, images, rows, queries = costs.shape
     if config.backend == "device":
         num_rows = jnp.broadcast_to(targets.num_boxes[None], (layers, images)).reshape(-1)
-        return solve_assignments(costs.reshape(-1, rows, queries), num_rows).reshape(layers, images, rows)
+        return solve_assignments(costs.reshape(layers * images, rows, queries), num_rows).reshape(layers, images, rows)
     result = jax.ShapeDtypeStruct((layers, images, rows), jnp.int32)
     return jax.pure_callback(_solve_on_host, result, costs, targets.num_boxes)
 
@@ -101,12 +101,9 @@ def _solve_on_host(costs: jax.Array, num_boxes: jax.Array) -> np.ndarray:
         for layer in range(layers) if count else ():
             try:
                 target, query = linear_sum_assignment(costs_host[layer, image, :count])
-            except (
-                Exception
-            ):  # an exception that leaves a callback is undefined behaviour; the costs being finite, none should
-                _log.exception(
-                    "Matching of image %d in decoder layer %d failed; its targets stay unmatched.", image, layer
-                )
+            except Exception:
+                # None is expected, the costs being finite; but one that left a callback would be undefined behaviour.
+                _log.exception("Matching image %d, decoder layer %d failed: its targets go unmatched.", image, layer)
                 continue
             matches[layer, image, target] = query
     return matches
