@@ -137,10 +137,10 @@ class TrainingBatches:
 
     def describe(self) -> str:
         """Size, image shapes and padding, for a line of the log."""
-        waste = self.plan(self.epoch_of_step(0)).padding_waste
+        counts, waste = self.source.box_counts, self.plan(self.epoch_of_step(0)).padding_waste
         return (
-            f"{len(self.source)} images with {int(self.source.box_counts.sum())} boxes, at most "
-            f"{int(self.source.box_counts.max())} an image; batches of {describe_shapes(self.buckets)}, {waste:.1%} padding"
+            f"{len(counts)} images with {counts.sum()} boxes, at most {counts.max()} in one; "
+            f"batches of {describe_shapes(self.buckets)}, {waste:.1%} padding"
         )
 
 
