@@ -145,7 +145,8 @@ class NoiseData:
 
 def equal(a: Any, b: Any) -> bool:
     """Whether two trees of arrays agree in structure and to the last bit."""
-    return bool(jax.tree.structure(a) == jax.tree.structure(b)) and all(
+    same_structure: bool = jax.tree.map(lambda _: 0, a) == jax.tree.map(lambda _: 0, b)
+    return same_structure and all(
         np.array_equal(np.asarray(x), np.asarray(y)) and x.dtype == y.dtype
         for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
     )

@@ -1,0 +1,164 @@
+"""A run's checkpoints: saved, restored on any mesh, and passed over when damaged."""
+
+import dataclasses
+import logging
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.training import run_checkpoints
+from anchordetr_jax.training.checkpoint import saved_steps
+from anchordetr_jax.training.integrity import CHECKSUMS_FILE
+from anchordetr_jax.training.run_checkpoints import CheckpointWriter, latest_step, restore_newest
+from anchordetr_jax.training.sharding import global_batch, to_host
+from tests.training.tiny import CATEGORIES, CONFIG, Trainer, batch, equal, trainer
+
+
+@pytest.fixture(scope="module")
+def trained() -> Trainer:
+    """A state whose every leaf differs from the first state's."""
+    made = trainer(devices=4, fsdp=2)
+    for seed in range(2):
+        made.state, _ = made.step(made.state, global_batch(batch(seed), made.mesh))
+    return made
+
+
+def save(workdir: Path, made: Trainer, steps: list[int], config: Config = CONFIG) -> None:
+    with CheckpointWriter(workdir, config, CATEGORIES) as checkpoints:
+        for step in steps:
+            checkpoints.save(step, made.state)
+
+
+def damage(folder: Path) -> None:
+    path = max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+    path.write_bytes(path.read_bytes()[:-10])
+
+
+def test_a_state_comes_back_bit_for_bit_where_it_was(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [2])
+    restored = restore_newest(tmp_path, trained.abstract, CONFIG)
+    assert restored is not None
+    state, meta = restored
+    assert equal(to_host(state), to_host(trained.state))
+    assert all(
+        a.sharding == b.sharding for a, b in zip(state.params.values(), trained.state.params.values(), strict=True)
+    )
+    assert (meta.step, meta.config, meta.categories) == (2, CONFIG, CATEGORIES)
+
+
+@pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 4)])
+def test_a_state_comes_back_on_another_number_of_devices(
+    devices: int, fsdp: int, trained: Trainer, tmp_path: Path
+) -> None:
+    save(tmp_path, trained, [2])
+    restored = restore_newest(tmp_path, trainer(devices=devices, fsdp=fsdp).abstract, CONFIG)
+    assert restored is not None
+    assert equal(to_host(restored[0]), to_host(trained.state))
+
+
+def test_the_newest_few_are_kept(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1, 2, 3, 10])
+    assert saved_steps(tmp_path / "checkpoints") == [3, 10]
+    assert latest_step(tmp_path) == 10
+
+
+def test_a_run_without_checkpoints_has_none_to_restore(trained: Trainer, tmp_path: Path) -> None:
+    assert latest_step(tmp_path) is None
+    assert restore_newest(tmp_path, trained.abstract, CONFIG) is None
+
+
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+    trained: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, trained, [1, 2])
+    damage(tmp_path / "checkpoints/2")
+    with caplog.at_level(logging.WARNING):
+        restored = restore_newest(tmp_path, trained.abstract, CONFIG)
+    assert restored is not None
+    assert restored[1].step == 1
+    assert "checkpoints/2 is damaged" in caplog.text
+    assert (tmp_path / "checkpoints/damaged-2").is_dir()
+
+
+def test_damage_without_checksums_is_found_by_reading(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1, 2])
+    damage(tmp_path / "checkpoints/2/model")
+    (tmp_path / "checkpoints/2" / CHECKSUMS_FILE).unlink()
+    restored = restore_newest(tmp_path, trained.abstract, CONFIG)
+    assert restored is not None
+    assert restored[1].step == 1
+
+
+def test_the_place_of_a_damaged_checkpoint_can_be_taken_again(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1, 2])
+    for _ in range(2):
+        damage(tmp_path / "checkpoints/2")
+        restore_newest(tmp_path, trained.abstract, CONFIG)
+        save(tmp_path, trained, [2])
+    restored = restore_newest(tmp_path, trained.abstract, CONFIG)
+    assert restored is not None
+    assert restored[1].step == 2
+
+
+def test_a_run_with_damaged_checkpoints_only_is_not_begun_anew(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1])
+    damage(tmp_path / "checkpoints/1")
+    with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged"):
+        restore_newest(tmp_path, trained.abstract, CONFIG)
+
+
+def test_a_half_written_checkpoint_is_named_ignored_and_removed(
+    trained: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, trained, [1, 2])
+    half = tmp_path / "checkpoints/3.orbax-checkpoint-tmp"
+    (tmp_path / "checkpoints/2").rename(half)
+    with caplog.at_level(logging.WARNING):
+        restored = restore_newest(tmp_path, trained.abstract, CONFIG)
+    assert restored is not None
+    assert restored[1].step == 1
+    assert f"{half} was only half written" in caplog.text
+    save(tmp_path, trained, [3])
+    assert not half.exists()
+    assert latest_step(tmp_path) == 3
+
+
+def test_another_architecture_is_refused(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1])
+    other = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_anchors=16))
+    with pytest.raises(UserError, match=r"another architecture.*model\.num_anchors was 8 and is now 16"):
+        restore_newest(tmp_path, trainer(other).abstract, other)
+
+
+def test_another_optimiser_is_refused(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1])
+    other = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, freeze=("layers/0/.*",)))
+    with pytest.raises(UserError, match="another optimiser or other frozen parameters"):
+        restore_newest(tmp_path, trainer(other).abstract, other)
+
+
+def test_weights_without_training_state_are_not_continued(trained: Trainer, tmp_path: Path) -> None:
+    from anchordetr_jax.training.checkpoint import save_variables
+
+    save_variables(tmp_path / "checkpoints/1", {**trained.state.params, **trained.state.frozen}, CATEGORIES, CONFIG)
+    with pytest.raises(UserError, match=r"holds weights only.*train\.init_from"):
+        restore_newest(tmp_path, trained.abstract, CONFIG)
+
+
+def test_a_save_that_fails_is_one_sentence_and_harms_nothing(
+    trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save(tmp_path, trained, [1])
+
+    def full_disk(path: epath.Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(run_checkpoints, "write_checksums", full_disk)
+    with pytest.raises(UserError, match=r"checkpoints/2 could not be written .*No space left on device"):
+        save(tmp_path, trained, [2])
+    monkeypatch.undo()
+    restored = restore_newest(tmp_path, trained.abstract, CONFIG)
+    assert restored is not None
