@@ -10,10 +10,13 @@ shows depends on (seed, split, its index) alone, so a larger set begins with the
 import argparse
 import colorsys
 import dataclasses
+import functools
 import json
 import math
+import multiprocessing
 import os
 from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -30,10 +33,12 @@ DEGENERATE = (80, 11)
 GREY = (50, 29)
 MANY_OBJECTS = (25, 17)
 
+PATTERNS = ("plain", "stripes", "checks", "gradient", "dots")
 SUPERSAMPLING = 2
 MIN_INSIDE = 0.7  # share of a shape's area that lies inside the image
 MIN_VISIBLE = 0.7  # share of an object's area that later objects leave visible
 VAL_ID_OFFSET = 1_000_000  # train and val never share an image id
+IMAGES_AT_ONCE = 100  # that a process draws
 FORMAT_VERSION = 1  # to be raised when the same settings give another data set
 
 
@@ -79,11 +84,13 @@ def write_shapes_dataset(
     train_images: int = 2000,
     val_images: int = 200,
     config: ShapesConfig | None = None,
+    processes: int = 1,
 ) -> None:
     """Writes `train2017/`, `val2017/` and `annotations/instances_{train,val}2017.json` under `root`.
 
     The same arguments give the same files, byte for byte. A folder that already holds this very data set is left
-    as it is. Raises `UserError` when the folder holds annotations of another origin.
+    as it is. With `processes` > 1 as many draw, which takes that the calling program keeps its own work under
+    `if __name__ == "__main__"`. Raises `UserError` when the folder holds annotations of another origin.
     """
     config = config or ShapesConfig()
     root = Path(root)
@@ -96,7 +103,7 @@ def write_shapes_dataset(
         (root / name).mkdir(parents=True, exist_ok=True)
         annotations_file.parent.mkdir(parents=True, exist_ok=True)
         # The JSON goes last and whole: where it stands, the images are complete.
-        content = _write_split(root / name, seed, split, count, config)
+        content = _write_split(root / name, seed, split, count, config, processes)
         partial = annotations_file.with_suffix(".partial")
         partial.write_text(json.dumps({"info": info, **content}))
         partial.replace(annotations_file)
@@ -113,23 +120,34 @@ def _info_of(annotations_file: Path) -> dict[str, Any]:
     return info
 
 
-def _write_split(folder: Path, seed: int, split: int, count: int, config: ShapesConfig) -> dict[str, Any]:
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    for index in range(count):
-        pixels, objects = draw_image(seed, split, index, config)
-        image_id = index + 1 + split * VAL_ID_OFFSET
-        file_name = f"{image_id:012d}.jpg"
-        image = Image.fromarray(pixels)
-        if index % GREY[0] == GREY[1]:
-            image = image.convert("L")
-        image.save(folder / file_name, quality=95, subsampling=0)
-        images.append({"id": image_id, "file_name": file_name, "width": pixels.shape[1], "height": pixels.shape[0]})
-        first_id = len(annotations) + 1
-        annotations += [{"id": number, "image_id": image_id, **o} for number, o in enumerate(objects, start=first_id)]
+def _write_split(
+    folder: Path, seed: int, split: int, count: int, config: ShapesConfig, processes: int
+) -> dict[str, Any]:
+    write = functools.partial(_write_image, folder, seed, split, config)
+    if processes > 1 and count > IMAGES_AT_ONCE:
+        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("spawn")) as pool:
+            written = list(pool.map(write, range(count), chunksize=IMAGES_AT_ONCE))
+    else:
+        written = [write(index) for index in range(count)]
+    images = [image for image, _ in written]
+    objects = [{"image_id": image["id"], **one} for image, of_image in written for one in of_image]
+    annotations = [{"id": number, **one} for number, one in enumerate(objects, start=1)]
     ids = sorted((CLASSES[name][0], name) for name in config.classes)
     categories = [{"id": number, "name": name, "supercategory": "shape"} for number, name in ids]
     return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _write_image(
+    folder: Path, seed: int, split: int, config: ShapesConfig, index: int
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    pixels, objects = draw_image(seed, split, index, config)
+    image_id = index + 1 + split * VAL_ID_OFFSET
+    file_name = f"{image_id:012d}.jpg"
+    image = Image.fromarray(pixels)
+    if index % GREY[0] == GREY[1]:
+        image = image.convert("L")
+    image.save(folder / file_name, quality=95, subsampling=0)
+    return {"id": image_id, "file_name": file_name, "width": image.width, "height": image.height}, objects
 
 
 def draw_image(seed: int, split: int, index: int, config: ShapesConfig) -> tuple[np.ndarray, list[dict[str, Any]]]:
@@ -288,7 +306,7 @@ def _texture(rng: np.random.Generator, shape: tuple[int, ...], hue: float) -> np
     angle, period = rng.uniform(0, math.pi), rng.uniform(3, 9)
     u = (x * math.cos(angle) + y * math.sin(angle)) / np.float32(period)
     v = (y * math.cos(angle) - x * math.sin(angle)) / np.float32(period)
-    pattern = rng.choice(("plain", "stripes", "checks", "gradient", "dots"))
+    pattern = PATTERNS[rng.integers(len(PATTERNS))]
     share: np.ndarray  # of the second colour
     if pattern == "plain":
         share = np.zeros(u.shape, bool)
@@ -320,6 +338,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max-side", type=int, default=defaults.max_side)
     parser.add_argument("--max-objects", type=int, default=defaults.max_objects)
     parser.add_argument("--hue-by-class", type=float, default=defaults.hue_by_class)
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw at the same time")
     options = parser.parse_args(arguments)
     groups = {"first": FIRST_CLASSES, "second": SECOND_CLASSES}
     try:
@@ -331,7 +350,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             hue_by_class=options.hue_by_class,
         )
         write_shapes_dataset(
-            options.out, seed=options.seed, train_images=options.train, val_images=options.val, config=config
+            options.out,
+            seed=options.seed,
+            train_images=options.train,
+            val_images=options.val,
+            config=config,
+            processes=options.processes,
         )
     except UserError as error:
         raise SystemExit(f"Error: {error}") from None

@@ -37,6 +37,14 @@ def test_the_same_seed_gives_the_same_files(drawn: Path, tmp_path: Path) -> None
     assert all_files(tmp_path) == all_files(drawn)
 
 
+@pytest.mark.processes
+def test_several_processes_draw_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shapes, "IMAGES_AT_ONCE", 4)
+    for folder, processes in (("one", 1), ("two", 2)):
+        write_shapes_dataset(tmp_path / folder, train_images=10, val_images=0, processes=processes)
+    assert all_files(tmp_path / "one") == all_files(tmp_path / "two")
+
+
 def test_another_seed_gives_another_data_set(drawn: Path, tmp_path: Path) -> None:
     write_shapes_dataset(tmp_path, seed=2, train_images=3, val_images=0)
     assert (tmp_path / "train2017/000000000001.jpg").read_bytes() != (drawn / "train2017/000000000001.jpg").read_bytes()
