@@ -16,7 +16,7 @@ def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
         folder: where compiled programs are kept. The default is `JAX_COMPILATION_CACHE_DIR` where that is set, else
             `$XDG_CACHE_HOME/anchordetr_jax` (`~/.cache/anchordetr_jax`).
     """
-    if folder is None and not jax.config.read("jax_compilation_cache_dir"):
+    if folder is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchordetr_jax"
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(folder))

@@ -6,7 +6,6 @@ Figures are made without pyplot, so that nothing depends on, or changes, the sta
 import io
 import json
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,7 +21,7 @@ from anchordetr_jax.files import write_atomically
 _COLOURS = ("#1f4e8c", "#d1495b", "#2a9d6f", "#e0932f", "#7d5ba6", "#3aa6b9", "#8a6d5c", "#c85aa0")
 
 
-def read_metrics(path: str | Path) -> list[dict[str, Any]]:
+def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     """The lines of a run's `metrics.jsonl`, in the order of their steps.
 
     A line that is not complete JSON (the last one of a run that was killed) is passed over. Where a resumed run wrote
@@ -46,7 +45,7 @@ def read_metrics(path: str | Path) -> list[dict[str, Any]]:
     return [latest[key] for key in sorted(latest)]
 
 
-def plot_curves(metrics_jsonl: str | Path, path: str | Path) -> None:
+def plot_curves(metrics_jsonl: epath.PathLike, path: epath.PathLike) -> None:
     """Draws a run's losses, its AP, its gradient norm and its learning rate over epochs from `metrics.jsonl`.
 
     The file may be that of a run still going on, or of one that was killed; what it does not hold yet is left empty.
@@ -88,7 +87,7 @@ def plot_curves(metrics_jsonl: str | Path, path: str | Path) -> None:
     _save(figure, path)
 
 
-def plot_precision_recall(scores: Scores, path: str | Path, *, max_classes: int = 12) -> None:
+def plot_precision_recall(scores: Scores, path: epath.PathLike, *, max_classes: int = 12) -> None:
     """Draws precision against recall: on the left averaged over classes at several IoU thresholds, on the right by
     class at 0.50.
 
@@ -175,7 +174,7 @@ def _style(panel: Axes, title: str, x_label: str) -> None:
         panel.spines[side].set_visible(False)
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _save(figure: Figure, path: epath.PathLike) -> None:
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110)
     write_atomically(path, data.getvalue())

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+from etils import epath
 from PIL import Image, ImageDraw, ImageFont
 
 from anchordetr_jax.files import write_atomically
@@ -121,7 +122,7 @@ def draw_detections(
     return picture
 
 
-def prediction_grid(examples: Sequence[Example], path: str | Path, *, columns: int = 2, cell: int = 420) -> None:
+def prediction_grid(examples: Sequence[Example], path: epath.PathLike, *, columns: int = 2, cell: int = 420) -> None:
     """Writes a picture with a pair a cell: the truth on the left, the predictions on the right.
 
     `cell` is the longest side of an image in it, in pixels.
@@ -136,7 +137,7 @@ def prediction_grid(examples: Sequence[Example], path: str | Path, *, columns: i
     _write_png(_grid(cells, columns, gap=28), path)
 
 
-def worst_misses(misses: Sequence[Miss], path: str | Path, *, columns: int = 3, cell: int = 520) -> None:
+def worst_misses(misses: Sequence[Miss], path: epath.PathLike, *, columns: int = 3, cell: int = 520) -> None:
     """Writes a grid of images with their mistakes: missed objects red, invented ones orange, found ones thin and
     green."""
     cells = []
@@ -303,7 +304,7 @@ def _legend(entries: Sequence[tuple[str, Colour]]) -> Image.Image:
     return strip
 
 
-def _write_png(picture: Image.Image, path: str | Path) -> None:
+def _write_png(picture: Image.Image, path: epath.PathLike) -> None:
     data = io.BytesIO()
     picture.save(data, format="PNG")
     write_atomically(path, data.getvalue())

@@ -1,0 +1,211 @@
+import contextlib
+import dataclasses
+import io
+import json
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig, MeshConfig, ModelConfig
+from anchordetr_jax.data.coco import open_split
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.evaluate import Evaluator
+from anchordetr_jax.model.anchor_detr import Predictions
+from anchordetr_jax.training.sharding import make_mesh
+from tests.tolerances import CLOSE32, EXACT64
+
+SIZES = ((40, 64), (64, 40), (48, 48), (33, 71), (90, 60))  # (height, width)
+CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}]
+
+
+class Moments(nnx.Module):
+    """A detector with the interface of AnchorDETR that compiles at once: it sees the mean and spread of colours."""
+
+    def __init__(self, seed=0, num_queries=8, num_classes=2):
+        self.config = ModelConfig(num_classes=num_classes)
+        self.shape = (num_queries, num_classes + 4)
+        noise = np.random.default_rng(seed).normal(0, 1, (7, num_queries * (num_classes + 4)))
+        self.kernel = nnx.Param(jnp.asarray(noise, jnp.float32))
+
+    def __call__(self, images, image_sizes):
+        rows, columns = (jnp.arange(n)[None] < image_sizes[:, axis, None] for axis, n in enumerate(images.shape[1:3]))
+        valid = (rows[:, :, None] & columns[:, None, :])[..., None]
+        pixels = jnp.where(valid, images / jnp.float32(255), 0)
+        mean = pixels.sum((1, 2)) / valid.sum((1, 2))
+        spread = (pixels**2).sum((1, 2)) / valid.sum((1, 2)) - mean**2
+        features = jnp.concatenate([20 * (mean - 0.5), 100 * (spread - 1 / 12), jnp.ones_like(mean[:, :1])], axis=1)
+        outputs = (features @ self.kernel[...]).reshape(1, len(images), *self.shape)
+        return Predictions(outputs[..., :-4], jax.nn.sigmoid(outputs[..., -4:]))
+
+
+def any_model(*arguments) -> Any:
+    return Moments(*arguments)
+
+
+def settings(root, **evaluation):
+    return Config(
+        data=DataConfig(root=str(root), num_buckets=2, shape_multiple=32),
+        augment=AugmentConfig(eval_size=40, max_size=72),
+        eval=EvalConfig(**{"batch_size": 2, "max_detections": 10, **evaluation}),
+    )
+
+
+def one_device():
+    return make_mesh(MeshConfig(), jax.devices()[:1])
+
+
+def run(config, model, mesh=None):
+    return Evaluator(open_split(config.data, "val"), config, mesh or one_device()).run(model, progress=False)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """Five small images, of which some objects lie where Moments() sees some."""
+    rng = np.random.default_rng(0)
+    (tmp_path / "val2017").mkdir()
+    (tmp_path / "annotations").mkdir()
+    images = []
+    for i, (height, width) in enumerate(SIZES):
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(tmp_path / "val2017" / f"{i}.png")
+        images.append({"id": 10 * (len(SIZES) - i), "file_name": f"{i}.png", "height": height, "width": width})
+    write_annotations(tmp_path, images, [])
+    return tmp_path
+
+
+def write_annotations(root, images, boxes):
+    annotations = [
+        {"id": i, "image_id": image_id, "category_id": category, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+        for i, (image_id, category, box) in enumerate(boxes, start=1)
+    ]
+    contents = {"images": images, "annotations": annotations, "categories": CATEGORIES}
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(contents))
+
+
+@pytest.fixture
+def scored_root(root):
+    """The same, with objects where Moments() has its first, third and last detection of every image."""
+    path = root / "annotations" / "instances_val2017.json"
+    images = json.loads(path.read_text())["images"]
+    results = run(settings(root), Moments()).results
+    picked = [entry for i, entry in enumerate(results) if i % 10 in (0, 2, 9) and min(entry["bbox"][2:]) > 1]
+    write_annotations(root, images, [(e["image_id"], e["category_id"], [x + 0.4 for x in e["bbox"]]) for e in picked])
+    return root
+
+
+def assert_same(results, expected, tolerance):
+    """Entry for entry; boxes in pixels are up to a hundred times larger than what `tolerance` speaks of."""
+    assert [(e["image_id"], e["category_id"]) for e in results] == [(e["image_id"], e["category_id"]) for e in expected]
+    for ours, theirs in zip(results, expected, strict=True):
+        np.testing.assert_allclose(ours["score"], theirs["score"], rtol=0, atol=tolerance + 1e-8)
+        np.testing.assert_allclose(ours["bbox"], theirs["bbox"], rtol=0, atol=100 * tolerance + 1e-3)
+
+
+def test_every_image_gets_its_detections(root):
+    result = run(settings(root), Moments())
+    ids, counts = np.unique([entry["image_id"] for entry in result.results], return_counts=True)
+    assert ids.tolist() == [10, 20, 30, 40, 50]
+    assert counts.tolist() == [10] * 5
+    assert result.num_images == 5
+    assert result.unreadable == ()
+
+
+def test_scores_equal_pycocotools_on_the_written_results(scored_root, tmp_path):
+    result = run(settings(scored_root), Moments())
+    (tmp_path / "results.json").write_text(json.dumps(result.results))
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(scored_root / "annotations" / "instances_val2017.json"))
+        evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    assert list(result.metrics.values()) == evaluation.stats.tolist()
+    assert 0.1 < result.metrics["AP"] < 1
+
+
+@pytest.mark.parametrize("batch_size", [1, 3, 7])
+def test_batch_size_does_not_change_detections(root, batch_size):
+    expected = run(settings(root), Moments()).results
+    assert_same(run(settings(root, batch_size=batch_size), Moments()).results, expected, CLOSE32)
+
+
+@pytest.mark.parametrize("num_buckets", [1, 5])
+def test_buckets_do_not_change_detections(root, num_buckets):
+    config = settings(root)
+    changed = dataclasses.replace(config, data=dataclasses.replace(config.data, num_buckets=num_buckets))
+    assert_same(run(changed, Moments()).results, run(config, Moments()).results, CLOSE32)
+
+
+def test_the_whole_detector_answers_the_same_in_any_batch(root, make_tiny_detector, x64):
+    model = make_tiny_detector("float64")
+    one_shape = DataConfig(root=str(root), num_buckets=1, shape_multiple=8)
+    alone = dataclasses.replace(settings(root, batch_size=1), data=one_shape)
+    together = dataclasses.replace(settings(root, batch_size=5), data=dataclasses.replace(one_shape, shape_multiple=96))
+    expected = run(alone, model).results
+    assert len({entry["score"] for entry in expected}) == 50  # so answers differ, and a mix-up would show
+    assert_same(run(together, model).results, expected, EXACT64)
+
+
+def test_the_number_of_devices_does_not_change_detections(root):
+    model = Moments()
+    expected = run(settings(root), model).results
+    for devices in (2, 4):
+        mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:devices])
+        assert_same(run(settings(root), model, mesh).results, expected, CLOSE32)
+
+
+def test_one_compilation_a_shape_however_many_models(root):
+    config = settings(root)
+    evaluator = Evaluator(open_split(config.data, "val"), config, one_device())
+    first = evaluator.run(any_model(0), progress=False)
+    second = evaluator.run(any_model(1), progress=False)
+    assert first.compilations == second.compilations == 2
+    assert first.results != second.results
+
+
+def test_an_unreadable_image_is_named_and_counts_as_empty(scored_root, capsys):
+    whole = run(settings(scored_root), Moments())
+    damaged = scored_root / "val2017" / "2.png"
+    damaged.write_bytes(damaged.read_bytes()[:300])
+    config = settings(scored_root)
+    result = Evaluator(open_split(config.data, "val"), config, one_device()).run(any_model(), progress=True)
+    assert result.unreadable == (str(damaged),)
+    assert str(damaged) in capsys.readouterr().err
+    assert_same(result.results, [entry for entry in whole.results if entry["image_id"] != 30], CLOSE32)
+    assert result.scores is not None
+    assert result.scores.num_images == 5
+    assert result.metrics["AR100"] < whole.metrics["AR100"]
+
+
+def test_a_missing_image_is_named_too(root):
+    (root / "val2017" / "0.png").unlink()
+    assert run(settings(root), Moments()).unreadable == (str(root / "val2017" / "0.png"),)
+
+
+def test_all_images_unreadable_still_ends_with_a_score(scored_root):
+    for path in (scored_root / "val2017").iterdir():
+        path.write_bytes(b"not an image")
+    result = run(settings(scored_root), Moments())
+    assert len(result.unreadable) == 5
+    assert result.results == []
+    assert result.metrics["AP"] == 0
+
+
+def test_detections_that_are_not_finite_are_counted_and_left_out(scored_root):
+    model = Moments()
+    model.kernel[...] = jnp.full_like(model.kernel[...], jnp.nan)
+    result = run(settings(scored_root), model)
+    assert (result.results, result.not_finite) == ([], 50)
+    assert result.metrics["AP"] == 0
+
+
+def test_a_model_with_too_few_outputs_is_refused(root):
+    with pytest.raises(UserError, match="1 class outputs"):
+        run(settings(root), Moments(num_classes=1))

@@ -1,0 +1,118 @@
+"""`scripts/evaluate.py` as a user runs it."""
+
+import contextlib
+import io
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.training.checkpoint import save_model
+
+pytestmark = pytest.mark.processes
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
+CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory, make_tiny_detector):
+    """A data set of two images and, beside it, a checkpoint whose settings name it."""
+    root = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    (root / "val2017").mkdir()
+    for name in ("a.png", "b.png"):
+        Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)).save(root / "val2017" / name)
+    contents = {
+        "images": [{"id": i, "file_name": f"{'ab'[i]}.png", "height": 48, "width": 64} for i in range(2)],
+        "annotations": [{"id": i + 1, "image_id": i, "category_id": 2, "bbox": [4, 4, 40, 30]} for i in range(2)],
+        "categories": CATEGORIES,
+    }
+    write_annotations(root, contents)
+    config = Config(
+        data=DataConfig(root=str(root), num_buckets=1),
+        augment=AugmentConfig(eval_size=48, max_size=64),
+        eval=EvalConfig(batch_size=2),
+    )
+    model = make_tiny_detector()
+    save_model(root / "checkpoint", model, Categories(ids=(2, 5), names=("cat", "dog")), config)
+    return root
+
+
+def write_annotations(root, contents):
+    (root / "annotations").mkdir(exist_ok=True)
+    (root / "annotations" / "instances_val2017.json").write_text(json.dumps(contents))
+
+
+@pytest.fixture
+def evaluate(script_environment, tmp_path):
+    def run(*arguments):
+        command = [sys.executable, str(SCRIPT), *map(str, arguments)]
+        return subprocess.run(
+            command, cwd=tmp_path, env=script_environment, capture_output=True, text=True, timeout=240, check=False
+        )
+
+    return run
+
+
+def test_it_scores_writes_and_draws(root, evaluate, tmp_path):
+    ran = evaluate("--checkpoint", root / "checkpoint", "--report", "report", "--predictions", "predictions.png")
+    assert ran.returncode == 0, ran.stderr
+    lines = ran.stdout.splitlines()
+    assert re.fullmatch(r"AP=\d\.\d{3} AP50=\d\.\d{3}", lines[-1])
+    assert sum(line.startswith(" Average ") for line in lines) == 12
+    assert any(line.split()[:2] == ["cat", "2"] for line in lines)
+    with contextlib.redirect_stdout(io.StringIO()):
+        contents = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+        for box in contents["annotations"]:
+            box.update(iscrowd=0, area=box["bbox"][2] * box["bbox"][3])  # which pycocotools alone asks for
+        truth = COCO()
+        truth.dataset = contents
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(str(tmp_path / "results.json")), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    scores = json.loads((tmp_path / "results.scores.json").read_text())
+    assert [scores["AP"], scores["AP50"]] == evaluation.stats[:2].tolist()
+    for picture in ("report/precision_recall.png", "report/worst_misses.png", "predictions.png"):
+        with Image.open(tmp_path / picture) as image:
+            assert image.width > 100
+
+
+def test_settings_of_the_checkpoint_can_be_changed(root, evaluate):
+    ran = evaluate("--checkpoint", root / "checkpoint", "--config.data.val_annotations=annotations/none.json")
+    assert ran.returncode == 1
+    assert "none.json" in ran.stderr.splitlines()[-1]
+
+
+def test_another_architecture_is_refused_in_a_sentence(root, evaluate):
+    ran = evaluate("--checkpoint", root / "checkpoint", "--config.model.decoder_layers=2")
+    assert ran.returncode == 1
+    assert "model.decoder_layers" in ran.stderr.splitlines()[-1]
+    assert "Traceback" not in ran.stderr
+
+
+def test_other_classes_are_refused_in_a_sentence(root, evaluate, tmp_path):
+    contents = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    contents["categories"][1]["name"] = "cow"
+    (tmp_path / "cows.json").write_text(json.dumps(contents))
+    ran = evaluate("--checkpoint", root / "checkpoint", f"--config.data.val_annotations={tmp_path / 'cows.json'}")
+    assert ran.returncode == 1
+    assert "'dog' in the checkpoint and 'cow' in" in ran.stderr.splitlines()[-1]
+
+
+def test_an_empty_folder_is_no_checkpoint(root, evaluate, tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = evaluate("--checkpoint", tmp_path / "empty")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("Error: There is no checkpoint in")
