@@ -93,7 +93,9 @@ class AnchorDETR(nnx.Module):
         self.box_head = MLP(C, C, C, 4, dtype=wide, rngs=rngs)
         last = self.box_head.layers[-1]
         last.kernel[...] = jnp.zeros((C, 4), wide)
-        last.bias[...] = jnp.array([0.0, 0.0, -2.0, -2.0], wide)  # boxes start at their anchor, an eighth of the image wide
+        last.bias[...] = jnp.array(
+            [0.0, 0.0, -2.0, -2.0], wide
+        )  # boxes start at their anchor, an eighth of the image wide
         if config.initialization == "local":
             start_local(self, self.adapt_pos1d, self.adapt_pos2d)
 

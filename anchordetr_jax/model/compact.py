@@ -10,7 +10,7 @@ from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32
 from anchordetr_jax.model.valid_area import leading_area
 
-WIDTHS = (32, 64, 128)
+WIDTHS = (24, 48, 64)
 BLOCKS = (1, 2, 2)
 
 

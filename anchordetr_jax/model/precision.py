@@ -5,10 +5,15 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 
 from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.errors import UserError
 
 
 def compute_dtype(config: ModelConfig) -> jnp.dtype:
-    """What the network computes in."""
+    """What the network computes in. Raises `UserError` for float64 where JAX would quietly make float32 of it."""
+    if config.dtype == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UserError(
+            "model.dtype='float64' needs JAX in its 64-bit mode: set the environment variable JAX_ENABLE_X64=1."
+        )
     return jnp.dtype(config.dtype)
 
 

@@ -46,9 +46,7 @@ class Stem(nnx.Module):
 class Bottleneck(nnx.Module):
     """1x1 - 3x3 - 1x1 with a shortcut."""
 
-    def __init__(
-        self, channels_in: int, width: int, *, stride: int, dilation: int, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels_in: int, width: int, *, stride: int, dilation: int, dtype: DTypeLike, rngs: nnx.Rngs):
         channels_out = width * EXPANSION
 
         def norm(channels: int) -> FrozenBatchNorm:
@@ -123,9 +121,7 @@ class ResNet(nnx.Module):
         self.stem = Stem(dtype=dtype, rngs=rngs)
 
         def stage(channels_in: int, width: int, index: int, stride: int, dilation: int = 1) -> Stage:
-            return Stage(
-                channels_in, width, blocks[index], stride=stride, dilation=dilation, dtype=dtype, rngs=rngs
-            )
+            return Stage(channels_in, width, blocks[index], stride=stride, dilation=dilation, dtype=dtype, rngs=rngs)
 
         self.layer1 = stage(64, 64, 0, 1)
         self.layer2 = stage(256, 128, 1, 2)

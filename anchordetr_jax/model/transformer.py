@@ -90,9 +90,7 @@ class LevelEncoderLayer(nnx.Module):
     """Attention among the S levels at each cell of each image."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention = MultiHeadAttention(
-            config.hidden_dim, config.num_heads, dtype=compute_dtype(config), rngs=rngs
-        )
+        self.attention = MultiHeadAttention(config.hidden_dim, config.num_heads, dtype=compute_dtype(config), rngs=rngs)
         self.norm = _norm(config)
         self.ffn = FeedForward(config, rngs=rngs)
 
@@ -196,5 +194,3 @@ def _apply(layer: nnx.Module, remat: bool, *arguments) -> jax.Array:
     if not remat:
         return layer(*arguments)  # type: ignore[operator]
     return nnx.remat(lambda module, *args: module(*args))(layer, *arguments)
-
-

@@ -1,0 +1,45 @@
+"""A small detector from nothing, on drawn shapes: the start that configs/shapes.py fine-tunes.
+
+    python -m anchordetr_jax.data.shapes runs/start/data --train 6000 --val 300 --classes first \\
+        --short-side 64 96 --max-side 96 --max-objects 8 --hue-by-class 0.5
+    python scripts/train.py --config configs/shapes_scratch.py --config.data.root=runs/start/data --workdir runs/start
+
+Hardware: two CPU cores, about 40 minutes. Expected AP: see assets/shapes_start/README.md.
+"""
+
+import ml_collections
+
+from anchordetr_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = default_config()
+    model = config.model
+    model.backbone = "compact"
+    model.initialization = "local"
+    model.num_patterns = 1
+    model.num_anchors = 64
+    model.hidden_dim = 64
+    model.num_heads = 4
+    model.ffn_dim = 128
+    model.encoder_layers = 1
+    model.decoder_layers = 3
+
+    config.data.num_buckets = 1  # a second shape would be compiled for longer than its padding costs
+    augment = config.augment
+    augment.train_sizes = (64, 72, 80)
+    augment.eval_size = 80
+    augment.max_size = 96
+    augment.crop_probability = 0.0
+
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.backbone_learning_rate = 1e-3
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.optimizer.freeze = ()
+
+    config.train.epochs = 16
+    config.train.batch_size = 16
+    config.train.evaluate_every = 4
+    config.eval.batch_size = 16
+    return config
