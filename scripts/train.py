@@ -3,16 +3,17 @@
 python scripts/train.py --config configs/NAME.py --workdir DIR [--config.data.root=FOLDER]
 
 DIR gets checkpoints/, metrics.jsonl, curves.png, predictions.png, config.json and the newest evaluation.json. Giving
-the same command again continues from the newest checkpoint. Any setting is changed with --config.SETTING=VALUE. On several
-hosts every process runs this command with --distributed; where JAX cannot tell the processes from the environment
-(TPU pods, SLURM and Kubernetes can), with --coordinator, --num_processes and --process_id too.
+the same command again continues from the newest checkpoint. Any setting is changed with --config.SETTING=VALUE.
+
+On several hosts every process runs this command with --distributed; where JAX cannot tell the processes from the
+environment (on TPU pods, SLURM and Kubernetes it can), with --coordinator, --num_processes and --process_id too.
 """
 
 import signal
 import sys
 
 import jax
-from absl import flags
+from absl import flags, logging
 from etils import epath
 
 from anchordetr_jax import cli
@@ -38,6 +39,8 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 
 
 def main() -> None:
+    if not flags.FLAGS["verbosity"].present:
+        logging.set_verbosity(logging.WARNING)  # Orbax tells much about every checkpoint.
     config = read_config()
     if DISTRIBUTED.value or COORDINATOR.value:
         start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

@@ -27,8 +27,8 @@ class MetricsFile:
         self._file = self.path.open("a")
 
     def write(self, step: int, values: Mapping[str, Any]) -> None:
-        """Appends a line. A number that is not finite is written as null. Raises `UserError` if the disk is full."""
-        finite = {name: value if _is_finite(value) else None for name, value in values.items()}
+        """Appends a line: numbers to six digits, null if not finite. Raises `UserError` if the disk is full."""
+        finite = {name: _short(value) for name, value in values.items()}
         try:
             self._file.write(json.dumps({"step": step, **finite}) + "\n")
             self._file.flush()
@@ -56,5 +56,7 @@ def _step_of(line: str) -> float:
         return math.inf  # Cut off when the run was killed: dropped, whichever step it was of.
 
 
-def _is_finite(value: Any) -> bool:
-    return not isinstance(value, float) or math.isfinite(value)
+def _short(value: Any) -> Any:
+    if not isinstance(value, float):
+        return value
+    return float(f"{value:.6g}") if math.isfinite(value) else None

@@ -98,10 +98,10 @@ class Progress:
             " ".join(f"{short} {means[name]:.3f}" for name, short in _SHOWN.items()) + f", {rate:.1f} images/s"
         )
         rates = {name: self._latest[name] for name in ("learning_rate", "backbone_learning_rate") if self._latest}
-        counts = {"bad_steps": self._latest.get("bad_steps", 0.0), "unreadable_images": float(len(self._unreadable))}
+        counts = {"bad_steps": int(self._latest.get("bad_steps", 0)), "unreadable_images": len(self._unreadable)}
         self._window = []
         self.restart_clock()
-        return {**means, **rates, **counts, "images_per_second": round(rate, 3)}
+        return {**means, **rates, **counts, "images_per_second": rate}
 
     def restart_clock(self) -> None:
         """Keeps what was not training (an evaluation, say) out of the rate."""

@@ -1,0 +1,254 @@
+"""Whole runs: to the end, stopped and continued, and what they say on the way."""
+
+import dataclasses
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+
+from anchordetr_jax.config import Config, MeshConfig
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.training import loop
+from anchordetr_jax.training.checkpoint import load_variables, saved_shapes, saved_steps
+from anchordetr_jax.training.loop import Outcome, changed_settings, resolve_classes, train
+from anchordetr_jax.training.sharding import make_mesh
+from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, equal
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "AnchorDETR", StandIn)
+
+
+class StoppedAt(NoiseData):
+    """Sends this process a signal before the batch of a step."""
+
+    def __init__(self, step: int, number: signal.Signals):
+        self.at, self.number = step, number
+
+    def batch(self, step: int) -> Batch:
+        if step == self.at:
+            signal.raise_signal(self.number)
+        return super().batch(step)
+
+
+class Changed(NoiseData):
+    """Has other batches at some steps."""
+
+    def __init__(self, steps: set[int], **changes: Any):
+        self.steps, self.changes = steps, changes
+
+    def batch(self, step: int) -> Batch:
+        return super().batch(step)._replace(**(self.changes if step in self.steps else {}))
+
+
+def settings(**changes: Any) -> Config:
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+def run(workdir: Path, data: NoiseData | None = None, config: Config = CONFIG, **arguments: Any) -> Outcome:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    return train(config, workdir, NoiseData() if data is None else data, mesh=mesh, **arguments)
+
+
+def final_arrays(workdir: Path, step: int) -> dict[str, Any]:
+    """Everything that the checkpoint of a step holds."""
+    path = workdir / "checkpoints" / str(step)
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    arrays = {}
+    for item in ("model", "training"):
+        dtype = {
+            "training/" + name: np.int32 for name in ("step", "bad_steps", "bad_steps_in_row", "opt_state/1/count")
+        }
+        wanted = {
+            name: jax.ShapeDtypeStruct(shape, dtype.get(f"{item}/{name}", np.float32), sharding=device)
+            for name, shape in saved_shapes(path, item).items()
+        }
+        arrays.update({f"{item}/{name}": value for name, value in load_variables(path, wanted, item).items()})
+    return arrays
+
+
+def lines(workdir: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of 10 steps that nothing disturbed."""
+    workdir = tmp_path_factory.mktemp("whole")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "AnchorDETR", StandIn)
+        assert run(workdir) == Outcome(step=10, stopped_by=None)
+    return workdir
+
+
+def test_a_run_leaves_its_checkpoints_metrics_and_settings(whole_run: Path) -> None:
+    assert saved_steps(whole_run / "checkpoints") == [9, 10]
+    assert [line["step"] for line in lines(whole_run)] == [2, 4, 6, 8, 10]
+    assert lines(whole_run)[-1]["epoch"] == 2
+    assert all(line["loss"] > 0 and line["learning_rate"] > 0 for line in lines(whole_run))
+    kept = json.loads((whole_run / "config.json").read_text())
+    assert kept["config"]["train"]["epochs"] == 2
+    assert kept["categories"] == CATEGORIES.to_dict()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
+    number: signal.Signals, whole_run: Path, tmp_path: Path
+) -> None:
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+    assert run(tmp_path, StoppedAt(6, number)) == Outcome(step=7, stopped_by=number)
+    assert saved_steps(tmp_path / "checkpoints")[-1] == 7
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    assert run(tmp_path) == Outcome(step=10, stopped_by=None)
+    assert equal(final_arrays(tmp_path, 10), final_arrays(whole_run, 10))
+    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8, 10]
+
+
+def test_a_finished_run_says_so_and_changes_nothing(whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = (whole_run / "metrics.jsonl").read_bytes()
+    assert run(whole_run) == Outcome(step=10, stopped_by=None)
+    assert "This run is finished" in capsys.readouterr().out
+    assert (whole_run / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_model_is_evaluated_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
+    renewed: list[int] = []
+
+    def evaluate(model: Any, step: int) -> dict[str, float]:
+        assert isinstance(model, StandIn)
+        return {"AP": step / 100}
+
+    def renew() -> None:
+        renewed.append(len(lines(tmp_path)))
+
+    run(tmp_path, config=settings(epochs=3, evaluate_every=2), evaluate=evaluate, after_evaluation=renew)
+    scores = {line["step"]: line["val/AP"] for line in lines(tmp_path) if "val/AP" in line}
+    assert scores == {10: 0.1, 15: 0.15}
+    assert len(renewed) == 2
+
+
+def test_an_evaluation_that_was_cut_off_is_done_when_the_run_goes_on(tmp_path: Path) -> None:
+    def killed(model: Any, step: int) -> dict[str, float]:
+        raise RuntimeError("killed")
+
+    config = settings(epochs=1)
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, config=config, evaluate=killed)
+    assert run(tmp_path, config=config, evaluate=lambda model, step: {"AP": 0.5}).step == 5
+    assert [line["val/AP"] for line in lines(tmp_path) if "val/AP" in line] == [0.5]
+
+
+def test_an_image_that_cannot_be_read_is_named_once_and_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    valid = np.ones(8, bool)
+    valid[3] = False
+    run(tmp_path, Changed({1, 2, 4}, valid=valid), config=settings(epochs=1))
+    assert "".join(capsys.readouterr()).count("image3.jpg") == 1
+    assert [line["unreadable_images"] for line in lines(tmp_path)] == [1, 1, 1]
+
+
+def test_fillers_are_not_taken_for_unreadable_images(tmp_path: Path) -> None:
+    run(tmp_path, Changed({1}, valid=np.zeros(8, bool), rows=np.full(8, -1, np.int32)), config=settings(epochs=1))
+    assert lines(tmp_path)[-1]["unreadable_images"] == 0
+
+
+def test_a_refused_step_is_named_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    nothing = np.full((8, 8, 12, 3), np.nan, np.float32)
+    run(tmp_path, Changed({2}, images=nothing), config=settings(epochs=1))
+    assert "Step 3: loss nan" in "".join(capsys.readouterr())
+    assert lines(tmp_path)[-1]["bad_steps"] == 1
+
+
+def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(tmp_path: Path) -> None:
+    nothing = np.full((8, 8, 12, 3), np.nan, np.float32)
+    with pytest.raises(UserError, match=r"not finite in 3 steps in a row, the last being step 8"):
+        run(tmp_path, Changed({5, 6, 7, 8, 9}, images=nothing))
+    assert saved_steps(tmp_path / "checkpoints")[0] == 3
+    assert all(np.isfinite(value).all() for value in final_arrays(tmp_path, 3).values())
+
+
+def test_changed_settings_are_named_when_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, config=settings(epochs=1))
+    run(tmp_path, config=settings(epochs=2))
+    output = capsys.readouterr().out
+    assert "Continuing from step 5" in output
+    assert "train.epochs: 1 -> 2" in output
+    assert changed_settings(CONFIG, CONFIG) == []
+
+
+def test_a_new_run_starts_from_the_weights_of_another(
+    whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, StoppedAt(0, signal.SIGTERM), config=settings(init_from=str(whole_run)))
+    assert f"Started from {whole_run}/checkpoints/10" in capsys.readouterr().out
+
+
+def test_a_run_of_its_own_goes_before_the_weights_of_another(
+    whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, config=settings(epochs=1))
+    run(tmp_path, config=settings(epochs=2, init_from=str(whole_run)))
+    assert "Started from" not in capsys.readouterr().out
+
+
+def test_the_number_of_classes_is_taken_from_the_data_set() -> None:
+    open_settings = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_classes=0))
+    assert resolve_classes(open_settings, CATEGORIES).model.num_classes == 3
+
+
+def test_too_few_class_outputs_are_refused() -> None:
+    narrow = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_classes=2))
+    with pytest.raises(UserError, match=r"model\.num_classes.*=2 is too small.* need 3"):
+        resolve_classes(narrow, CATEGORIES)
+
+
+def test_a_data_set_that_fills_no_batch_is_refused(tmp_path: Path) -> None:
+    class Empty(NoiseData):
+        def steps_before(self, epoch: int) -> int:
+            return 0
+
+    with pytest.raises(UserError, match=r"do not fill one batch.*train\.batch_size=8"):
+        run(tmp_path, Empty())
+
+
+@pytest.mark.processes
+def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
+    tmp_path: Path, script_environment: dict[str, str]
+) -> None:
+    def start(workdir: Path) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "tests.training.noise_run", str(workdir), "40"]
+        environment = {**script_environment, "PYTHONPATH": os.getcwd()}
+        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+
+    with start(tmp_path / "whole") as whole:
+        assert "ended: Outcome(step=200" in whole.communicate()[0]
+
+    choose, kills = random.Random(0), 0
+    for _ in range(3):
+        with start(tmp_path / "killed") as process:
+            # Once it saves checkpoints, at no moment in particular.
+            metrics = tmp_path / "killed/metrics.jsonl"
+            size = metrics.stat().st_size if metrics.exists() else 0
+            while process.poll() is None and (not metrics.exists() or metrics.stat().st_size <= size):
+                time.sleep(0.01)
+            time.sleep(choose.uniform(0, 0.5))
+            kills += process.poll() is None
+            process.kill()
+    assert kills > 0
+    with start(tmp_path / "killed") as last:
+        last.communicate()
+        assert last.returncode == 0
+    assert equal(final_arrays(tmp_path / "killed", 200), final_arrays(tmp_path / "whole", 200))
+    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(2, 201, 2))
