@@ -92,6 +92,7 @@ class AnchorDETR(nnx.Module):
         self.class_head = linear(C, config.num_classes, dtype=wide, rngs=rngs, bias_init=prior)
         self.box_head = MLP(C, C, C, 4, dtype=wide, rngs=rngs)
         last = self.box_head.layers[-1]
+        assert last.bias is not None
         last.kernel[...] = jnp.zeros((C, 4), wide)
         last.bias[...] = jnp.array(
             [0.0, 0.0, -2.0, -2.0], wide
@@ -102,8 +103,9 @@ class AnchorDETR(nnx.Module):
     def __call__(self, images: jax.Array, image_sizes: jax.Array) -> Predictions:
         """Predictions for a padded batch.
 
-        images [B,H,W,3]: uint8 RGB pixels, or floats already normalised by PIXEL_MEAN and PIXEL_STD; padding at the bottom and
-        right, its content is of no matter. image_sizes int32 [B,2]: each image's valid (h, w) in pixels, at least (1, 1).
+        images [B,H,W,3]: uint8 RGB pixels, or floats already normalised by PIXEL_MEAN and PIXEL_STD; padding at the
+        bottom and right, its content is of no matter. image_sizes int32 [B,2]: each image's valid (h, w) in pixels, at
+        least (1, 1).
         """
         features, area = self.features(images, image_sizes)
         invariant = self.config.padding == "invariant"
@@ -157,7 +159,7 @@ class AnchorDETR(nnx.Module):
         return GridPositions(None, None, self.adapt_pos2d(sine2d(points, C)).reshape(B, h * w, C))
 
     def query_positions(self, anchors: jax.Array) -> QueryPositions:
-        """Position embeddings of the queries: each anchor's is computed once, for all patterns and all decoder layers."""
+        """Position embeddings of the queries: computed once an anchor, for all patterns and all decoder layers."""
         C = self.config.hidden_dim
 
         def each_pattern(embedding: jax.Array) -> jax.Array:

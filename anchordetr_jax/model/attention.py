@@ -72,7 +72,8 @@ class MultiHeadAttention(nnx.Module):
 
 
 class RowColumnMemory(NamedTuple):
-    """What queries attend to: keys of columns [B,w,n,d] and of rows [B,h,n,d], values [B,h,w,n,d], and which are valid."""
+    """What queries attend to: keys of columns [B,w,n,d] and of rows [B,h,n,d], values [B,h,w,n,d], and what is
+    valid."""
 
     row_keys: jax.Array
     column_keys: jax.Array
@@ -105,8 +106,9 @@ class RowColumnAttention(nnx.Module):
     ) -> RowColumnMemory:
         """Keys and values of a feature map.
 
-        features [B,h,w,C]; row_positions [B,w,C] and column_positions [B,h,C] are embeddings of x and of y. Keys are means over
-        the other axis, of the cells in `mean_over` (None: of all cells). A mean and a linear map commute, so the mean comes first.
+        features [B,h,w,C]; row_positions [B,w,C] and column_positions [B,h,C] are embeddings of x and of y. Keys are
+        means over the other axis, of the cells in `mean_over` (None: of all cells). A mean and a linear map commute, so
+        the mean comes first.
         """
         row_mean, column_mean = _axis_means(features, mean_over)
         return RowColumnMemory(

@@ -19,7 +19,7 @@ def _zero_outside(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
 
 
 def _patches(x: jax.Array, size: int) -> jax.Array:
-    """Non-overlapping size x size patches, [B,h,w,C] -> [B,ceil(h/size),ceil(w/size),size*size*C], padded with zeros."""
+    """Patches of size x size, [B,h,w,C] -> [B,ceil(h/size),ceil(w/size),size*size*C], padded with zeros."""
     B, h, w, C = x.shape
     x = jnp.pad(x, ((0, 0), (0, -h % size), (0, -w % size), (0, 0)))
     h, w = x.shape[1] // size, x.shape[2] // size
@@ -27,7 +27,7 @@ def _patches(x: jax.Array, size: int) -> jax.Array:
 
 
 class Convolution3x3(nnx.Module):
-    """A 3x3 convolution written as one matrix product over shifted copies, whose gradient XLA computes fast on CPUs too."""
+    """A 3x3 convolution as one matrix product over shifted copies, whose gradient is fast on CPUs too."""
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
         self.linear = linear(9 * channels, channels, dtype=dtype, rngs=rngs)
@@ -74,8 +74,8 @@ class CompactBackbone(nnx.Module):
     def __call__(self, x: jax.Array, image_sizes: jax.Array | None) -> tuple[list[jax.Array], jax.Array | None]:
         """Normalised images [B,H,W,3], zero in the padding -> features of the three stages, each [B,h,w,C].
 
-        `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with them;
-        None treats padding as image.
+        `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with
+        them; None treats padding as image.
         """
         sizes = image_sizes
         features = []

@@ -4,10 +4,11 @@ import math
 
 import jax
 import jax.numpy as jnp
+from flax import nnx
 from jax.typing import DTypeLike
 
 
-def torch_uniform(fan_in: int):
+def torch_uniform(fan_in: int) -> nnx.Initializer:
     """PyTorch's default for linear layers, weights and biases alike: uniform in ±1/sqrt(fan_in)."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:
@@ -17,7 +18,7 @@ def torch_uniform(fan_in: int):
     return init
 
 
-def xavier_uniform(fan_in: int, fan_out: int):
+def xavier_uniform(fan_in: int, fan_out: int) -> nnx.Initializer:
     """Glorot's uniform. The fans are explicit, since a fused projection counts all its outputs as one layer."""
 
     def init(key: jax.Array, shape: tuple[int, ...], dtype: DTypeLike = jnp.float32) -> jax.Array:

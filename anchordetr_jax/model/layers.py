@@ -1,5 +1,7 @@
 """Linear maps and convolutions with this project's dtypes, precision and initial weights."""
 
+import itertools
+
 import jax
 from flax import nnx
 from jax.typing import DTypeLike
@@ -42,7 +44,7 @@ def convolution(
     rngs: nnx.Rngs,
     kernel_init: nnx.Initializer = he_normal_fan_out,
 ) -> nnx.Conv:
-    """[B,H,W,I] -> [B,ceil(H/stride),ceil(W/stride),O], padded by PyTorch's rule: half the dilated kernel on each side."""
+    """[B,H,W,I] -> [B,ceil(H/stride),ceil(W/stride),O], padded by half the dilated kernel on each side."""
     pad = dilation * (kernel // 2)
     return nnx.Conv(
         channels_in,
@@ -65,9 +67,7 @@ class MLP(nnx.Module):
     """Linear layers with ReLU between them; `widths` are the sizes from input to output."""
 
     def __init__(self, *widths: int, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.layers = nnx.List(
-            [linear(a, b, dtype=dtype, rngs=rngs) for a, b in zip(widths[:-1], widths[1:], strict=True)]
-        )
+        self.layers = nnx.List([linear(a, b, dtype=dtype, rngs=rngs) for a, b in itertools.pairwise(widths)])
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., widths[0]] -> [..., widths[-1]]."""

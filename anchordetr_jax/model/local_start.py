@@ -1,8 +1,9 @@
 """Initial weights with which attention begins at a query's own place, for training from nothing.
 
-With the usual initial weights attention is flat over the image at first, and a DETR spends most of its schedule learning to look
-where its anchor is. Here the maps from position codes to embeddings start with zero mean and a set spread over the image, and key
-projections start equal to query projections, so that a query and a key at the same place agree from the first step on.
+With the usual initial weights attention is flat over the image at first, and a DETR spends most of its schedule
+learning to look where its anchor is. Here the maps from position codes to embeddings start with zero mean and a set
+spread over the image, and key projections start equal to query projections, so that a query and a key at the same place
+agree from the first step on.
 """
 
 import jax
@@ -36,9 +37,10 @@ def start_local(module: nnx.Module, adapt_pos1d: MLP, adapt_pos2d: MLP) -> None:
 
 
 def _spread(mlp: MLP, codes: jax.Array) -> None:
-    """Makes each layer's outputs vary over `codes` [places, C]: zero mean, standard deviation 1, and SPREAD at the end."""
+    """Makes each layer's outputs vary over `codes` [places, C]: zero mean, deviation 1, and SPREAD at the end."""
     x = codes
     for layer, spread in zip(mlp.layers, (1.0, SPREAD), strict=True):
+        assert layer.bias is not None
         kernel = layer.kernel[...].astype(x.dtype)
         outputs = jnp.dot(x, kernel, precision="highest")
         scale = spread / jnp.sqrt(outputs.var(axis=0).mean())

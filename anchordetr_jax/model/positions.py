@@ -48,7 +48,7 @@ def grid_points(num_anchors: int) -> np.ndarray:
 def grid_logits(points: np.ndarray) -> np.ndarray:
     """log(p / (1 - p)) of `grid_points`, float32 [A,2].
 
-    The official code takes this logarithm in float32 whatever the network computes in, so a float64 network does too. Its last bit
-    depends on the mathematical library there; here it is rounded correctly.
+    The official code takes this logarithm in float32 whatever the network computes in, so a float64 network does too.
+    Its last bit depends on the mathematical library there; here it is rounded correctly.
     """
     return np.log((points / (1 - points)).astype(np.float64)).astype(np.float32)

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from anchordetr_jax.model.layers import convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32
-from anchordetr_jax.model.valid_area import ValidArea, halve, leading_area
+from anchordetr_jax.model.valid_area import halve, leading_area
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 EXPANSION = 4
@@ -131,8 +131,8 @@ class ResNet(nnx.Module):
     def __call__(self, x: jax.Array, image_sizes: jax.Array | None) -> tuple[list[jax.Array], jax.Array | None]:
         """Normalised images [B,H,W,3], zero in the padding -> features of layer2, layer3 and layer4, each [B,h,w,C].
 
-        `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with them;
-        None treats padding as image.
+        `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with
+        them; None treats padding as image.
         """
         area = _Area(image_sizes).halved()
         x = self.stem(x, area)

@@ -1,6 +1,6 @@
 """The encoder over feature cells and the decoder over anchor-pattern queries (Anchor DETR, sections 3.2 to 3.4)."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ from anchordetr_jax.model.valid_area import ValidArea
 
 
 class GridPositions(NamedTuple):
-    """Position embeddings of feature cells: of x [B,w,C] and y [B,h,C] for RCDA, or of cells [B,h*w,C] for standard attention."""
+    """Position embeddings of cells: of x [B,w,C] and y [B,h,C] for RCDA, or of each cell [B,h*w,C] otherwise."""
 
     row: jax.Array | None
     column: jax.Array | None
@@ -23,7 +23,7 @@ class GridPositions(NamedTuple):
 
 
 class QueryPositions(NamedTuple):
-    """Position embeddings of the queries' anchor points, each [1,Q,C]: of the point, and of x and y alone (RCDA only)."""
+    """Position embeddings of the queries' anchor points, [1,Q,C]: of the point, and of x and y alone (RCDA only)."""
 
     point: jax.Array
     row: jax.Array | None
@@ -76,10 +76,12 @@ class SpatialEncoderLayer(nnx.Module):
         B, h, w, C = x.shape
         positions, attention = memory.positions, self.attention
         if isinstance(attention, RowColumnAttention):
-            assert positions.row is not None and positions.column is not None
+            assert positions.row is not None
+            assert positions.column is not None
             keys = attention.memory(x, positions.row, positions.column, memory.area, memory.mean_over)
             attended = attention(*attention.grid_queries(x, positions.row, positions.column), keys)
         else:
+            assert positions.cell is not None
             cells = x.reshape(B, h * w, C)
             placed = cells + positions.cell
             attended = attention(placed, placed, cells, memory.area.cells().reshape(B, h * w))
@@ -162,11 +164,15 @@ class DecoderLayer(nnx.Module):
 
         attention, grid = self.cross_attention, memory.positions
         if isinstance(attention, RowColumnAttention):
-            assert grid.row is not None and grid.column is not None
+            assert grid.row is not None
+            assert grid.column is not None
+            assert positions.row is not None
+            assert positions.column is not None
             keys = attention.memory(features, grid.row, grid.column, memory.area, memory.mean_over)
             row_queries = attention.query_row(x + positions.row)
             column_queries = attention.query_column(x + positions.column)
             return attention(each_level(row_queries), each_level(column_queries), keys)
+        assert grid.cell is not None
         maps, h, w, C = features.shape
         cells = features.reshape(maps, h * w, C)
         valid = memory.area.cells().reshape(maps, h * w)
@@ -189,8 +195,8 @@ class Decoder(nnx.Module):
         return jnp.stack(outputs)
 
 
-def _apply(layer: nnx.Module, remat: bool, *arguments) -> jax.Array:
+def _apply(layer: Any, remat: bool, *arguments: Any) -> jax.Array:
     """layer(*arguments), forgetting its activations until the backward pass where `remat` is set."""
     if not remat:
-        return layer(*arguments)  # type: ignore[operator]
+        return layer(*arguments)
     return nnx.remat(lambda module, *args: module(*args))(layer, *arguments)

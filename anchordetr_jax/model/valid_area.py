@@ -1,7 +1,7 @@
 """Which cells of a padded array belong to the image.
 
-Padding is at the bottom and right, so the valid area of an image is a rectangle and a mask over cells is the product of a mask
-over rows and a mask over columns.
+Padding is at the bottom and right, so the valid area of an image is a rectangle and a mask over cells is the product of
+a mask over rows and a mask over columns.
 """
 
 from typing import NamedTuple
@@ -33,7 +33,7 @@ def leading_area(sizes: jax.Array, shape: tuple[int, int]) -> ValidArea:
 
 
 def halve(sizes: jax.Array) -> jax.Array:
-    """Valid sizes after a stage of stride 2: half, rounded up. A border of zeros and zero padding are then the same thing."""
+    """Valid sizes after a stage of stride 2: half, rounded up. Zero padding then does what a border of zeros does."""
     return (sizes + 1) // 2
 
 
