@@ -26,7 +26,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 import ml_collections
-from absl import app, flags
+from absl import app, flags, logging
 
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
@@ -94,7 +94,13 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn
         else:
             main()
 
-    sys.exit(exit_status(lambda: app.run(call, flags_parser=parse)))
+    def parse_quietly(argv: Sequence[str]) -> list[str]:
+        left = parse(argv)
+        if flags.FLAGS["verbosity"].using_default_value:
+            logging.set_verbosity(logging.WARNING)  # absl would now choose INFO, which tells of Orbax's every step
+        return left
+
+    sys.exit(exit_status(lambda: app.run(call, flags_parser=parse_quietly)))
 
 
 def exit_status(action: Callable[[], Any]) -> int:

@@ -3,7 +3,8 @@
 python scripts/evaluate.py --checkpoint runs/mine [--config configs/NAME.py] [--output results.json] [--report DIR]
 
 The network and its classes come from the checkpoint; data paths and batch sizes from --config, or, without it, from the
-settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either.
+settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. On several
+hosts every process runs this command, with the flags that train.py takes for it.
 """
 
 import jax
@@ -19,7 +20,7 @@ from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
 from anchordetr_jax.files import write_json
 from anchordetr_jax.training.checkpoint import find_checkpoint, load_model, read_meta
-from anchordetr_jax.training.sharding import make_mesh, replicated
+from anchordetr_jax.training.sharding import make_mesh, replicated, start_distributed
 
 read_config = cli.define_config(required=False)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, or one checkpoint.", required=True)
@@ -28,9 +29,15 @@ OUTPUT = flags.DEFINE_string("output", "results.json", "File for the detections,
 SCORES = flags.DEFINE_string("scores", None, "File for the scores; by default beside --output, as NAME.scores.json.")
 REPORT = flags.DEFINE_string("report", None, "Folder for precision-recall curves and a grid of the worst misses.")
 PREDICTIONS = flags.DEFINE_string("predictions", None, "PNG file for a grid of predictions beside the truth.")
+DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run on several hosts.")
+COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it by itself.")
+NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
+PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
 
 
 def main() -> None:
+    if DISTRIBUTED.value or COORDINATOR.value:
+        start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
     keep_compilations()
     meta = read_meta(find_checkpoint(CHECKPOINT.value))
     config = evaluation_config(meta.config, read_config(meta.config))

@@ -67,6 +67,7 @@ def evaluate(script_environment, tmp_path):
 def test_it_scores_writes_and_draws(root, evaluate, tmp_path):
     ran = evaluate("--checkpoint", root / "checkpoint", "--report", "report", "--predictions", "predictions.png")
     assert ran.returncode == 0, ran.stderr
+    assert not re.search(r"^I\d{4} ", ran.stderr, re.MULTILINE)  # nothing of the libraries' own talk
     lines = ran.stdout.splitlines()
     assert re.fullmatch(r"AP=\d\.\d{3} AP50=\d\.\d{3}", lines[-1])
     assert sum(line.startswith(" Average ") for line in lines) == 12
