@@ -9,8 +9,11 @@ import numpy as np
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.resnet import BLOCKS
 
-IGNORED_SUFFIXES = ("num_batches_tracked", "total_params", "total_ops")
-"""Counters that PyTorch and profilers leave in state dicts; they mean nothing to the detector."""
+IGNORED = frozenset({"num_batches_tracked", "total_params", "total_ops"})
+"""Last parts of names: counters that PyTorch and profilers leave in state dicts; they mean nothing to the detector."""
+
+PARALLEL_PREFIX = "module."
+"""What `DistributedDataParallel` puts before every name."""
 
 
 class Layout(enum.Enum):
@@ -33,8 +36,8 @@ class Layout(enum.Enum):
 class Correspondence:
     """One row of the table.
 
-    Several `sources` are copies of one tensor and must be equal; with several `targets` the source is split among them in equal
-    parts along its first axis.
+    Several `sources` are copies of one tensor and must be equal; with several `targets` the source is split among them
+    in equal parts along its first axis.
     """
 
     sources: tuple[str, ...]

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
@@ -10,9 +11,10 @@ from jax.typing import DTypeLike
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.interop.architecture import config_from_state_dict
+from anchordetr_jax.interop.architecture import config_from_state_dict, read_depth
 from anchordetr_jax.interop.correspondence import (
-    IGNORED_SUFFIXES,
+    IGNORED,
+    PARALLEL_PREFIX,
     Correspondence,
     correspondences,
     resnet_correspondences,
@@ -36,25 +38,31 @@ def model_from_state_dict(
     """The detector that an official state dict describes, with its weights.
 
     Args:
-        state_dict: the official names and arrays (`checkpoint["model"]`).
+        state_dict: the official names and arrays (`checkpoint["model"]`). They are copied.
         dilated: whether it is a DC5 model; the weights of C5 and DC5 models look the same.
         padding: `ModelConfig.padding`.
         dtype: what the network computes in: float32, bfloat16 (parameters stay float32) or float64.
-        architecture: further fields of `ModelConfig` that the tensors do not tell, e.g. `num_heads`, or `num_anchors` of a grid.
+        architecture: further fields of `ModelConfig` that the tensors do not tell: `num_heads`, or `num_anchors` of a
+            grid (the official defaults, 8 and 300, where they are not given).
 
     Raises:
-        UserError: names every tensor that is unknown, missing, of a wrong shape, or unequal where copies must be equal.
+        UserError: names every tensor that is unknown, missing, there twice, of a wrong shape, or unequal where copies
+            must be equal; or JAX is not set to float64 where that is asked for.
     """
     config = config_from_state_dict(
         state_dict, dilated=dilated, padding=padding, dtype=jnp.dtype(dtype).name, **architecture
     )
+    if jax.dtypes.canonicalize_dtype(param_dtype(config)) != param_dtype(config):
+        raise UserError("dtype=float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first.")
     variables = variables_from_state_dict(state_dict, config)
     return definition_of(config).merge({path: jnp.asarray(value) for path, value in variables.items()})
 
 
 def state_dict_from_model(model: AnchorDETR) -> dict[str, np.ndarray]:
-    """The official names and arrays of a model, heads repeated once a decoder layer; the inverse of `model_from_state_dict`."""
-    return state_dict_from_variables({path: np.asarray(value) for path, value in variables_of(model).items()}, model.config)
+    """The official names and arrays of a model, heads once a decoder layer; the inverse of `model_from_state_dict`."""
+    return state_dict_from_variables(
+        {path: np.asarray(value) for path, value in variables_of(model).items()}, model.config
+    )
 
 
 def definition_of(config: ModelConfig) -> ModelDefinition:
@@ -74,32 +82,40 @@ def backbone_from_state_dict(state_dict: Mapping[str, np.ndarray]) -> tuple[str,
     Raises:
         UserError: names every tensor that is unknown, missing or of a wrong shape.
     """
-    depth = "resnet101" if "layer3.22.conv1.weight" in state_dict else "resnet50"
-    config = ModelConfig(backbone=depth, num_classes=1, encoder_layers=0, decoder_layers=1)
-    expected = {
-        path: leaf.shape for path, leaf in definition_of(config).shapes.items() if path.startswith("backbone/")
-    }
+    depth = read_depth(state_dict)
+    config = ModelConfig(backbone=depth, num_classes=1, encoder_layers=0, decoder_layers=1)  # type: ignore[arg-type]
+    expected = {path: leaf.shape for path, leaf in definition_of(config).shapes.items() if path.startswith("backbone/")}
     without_classifier = {name: array for name, array in state_dict.items() if name not in CLASSIFIER}
     return depth, _translate(without_classifier, resnet_correspondences(depth), expected, np.dtype(np.float32))
 
 
 def state_dict_from_variables(variables: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, np.ndarray]:
-    """Arrays by variable path -> the official names and arrays.
+    """Arrays by variable path -> the official names and arrays (copies, writable; a shared head is one array).
 
     Raises:
-        UserError: the architecture has no official counterpart.
+        UserError: the architecture has no official counterpart, or names every variable that is unknown or missing.
     """
     if config.backbone == "compact":
         raise UserError(
             "model.backbone='compact' has no counterpart in the official code: only ResNet models can be exported."
         )
+    table = correspondences(config)
+    targets = {target for row in table for target in row.targets}
+    problems = [f"missing {path}" for path in sorted(targets - variables.keys())]
+    problems += [f"unknown {path}" for path in sorted(variables.keys() - targets)]
+    if problems:
+        raise UserError(f"The variables are not those of the architecture: {'; '.join(problems)}.")
     state_dict = {}
-    for row in correspondences(config):
+    for row in table:
         parts = [row.layout.to_torch(np.asarray(variables[target])) for target in row.targets]
-        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-        for source in row.sources:
-            state_dict[source] = np.ascontiguousarray(whole)
+        whole = np.array(parts[0], order="C") if len(parts) == 1 else np.concatenate(parts)
+        state_dict.update(dict.fromkeys(row.sources, whole))
     return state_dict
+
+
+def is_ignored(name: str) -> bool:
+    """Whether a tensor of this name means nothing to the detector."""
+    return name.rpartition(".")[2] in IGNORED
 
 
 def _translate(
@@ -109,37 +125,50 @@ def _translate(
     dtype: np.dtype,
 ) -> dict[str, np.ndarray]:
     variables: dict[str, np.ndarray] = {}
-    problems: list[str] = []
     known: set[str] = set()
+    present, problems = _without_prefix(state_dict)
     for row in table:
         known.update(row.sources)
-        missing = [source for source in row.sources if source not in state_dict]
-        problems += [f"missing {source}" for source in missing]
-        if missing:
-            continue
-        arrays = [np.asarray(state_dict[source]) for source in row.sources]
-        shape = _source_shape(row, expected)
-        wrong = [
-            f"{source} has shape {list(array.shape)} instead of {list(shape)}"
-            for source, array in zip(row.sources, arrays, strict=True)
-            if array.shape != shape
-        ]
-        if not wrong:
-            wrong = [
-                f"{source} differs from {row.sources[0]}, but they are one shared head"
-                for source, array in zip(row.sources[1:], arrays[1:], strict=True)
-                if not np.array_equal(array, arrays[0], equal_nan=False) and array.tobytes() != arrays[0].tobytes()
-            ]
-        problems += wrong
-        if wrong:
-            continue
-        for target, part in zip(row.targets, np.split(arrays[0], len(row.targets)), strict=True):
-            variables[target] = np.ascontiguousarray(row.layout.from_torch(part)).astype(dtype)
-    unknown = [name for name in state_dict if name not in known and not name.endswith(IGNORED_SUFFIXES)]
-    problems += [f"unknown {name}" for name in unknown]
+        found = _problems_of(row, present, _source_shape(row, expected))
+        problems += found
+        if not found:
+            source = np.asarray(present[row.sources[0]])
+            for target, part in zip(row.targets, np.split(source, len(row.targets)), strict=True):
+                variables[target] = np.array(row.layout.from_torch(part), dtype, order="C")
+    problems += [f"unknown {name}" for name in present if name not in known and not is_ignored(name)]
     if problems:
         raise UserError(f"The weights do not fit the architecture they imply: {'; '.join(problems)}.")
     return variables
+
+
+def _without_prefix(state_dict: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
+    """The tensors without the prefix that `DistributedDataParallel` gives names, and which then come twice."""
+    present: dict[str, np.ndarray] = {}
+    duplicates = []
+    for name, array in state_dict.items():
+        bare = name.removeprefix(PARALLEL_PREFIX)
+        if bare in present and not is_ignored(bare):
+            duplicates.append(f"duplicate {bare} (with and without '{PARALLEL_PREFIX}')")
+        present[bare] = array
+    return present, duplicates
+
+
+def _problems_of(row: Correspondence, present: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list[str]:
+    problems, first = [], None
+    for source in row.sources:
+        if source not in present:
+            problems.append(f"missing {source}")
+            continue
+        array = np.asarray(present[source])
+        if array.shape != shape:
+            problems.append(f"{source} has shape {list(array.shape)} instead of {list(shape)}")
+        elif not jnp.issubdtype(array.dtype, jnp.floating):
+            problems.append(f"{source} has numbers of type {array.dtype} instead of floating-point ones")
+        elif first is None:
+            first = array
+        elif array.dtype != first.dtype or array.tobytes() != first.tobytes():
+            problems.append(f"{source} differs from {row.sources[0]}, but they are one shared head")
+    return problems
 
 
 def _source_shape(row: Correspondence, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:

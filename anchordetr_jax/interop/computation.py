@@ -1,0 +1,176 @@
+"""A case's figures as this project computes them: by its own model, matcher, losses and train step."""
+
+import contextlib
+import functools
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.detection.matching import Targets, matching_costs
+from anchordetr_jax.detection.postprocess import top_detections
+from anchordetr_jax.interop.arguments import config_with
+from anchordetr_jax.interop.correspondence import correspondences
+from anchordetr_jax.interop.figures import Case, Detected, Figures
+from anchordetr_jax.interop.stages import run_stages
+from anchordetr_jax.interop.weights import definition_of, state_dict_from_variables, variables_from_state_dict
+from anchordetr_jax.training.optimizer import make_optimizer
+from anchordetr_jax.training.sharding import make_mesh, state_shardings
+from anchordetr_jax.training.state import new_state, split_variables
+from anchordetr_jax.training.step import batch_loss, make_train_step, match_on_shards
+
+STEPS_AN_EPOCH = 1_000_000
+"""More than any case takes: the learning rates are those of the first epoch."""
+
+
+@contextlib.contextmanager
+def float_width(dtype: str) -> Iterator[None]:
+    """JAX with 64-bit numbers for "float64" and without for "float32", in all threads, for the while."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def compute(case: Case, dtype: str, *, padding: Literal["invariant", "official"] | None = None) -> Figures:
+    """All figures of a case, in "float64" or "float32".
+
+    Args:
+        case: what to compute. Without targets nothing is trained.
+        dtype: of everything.
+        padding: `ModelConfig.padding`; by default `official` where the images differ in size, else `invariant`.
+    """
+    padding = padding or ("official" if case.is_padded else "invariant")
+    config = config_with(
+        case.config, {"model.dtype": dtype, "model.padding": padding, "model.remat": False, "mesh.fsdp": 1}
+    )
+    with float_width(dtype):
+        variables = variables_from_state_dict(case.state_dict, config.model)
+        figures = _forward(case, config, variables)
+        if case.targets:
+            _first_step(case, config, variables, figures)
+        if case.targets and case.steps:
+            _steps(case, config, variables, figures)
+    return figures
+
+
+def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Figures:
+    definition = definition_of(config.model)
+    images, sizes = case.batch(config.model.dtype), case.image_sizes
+
+    @jax.jit
+    def forward(variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array) -> Any:
+        return run_stages(definition.merge(variables), images, sizes)
+
+    predictions, stages = _to_numpy(forward(variables, images, sizes))
+    target_sizes = sizes if case.target_sizes is None else case.target_sizes.astype(np.int32)
+    detections = top_detections(
+        jnp.asarray(predictions.logits[-1]), jnp.asarray(predictions.boxes[-1]), jnp.asarray(target_sizes)
+    )
+    return Figures(
+        stages=stages,
+        stage_shapes={name: array.shape for name, array in stages.items()},
+        layers=tuple(range(config.model.decoder_layers)),
+        logits=predictions.logits,
+        boxes=predictions.boxes,
+        detections=Detected(*_to_numpy(detections)),
+    )
+
+
+def _first_step(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
+    assert figures.logits is not None
+    assert figures.boxes is not None
+    definition, mesh, batch = (
+        definition_of(config.model),
+        make_mesh(config.mesh, jax.devices()[:1]),
+        _batch(case, config),
+    )
+    params, frozen = split_variables(dict(variables), definition.trainable_paths(config.optimizer.freeze))
+    gradient_of = jax.value_and_grad(functools.partial(batch_loss, definition, config, mesh), has_aux=True)
+    (_, losses), gradients = _to_numpy(jax.jit(gradient_of)(params, frozen, batch))
+    figures.losses = _official_losses(losses)
+    figures.gradient_norms = _official_norms(gradients, config.model)
+
+    logits, boxes = jnp.asarray(figures.logits), jnp.asarray(figures.boxes)
+    targets = Targets(jnp.asarray(batch.boxes), jnp.asarray(batch.labels), jnp.asarray(batch.num_boxes))
+    on_shards = functools.partial(match_on_shards, config=config.matcher, mesh=mesh)
+    matches = np.asarray(jax.jit(on_shards)(logits, boxes, targets))
+    figures.costs = np.asarray(matching_costs(logits, boxes, targets, config.matcher))
+    figures.matches = {
+        (layer, image): {target: int(matches[layer, image, target]) for target in range(len(objects.labels))}
+        for layer in range(len(matches))
+        for image, objects in enumerate(case.targets)
+    }
+
+
+def _steps(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
+    definition, mesh, batch = (
+        definition_of(config.model),
+        make_mesh(config.mesh, jax.devices()[:1]),
+        _batch(case, config),
+    )
+    optimizer = make_optimizer(
+        config.optimizer, steps_before=lambda epoch: STEPS_AN_EPOCH * epoch, epochs=config.train.epochs
+    )
+    arrays = {path: jnp.asarray(value) for path, value in variables.items()}
+    state = new_state(*split_variables(arrays, definition.trainable_paths(config.optimizer.freeze)), optimizer.init)
+    state = jax.device_put(state, state_shardings(state, mesh))
+    train_step = make_train_step(definition, optimizer, config, mesh, state)
+    losses, norms = [], []
+    for _ in range(case.steps):
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics["loss"]))
+        norms.append(float(metrics["grad_norm"]))
+    figures.step_losses, figures.step_gradient_norms = np.array(losses), np.array(norms)
+    after = state_dict_from_variables(_to_numpy({**state.params, **state.frozen}), config.model)
+    figures.tensors_after = after
+    figures.norms_after = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in after.items()}
+
+
+def _batch(case: Case, config: Config) -> Batch:
+    dtype, images = config.model.dtype, len(case.images)
+    most = max(1, *(len(objects.labels) for objects in case.targets))
+    boxes, labels = np.zeros((images, most, 4), dtype), np.zeros((images, most), np.int32)
+    for i, objects in enumerate(case.targets):
+        boxes[i, : len(objects.labels)] = objects.boxes
+        labels[i, : len(objects.labels)] = objects.labels
+    return Batch(
+        images=case.batch(dtype),
+        image_sizes=case.image_sizes,
+        boxes=boxes,
+        labels=labels,
+        num_boxes=np.array([len(objects.labels) for objects in case.targets], np.int32),
+        rows=np.arange(images, dtype=np.int32),
+        valid=np.ones(images, bool),
+        original_sizes=case.image_sizes,
+    )
+
+
+def _official_losses(losses: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Ours by name and layer under the official names: those of the last layer have no number."""
+    named = {"class_error": float(losses["class_error"])}
+    for theirs, ours in {"loss_ce": "class", "loss_bbox": "box", "loss_giou": "giou"}.items():
+        *earlier, last = losses[ours].tolist()
+        named |= {theirs: last} | {f"{theirs}_{layer}": value for layer, value in enumerate(earlier)}
+    return named
+
+
+def _official_norms(gradients: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, float]:
+    """Gradient norms under official names: a fused projection's is that of all its parts, a shared head counts once."""
+    return {
+        row.sources[0]: float(
+            np.sqrt(sum(np.sum(np.square(gradients[part].astype(np.float64))) for part in row.targets))
+        )
+        for row in correspondences(config)
+        if all(part in gradients for part in row.targets)
+    }
+
+
+def _to_numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)
