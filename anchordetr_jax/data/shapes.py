@@ -336,6 +336,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--short-side", nargs=2, type=int, default=list(defaults.short_side), metavar=("MIN", "MAX"))
     parser.add_argument("--max-side", type=int, default=defaults.max_side)
+    parser.add_argument(
+        "--object-size",
+        nargs=2,
+        type=float,
+        default=list(defaults.object_size),
+        metavar=("MIN", "MAX"),
+        help="length of an object as a share of the short side",
+    )
     parser.add_argument("--max-objects", type=int, default=defaults.max_objects)
     parser.add_argument("--hue-by-class", type=float, default=defaults.hue_by_class)
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that draw at the same time")
@@ -346,6 +354,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             classes=tuple(name for choice in options.classes for name in groups.get(choice, (choice,))),
             short_side=tuple(options.short_side),
             max_side=options.max_side,
+            object_size=tuple(options.object_size),
             max_objects=options.max_objects,
             hue_by_class=options.hue_by_class,
         )
