@@ -93,12 +93,25 @@ class LossConfig:
 class DataConfig:
     """Where images and annotations are, and how they are read and padded."""
 
+    source: Literal["coco", "tfds", "folder"] = "coco"
+    """`coco`: a folder of images and COCO's annotation files. `tfds`: a data set that TFDS has prepared. `folder`: the
+    images in one folder, without annotations, to be detected on only."""
     root: str = ""
-    """Folder of a COCO-format data set; the four paths below are relative to it."""
+    """`coco`: the folder to which the six paths below are relative. `tfds`: TFDS's data folder (its usual one if
+    empty), or that of one prepared data set. `folder`: the folder of images."""
     train_images: str = "train2017"
     train_annotations: str = "annotations/instances_train2017.json"
     val_images: str = "val2017"
     val_annotations: str = "annotations/instances_val2017.json"
+    test_images: str = "test2017"
+    test_annotations: str = "annotations/image_info_test-dev2017.json"
+    """Names and sizes of the test images; annotations need not be in it."""
+    tfds_name: str = "coco/2017"
+    """As TFDS has it; `NAME/CONFIG:VERSION` takes a version that is not the latest."""
+    tfds_train: str = "train"
+    """Splits in TFDS's language: `train[:90%]` will do."""
+    tfds_val: str = "validation"
+    tfds_test: str = "test"
     labels: Literal["raw", "contiguous"] = "contiguous"
     """`raw`: a class output is the category id itself (as in the official checkpoints: 91 outputs for COCO's ids up to 90).
     `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""

@@ -85,6 +85,7 @@ class CocoDataset:
         self.images_dir = epath.Path(images_dir)
         self.annotations_file = epath.Path(annotations_file)
         self.name = str(annotations_file)
+        self.annotated = annotated
         if not self.images_dir.is_dir():
             raise UserError(
                 f"There is no image folder {images_dir}; check data.root and the image folders set beside it."
@@ -145,6 +146,10 @@ class CocoDataset:
         """uint8 RGB [h, w, 3]. Raises `UserError` naming the file if it is missing, damaged, or of another size."""
         height, width = self.sizes[row].tolist()
         return read_image(self.file_path(row), (height, width))
+
+    def ground_truth(self) -> dict[str, Any] | None:
+        """The annotation file's content, for scoring; None with `annotated=False`."""
+        return _load_json(self.annotations_file) if self.annotated else None
 
     def _records(self, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         if key not in content:
@@ -208,13 +213,8 @@ class CocoDataset:
             labels = named_categories
 
         xywh = self._boxes_of(annotations)
-        bounds = np.tile(self.sizes[rows][:, ::-1], 2).astype(np.float64)
-        boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).clip(0, bounds).astype(np.float32)
-        crowd = np.array([bool(a.get("iscrowd")) for a in annotations], dtype=bool)
-        kept = np.flatnonzero(~crowd & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
-        kept = kept[np.argsort(rows[kept], kind="stable")]
-        self._boxes, self._labels = boxes[kept], labels[kept].astype(np.int32)
-        self._first_box = np.searchsorted(rows[kept], np.arange(len(image_ids) + 1))
+        crowds = np.array([bool(a.get("iscrowd")) for a in annotations], dtype=bool)
+        self._boxes, self._labels, self._first_box = boxes_by_row(xywh, labels, crowds, rows, self.sizes)
 
     def _look_up(
         self, annotations: list[dict[str, Any]], what: str, named: np.ndarray, known: np.ndarray
@@ -239,8 +239,31 @@ class CocoDataset:
         return boxes.astype(np.float64)
 
 
-def open_split(config: DataConfig, split: Literal["train", "val"]) -> CocoDataset:
-    """The training or validation images that the settings name. Raises `UserError` like `CocoDataset`."""
+def boxes_by_row(
+    xywh: np.ndarray, labels: np.ndarray, crowds: np.ndarray, rows: np.ndarray, sizes: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The objects to be found among m annotations, of n images: those that are no crowd regions and have an area.
+
+    Args:
+        xywh: float64 [m, 4] in pixels.
+        labels: int [m].
+        crowds: bool [m].
+        rows: int [m]: the image of each.
+        sizes: int [n, 2]: (height, width) of the images, to which boxes are clipped.
+
+    Returns:
+        Boxes float32 [k, 4], xyxy in pixels, image after image; their labels int32 [k]; and int64 [n + 1] the place
+        where the boxes of each image begin.
+    """
+    bounds = np.tile(sizes[rows][:, ::-1], 2).astype(np.float64)
+    boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1).clip(0, bounds).astype(np.float32)
+    kept = np.flatnonzero(~crowds & (boxes[:, 2:] > boxes[:, :2]).all(axis=1))
+    kept = kept[np.argsort(rows[kept], kind="stable")]
+    return boxes[kept], labels[kept].astype(np.int32), np.searchsorted(rows[kept], np.arange(len(sizes) + 1))
+
+
+def open_split(config: DataConfig, split: Literal["train", "val", "test"]) -> CocoDataset:
+    """The images of a COCO folder that the settings name. Raises `UserError` like `CocoDataset`."""
     if not config.root:
         raise UserError("Setting 'data.root' is empty; set it to the folder of a COCO-format data set.")
     root = epath.Path(config.root)
@@ -249,8 +272,9 @@ def open_split(config: DataConfig, split: Literal["train", "val"]) -> CocoDatase
     images, annotations = {
         "train": (config.train_images, config.train_annotations),
         "val": (config.val_images, config.val_annotations),
+        "test": (config.test_images, config.test_annotations),
     }[split]
-    return CocoDataset(root / images, root / annotations, labels=config.labels)
+    return CocoDataset(root / images, root / annotations, labels=config.labels, annotated=split != "test")
 
 
 def _load_json(path: epath.Path) -> dict[str, Any]:

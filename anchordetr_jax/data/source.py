@@ -1,10 +1,19 @@
-"""What every source of images and annotations answers, be it a COCO folder or a prepared TFDS data set."""
+"""What every source of images and annotations answers, and which one the settings name."""
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
-from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.coco import Categories, open_split
+from anchordetr_jax.data.coco_categories import coco_categories
+from anchordetr_jax.data.folder import ImageFolder
+from anchordetr_jax.data.tfds import TfdsDataset
+from anchordetr_jax.data.tfds_records import find_prepared
+from anchordetr_jax.errors import UserError
+
+Split = Literal["train", "val", "test"]
 
 
 class DetectionSource(Protocol):
@@ -42,3 +51,31 @@ class DetectionSource(Protocol):
 
     def describe(self, row: int) -> str:
         """For messages: the image's file or key."""
+
+    def ground_truth(self) -> Mapping[str, Any] | None:
+        """All annotations, crowd regions too, as COCO's annotation files hold them, for scoring; None without any."""
+
+
+def open_source(config: DataConfig, split: Split, categories: Categories | None = None) -> DetectionSource:
+    """The images that the settings name.
+
+    Args:
+        config: `source` tells which settings count.
+        split: what the images are for; `test` images need no annotations.
+        categories: those of the detector that is to be run. TFDS data sets take their category ids by name, and plain
+            folders, which have none, all of them; both fall back on COCO's.
+
+    Raises:
+        UserError: the source is missing or not as it should be, or has no annotations to train on.
+    """
+    if config.source == "tfds":
+        split_name = {"train": config.tfds_train, "val": config.tfds_val, "test": config.tfds_test}[split]
+        directory = find_prepared(config.root, config.tfds_name)
+        return TfdsDataset(directory, split_name, labels=config.labels, categories=categories)
+    if config.source == "folder":
+        if split == "train":
+            raise UserError("A plain folder has no annotations to train on; set data.source to 'coco' or 'tfds'.")
+        if not config.root:
+            raise UserError("Setting 'data.root' is empty; set it to a folder of images.")
+        return ImageFolder(config.root, categories or coco_categories(config.labels))
+    return open_split(config, split)
