@@ -1,6 +1,7 @@
-"""What holds for every test: eight CPU devices, no silent broadcasting, float64 where a test asks for it."""
+"""What holds for every test: eight CPU devices, quick compilation, no silent broadcasting, float64 on demand."""
 
 import os
+import tempfile
 
 # Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core,
 # and a step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
@@ -11,11 +12,21 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
     os.environ["XLA_FLAGS"] = f"{_OUTSIDE['XLA_FLAGS'] or ''} --xla_force_host_platform_device_count={_DEVICES}".strip()
     os.environ["NPROC"] = str(4 * _DEVICES)
 
+# Most of a test's time is compilation. LLVM's costly passes are left out, which halves it. What one test compiled the
+# others take from a cache, also the processes that they start; it is gone when the run ends, so that no run depends on
+# an earlier one.
+os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _compiled = tempfile.TemporaryDirectory(prefix="anchordetr_jax-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+
 from collections.abc import Iterator
 
 import hypothesis
 import jax
 import pytest
+
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # Shapes of different ranks never broadcast by accident, in the model or in a test.
 jax.config.update("jax_numpy_rank_promotion", "raise")
