@@ -26,7 +26,7 @@ from anchordetr_jax.files import write_atomically
 READERS = 16
 """Threads that read records: on a network's disk most of the time is spent waiting."""
 RECORDS_AT_ONCE = 32
-KEPT_FROM_SECONDS = 10.0
+KEPT_FROM_SECONDS = 3.0
 """An index that took less to gather is gathered again the next time."""
 FORMAT_VERSION = 1
 """Of the kept files; to be raised when an index holds something else."""

@@ -37,10 +37,9 @@ def find_prepared(root: str, name: str) -> epath.Path:
     configs = sorted(f"{name}/{path.name}" for path in inside if any(path.glob(f"*/{INFO_FILE}")))
     if configs:
         raise UserError(f"TFDS data set {name} has configurations; set data.tfds_name to one of {', '.join(configs)}.")
-    command = PREPARE.format(name=name.replace(":", "/"), root=data_dir)
     raise UserError(
         f"There is no prepared TFDS data set {name} in {data_dir}; set data.root and data.tfds_name, or prepare it "
-        f"with '{command}'."
+        f"with '{PREPARE.format(name=name, root=data_dir)}', for which TFDS needs TensorFlow."
     )
 
 
@@ -115,13 +114,16 @@ class Records:
             form, command = builder.info.file_format.value, CONVERT.format(directory=self.directory)
             raise UserError(
                 f"TFDS data set {self.directory} is prepared as {form}, which cannot be read by index; prepare it with "
-                f"--file_format=array_record, or convert it with '{command}'."
+                f"--file_format=array_record, or convert it with '{command}', for which TFDS needs TensorFlow."
             ) from None
-        except Exception as error:
-            raise UserError(
-                f"There is no split '{self.split}' in TFDS data set {self.directory}, which has {splits} "
-                f"({_first_line(error)})."
-            ) from None
+        except Exception as error:  # ValueError and others, by what is wrong with the split
+            reason = _first_line(error)
+            if reason.startswith("Unknown split"):
+                raise UserError(
+                    f"TFDS data set {self.directory} has no split '{self.split}' but {splits}; "
+                    f"set data.tfds_train, data.tfds_val or data.tfds_test."
+                ) from None
+            raise UserError(f"{self.name} cannot be read ({reason}).") from None
 
     def _check_features(self, features: Any) -> None:
         import tensorflow_datasets as tfds

@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import pickle
+import re
 import shutil
 import subprocess
 import sys
@@ -9,12 +11,14 @@ from typing import Any
 import hypothesis.strategies as st
 import numpy as np
 import pytest
+import tensorflow_datasets
 from hypothesis import given
 
-from anchordetr_jax.config import DataConfig
-from anchordetr_jax.data import tfds_index
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig
+from anchordetr_jax.data import tfds, tfds_index
 from anchordetr_jax.data.coco import Categories, CocoDataset
 from anchordetr_jax.data.coco_categories import COCO_NAMES
+from anchordetr_jax.data.loader import eval_batches
 from anchordetr_jax.data.shapes import write_shapes_dataset
 from anchordetr_jax.data.source import open_source
 from anchordetr_jax.data.tfds import TfdsDataset, match_categories
@@ -90,6 +94,12 @@ def test_pixels_are_those_of_the_coco_folder(coco: CocoDataset, same: TfdsDatase
     assert all(np.array_equal(same.open_image(row), coco.open_image(row)) for row in range(len(coco)))
 
 
+def test_evaluation_batches_are_those_of_the_coco_folder(coco: CocoDataset, same: TfdsDataset) -> None:
+    config = Config(data=DataConfig(num_buckets=2), augment=AugmentConfig(eval_size=64))
+    both = zip(eval_batches(coco, config), eval_batches(same, config), strict=True)
+    assert all(np.array_equal(a, b) for pair in both for a, b in zip(*pair, strict=True))
+
+
 def test_the_ground_truth_is_that_of_the_annotation_file(coco: CocoDataset, same: TfdsDataset) -> None:
     truth, file = same.ground_truth(), content_of(coco)
     assert truth is not None
@@ -155,7 +165,7 @@ def test_reading_needs_no_tensorflow_and_others_do_not_wait_for_tfds(
 ) -> None:
     program = (
         "import sys\n"
-        "from anchordetr_jax.config import DataConfig\n"
+        "from anchordetr_jax.config import AugmentConfig, Config, DataConfig\n"
         "from anchordetr_jax.data.source import open_source\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         f"config = DataConfig(source='tfds', root={str(prepared)!r}, tfds_name='photos/2017')\n"
@@ -250,12 +260,10 @@ def prepare_val(shapes: Path, data_dir: Path, **options: Any) -> Path:
 
 
 def test_a_data_set_of_boxes_and_labels_alone_is_enough(shapes: Path, tmp_path: Path, coco: CocoDataset) -> None:
-    import tensorflow_datasets as tfds
-
     objects = object_features(len(coco.categories.ids))
     features = {
-        "image": tfds.features.Image(encoding_format="jpeg"),
-        "image/filename": tfds.features.Text(),
+        "image": tensorflow_datasets.features.Image(encoding_format="jpeg"),
+        "image/filename": tensorflow_datasets.features.Text(),
         "objects": {key: objects[key] for key in ("bbox", "label")},
     }
     dataset = TfdsDataset(prepare_val(shapes, tmp_path, features=features, named=False), "validation")
@@ -342,8 +350,41 @@ def test_tfds_own_data_folder_is_the_default(prepared: Path, monkeypatch: pytest
 
 
 def test_a_missing_split_is_answered_with_those_there_are(copy: Path) -> None:
-    with pytest.raises(UserError, match=r"no split 'val' in TFDS data set .*1\.1\.0, which has train, validation"):
+    with pytest.raises(UserError, match=r"1\.1\.0 has no split 'val' but train, validation; set data\.tfds_train"):
         TfdsDataset(copy, "val")
+
+
+@pytest.mark.parametrize("split", ["train[:zz]", "train[:0]"])
+def test_a_part_of_a_split_that_makes_no_sense_is_named(copy: Path, split: str) -> None:
+    with pytest.raises(UserError, match=rf"\(split {re.escape(split)}\) cannot be read"):
+        TfdsDataset(copy, split)
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ("labels", r"An object in .*\.jpg has the label 10\d+, which means nothing"),
+        ("boxes", r"An object in .*\.jpg has the box \[nan, .*\], which means nothing"),
+        ("image_ids", r"two images with the id 1000002"),
+        ("sizes", "Not one of the 12 images"),
+    ],
+)
+def test_records_that_contradict_themselves_are_named(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, field: str, message: str
+) -> None:
+    def forged(records: Records) -> TfdsIndex:
+        index = tfds_index.load_index(records)
+        changed = {
+            "labels": index.labels + 100,
+            "boxes": index.boxes * np.nan,
+            "image_ids": index.image_ids // 2 * 2,
+            "sizes": index.sizes * 0,
+        }
+        return dataclasses.replace(index, **{field: changed[field]})
+
+    monkeypatch.setattr(tfds, "load_index", forged)
+    with pytest.raises(UserError, match=message):
+        TfdsDataset(find_prepared(str(prepared), "photos/2017"), "validation")
 
 
 def test_a_format_that_cannot_be_read_by_index_is_answered_with_the_one_that_can(copy: Path) -> None:
@@ -372,9 +413,7 @@ def test_files_that_are_not_all_there_are_named(copy: Path, spoil: str) -> None:
 
 
 def test_a_data_set_without_objects_is_answered_with_the_features_it_has(shapes: Path, tmp_path: Path) -> None:
-    import tensorflow_datasets as tfds
-
-    features = {"image": tfds.features.Image(encoding_format="jpeg"), "image/id": np.int64}
+    features = {"image": tensorflow_datasets.features.Image(encoding_format="jpeg"), "image/id": np.int64}
     with pytest.raises(
         UserError, match=r"not one of object detection: .* features are (image, image/id|image/id, image)\."
     ):
