@@ -13,7 +13,7 @@ import signal
 import sys
 
 import jax
-from absl import flags, logging
+from absl import flags
 from etils import epath
 
 from anchordetr_jax import cli
@@ -39,8 +39,6 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 
 
 def main() -> None:
-    if not flags.FLAGS["verbosity"].present:
-        logging.set_verbosity(logging.WARNING)  # Orbax tells much about every checkpoint.
     config = read_config()
     if DISTRIBUTED.value or COORDINATOR.value:
         start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)

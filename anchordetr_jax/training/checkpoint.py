@@ -43,11 +43,11 @@ class CheckpointMeta:
 
 
 def saved_steps(root: epath.PathLike) -> list[int]:
-    """Steps of the complete checkpoints in a checkpoints folder, in ascending order."""
+    """Steps of the checkpoints in a checkpoints folder, ascending: sound and damaged ones, not half-written ones."""
     root = epath.Path(root)
     if not root.is_dir():
         return []
-    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal() and is_checkpoint(path))
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal())
 
 
 def load_model(
@@ -175,10 +175,14 @@ def other_architecture(directory: epath.PathLike, differences: list[str]) -> Use
 
 
 def is_checkpoint(directory: epath.Path) -> bool:
+    """Whether a folder looks like one checkpoint, sound or not."""
     return (directory / "meta").is_dir() and (directory / "model").is_dir()
 
 
 def find_problem(directory: epath.Path) -> str | None:
+    """What is wrong with the files of a checkpoint, in a few words; None if nothing is."""
+    if not is_checkpoint(directory):
+        return "its items model and meta are not both there"
     try:
         read_meta(directory)
     except UserError:
@@ -189,6 +193,7 @@ def find_problem(directory: epath.Path) -> str | None:
 
 
 def orbax_context() -> ocp.Context:
+    """How Orbax is used everywhere here."""
     registry = ocp.handlers.local_registry()
     registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")  # As a file that people can read.
     context = ocp.Context()
@@ -197,6 +202,7 @@ def orbax_context() -> ocp.Context:
 
 
 def meta_to_dict(config: Config, categories: Categories | None, step: int) -> dict[str, Any]:
+    """The contents of the item `meta`."""
     return {
         "format": FORMAT_VERSION,
         "step": step,
@@ -206,12 +212,16 @@ def meta_to_dict(config: Config, categories: Categories | None, step: int) -> di
 
 
 def not_written(path: epath.Path, error: Exception) -> UserError:
+    """The error for a checkpoint that could not be saved."""
     return UserError(
         f"Checkpoint {path} could not be written ({brief(error)}); earlier checkpoints are unharmed: make room or mend "
         "the folder, then give the same command again."
     )
 
 
-def brief(error: Exception) -> str:
+def brief(error: BaseException) -> str:
+    """The first line of an error's message, or of the one it came from: Orbax wraps the telling one in others."""
+    while error.__cause__ is not None:
+        error = error.__cause__
     lines = str(error).strip().splitlines()
     return re.sub(r"\s+", " ", lines[0])[:200] if lines else type(error).__name__

@@ -5,6 +5,8 @@ import zlib
 
 from etils import epath
 
+from anchordetr_jax.files import write_json
+
 CHECKSUMS_FILE = "checksums.json"
 _BLOCK_BYTES = 1 << 24
 
@@ -12,7 +14,7 @@ _BLOCK_BYTES = 1 << 24
 def write_checksums(directory: epath.Path) -> None:
     """Records all files below a finished checkpoint's folder. Call it on one process only."""
     record = {name: list(_size_and_checksum(path)) for name, path in sorted(_files(directory).items())}
-    (directory / CHECKSUMS_FILE).write_text(json.dumps(record, indent=1))
+    write_json(directory / CHECKSUMS_FILE, record, indent=1)
 
 
 def find_damage(directory: epath.Path) -> str | None:

@@ -197,7 +197,7 @@ class _Run:
             f"{self.total_steps / config.train.epochs:.1f} an epoch; "
             f"{self.mesh.size} device(s), {jax.process_count()} process(es)."
         )
-        restored = restore_newest(self.workdir, abstract, config)
+        restored = restore_newest(self.workdir, abstract, config, data.categories)
         if restored is not None:
             state, meta = restored
             _say(f"Continuing from step {meta.step} ({meta.path}).")

@@ -47,9 +47,8 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
     def learning_rates(step: jax.Array | int) -> dict[str, jax.Array]:
         return {group: rate * factor(step) for group, rate in base_rates.items()}
 
-    stages = []
-    if config.clip_norm > 0:
-        stages.append(clip_by_total_norm(config.clip_norm))
+    # A stage that does nothing keeps the layout of the state: a run may be continued with clipping switched on or off.
+    stages = [clip_by_total_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()]
     if config.name == "adamw":
         stages.append(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8))
         stages.append(optax.add_decayed_weights(config.weight_decay))

@@ -103,21 +103,27 @@ class CheckpointWriter:
 
 
 def latest_step(workdir: epath.PathLike) -> int | None:
-    """Step of the newest complete checkpoint of a run (it may turn out damaged), or None."""
+    """Step of the newest checkpoint of a run (it may turn out damaged), or None."""
     steps = saved_steps(epath.Path(workdir) / CHECKPOINTS_FOLDER)
     return steps[-1] if steps else None
 
 
 def restore_newest(
-    workdir: epath.PathLike, abstract: TrainState, config: Config
+    workdir: epath.PathLike, abstract: TrainState, config: Config, categories: Categories | None = None
 ) -> tuple[TrainState, CheckpointMeta] | None:
     """The state of the newest sound checkpoint of a run, placed as `abstract` says; None if there is no checkpoint yet.
 
-    A half-written or damaged checkpoint is named in a warning, and the one before is used; damaged ones are set aside
-    (renamed). The number of devices and processes may have changed since.
+    A half-written or damaged checkpoint is named in a warning, and the one before is used; damaged ones are then set
+    aside (renamed). The number of devices and processes may have changed since.
+
+    Args:
+        workdir: folder of the run.
+        abstract: shapes, dtypes and shardings of the state.
+        config: settings to go on with.
+        categories: of the data set to go on with, if they are to be compared.
 
     Raises:
-        UserError: the checkpoint is of another architecture or optimiser, or every checkpoint is damaged.
+        UserError: the checkpoint is of another architecture, optimiser or data set, or every checkpoint is damaged.
     """
     root = epath.Path(workdir) / CHECKPOINTS_FOLDER
     first = jax.process_index() == 0
@@ -125,37 +131,55 @@ def restore_newest(
         for path in root.iterdir():
             if _HALF_WRITTEN in path.name:
                 logging.warning("Checkpoint %s was only half written and is ignored.", path)
-    steps = saved_steps(root)
-    for step in reversed(steps):
+    damaged: list[epath.Path] = []
+    for step in reversed(saved_steps(root)):
         path = root / str(step)
         problem = _agreed(find_problem(path) if first else None)
         if problem is None:
-            meta = read_meta(path)
-            _check_same_run(path, meta, abstract, config)
             try:
-                return _restore(path, abstract), meta
+                meta = read_meta(path)
+                _check_same_run(path, meta, abstract, config, categories)
+                state = _restore(path, abstract)
+            except UserError:
+                raise
             except Exception as error:
                 if jax.process_count() > 1:  # The others may have succeeded, so there is no going back together.
                     raise UserError(
                         f"Checkpoint {path} cannot be read ({brief(error)}): move it away to use the one before."
                     ) from error
                 problem = brief(error)
+            else:
+                if first:
+                    _set_aside(damaged)
+                return state, meta
         if first:
-            aside = path.rename(root / f"damaged-{step}") if not (root / f"damaged-{step}").exists() else path
-            logging.warning(
-                "Checkpoint %s is damaged (%s): it is kept as %s, and the one before is used.",
-                path,
-                problem,
-                aside.name,
-            )
-    if steps:
+            logging.warning("Checkpoint %s is damaged (%s): the one before is used.", path, problem)
+        damaged.append(path)
+    if damaged:
         raise UserError(
             f"Every checkpoint in {root} is damaged: give another --workdir, or remove that folder to start anew."
         )
     return None
 
 
-def _check_same_run(path: epath.Path, meta: CheckpointMeta, abstract: TrainState, config: Config) -> None:
+def _set_aside(damaged: list[epath.Path]) -> None:
+    """Renames checkpoints, lest they count as the newest ones from now on."""
+    for path in damaged:
+        name = path.parent / f"damaged-{path.name}"
+        if name.exists():
+            path.rmtree()
+        else:
+            path.rename(name)
+
+
+def _check_same_run(
+    path: epath.Path, meta: CheckpointMeta, abstract: TrainState, config: Config, categories: Categories | None
+) -> None:
+    if categories is not None and meta.categories is not None and meta.categories != categories:
+        raise UserError(
+            f"Checkpoint {path} was trained on other classes ({_few(meta.categories)}) than the data set has "
+            f"({_few(categories)}): give another --workdir, and this checkpoint as train.init_from."
+        )
     saved, wanted = (dataclasses.asdict(meta.config.model), dataclasses.asdict(config.model))
     changed = [
         f"model.{name} was {saved[name]!r} and is now {wanted[name]!r}"
@@ -174,6 +198,10 @@ def _check_same_run(path: epath.Path, meta: CheckpointMeta, abstract: TrainState
             f"Checkpoint {path} was trained with another optimiser or other frozen parameters ({differences[0]}): "
             "restore those settings, or start from it in another --workdir with train.init_from."
         )
+
+
+def _few(categories: Categories) -> str:
+    return ", ".join(categories.names[:3]) + (", …" if len(categories.names) > 3 else "")
 
 
 def _restore(path: epath.Path, abstract: TrainState) -> TrainState:

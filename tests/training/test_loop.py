@@ -229,7 +229,11 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
 ) -> None:
     def start(workdir: Path) -> subprocess.Popen[str]:
         command = [sys.executable, "-m", "tests.training.noise_run", str(workdir), "40"]
-        environment = {**script_environment, "PYTHONPATH": os.getcwd()}
+        compiled = {
+            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+        }
+        environment = {**script_environment, **compiled, "PYTHONPATH": os.getcwd()}
         return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
 
     with start(tmp_path / "whole") as whole:

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -106,8 +107,34 @@ def test_the_place_of_a_damaged_checkpoint_can_be_taken_again(trained: Trainer, 
 def test_a_run_with_damaged_checkpoints_only_is_not_begun_anew(trained: Trainer, tmp_path: Path) -> None:
     save(tmp_path, trained, [1])
     damage(tmp_path / "checkpoints/1")
-    with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged"):
-        restore_newest(tmp_path, trained.abstract, CONFIG)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"Every checkpoint in .* is damaged"):
+            restore_newest(tmp_path, trained.abstract, CONFIG)
+
+
+def test_a_checkpoint_without_its_weights_is_damaged(
+    trained: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, trained, [1, 2])
+    shutil.rmtree(tmp_path / "checkpoints/2/model")
+    with caplog.at_level(logging.WARNING):
+        restored = restore_newest(tmp_path, trained.abstract, CONFIG)
+    assert restored is not None
+    assert restored[1].step == 1
+    assert "model and meta are not both there" in caplog.text
+
+
+def test_another_data_set_is_refused(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1])
+    other = dataclasses.replace(CATEGORIES, names=("cat", "dog", "emu"))
+    with pytest.raises(UserError, match=r"other classes \(circle, square, star\) than .* has \(cat, dog, emu\)"):
+        restore_newest(tmp_path, trained.abstract, CONFIG, other)
+
+
+def test_clipping_may_be_switched_off_in_a_run(trained: Trainer, tmp_path: Path) -> None:
+    save(tmp_path, trained, [1])
+    other = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, clip_norm=0.0))
+    assert restore_newest(tmp_path, trainer(other).abstract, other) is not None
 
 
 def test_a_half_written_checkpoint_is_named_ignored_and_removed(

@@ -15,6 +15,7 @@ from tests.training.tiny import CONFIG, MODEL, StandIn, Trainer, batch, equal, t
 
 WIDE_MODEL = dataclasses.replace(MODEL, dtype="float64")
 WIDE = dataclasses.replace(CONFIG, model=WIDE_MODEL)
+HOST = dataclasses.replace(WIDE, matcher=MatcherConfig(backend="host"))
 
 
 def run(made: Trainer, batches: list[Any]) -> list[dict[str, float]]:
@@ -34,7 +35,7 @@ def test_the_loss_falls_on_a_batch_that_is_repeated() -> None:
 @pytest.mark.parametrize(("devices", "fsdp"), [(4, 1), (4, 2), (8, 8)])
 def test_the_number_of_devices_changes_nothing(devices: int, fsdp: int, x64: None) -> None:
     batches = [batch(seed) for seed in range(5)]
-    one, many = trainer(WIDE), trainer(WIDE, devices=devices, fsdp=fsdp)
+    one, many = trainer(HOST), trainer(HOST, devices=devices, fsdp=fsdp)
     for expected, found in zip(run(one, batches), run(many, batches), strict=True):
         assert found == pytest.approx(expected, rel=GRADIENT64_RELATIVE)
     for path, value in to_host(one.state.params).items():
@@ -42,23 +43,16 @@ def test_the_number_of_devices_changes_nothing(devices: int, fsdp: int, x64: Non
 
 
 def test_the_number_of_devices_changes_nothing_for_the_detector_itself(x64: None) -> None:
-    # Without optimisation, which is most of the time this test takes; float64 needs none to be exact.
     batches = [batch(seed, images=4, size=(32, 48)) for seed in range(2)]
-    before = jax.config.read("jax_disable_most_optimizations")
-    jax.config.update("jax_disable_most_optimizations", True)
-    try:
-        one, many = trainer(WIDE, model=AnchorDETR), trainer(WIDE, model=AnchorDETR, devices=4, fsdp=2)
-        for expected, found in zip(run(one, batches), run(many, batches), strict=True):
-            assert found == pytest.approx(expected, rel=GRADIENT64_RELATIVE)
-    finally:
-        jax.config.update("jax_disable_most_optimizations", before)
+    one, many = trainer(HOST, model=AnchorDETR), trainer(HOST, model=AnchorDETR, devices=4, fsdp=2)
+    for expected, found in zip(run(one, batches), run(many, batches), strict=True):
+        assert found == pytest.approx(expected, rel=GRADIENT64_RELATIVE)
     for path, value in to_host(one.state.params).items():
         np.testing.assert_allclose(to_host(many.state.params)[path], value, rtol=0, atol=STEPS64_RELATIVE)
 
 
 def test_both_matchers_take_the_same_step(x64: None) -> None:
-    on_device = dataclasses.replace(WIDE, matcher=MatcherConfig(backend="device"))
-    host, device = trainer(WIDE, devices=2), trainer(on_device, devices=2)
+    host, device = trainer(HOST, devices=2), trainer(WIDE, devices=2)
     assert run(device, [batch()])[0] == pytest.approx(run(host, [batch()])[0], rel=GRADIENT64_RELATIVE)
 
 

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 
-from anchordetr_jax.config import Config, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
+from anchordetr_jax.config import Config, MatcherConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.model.anchor_detr import Predictions
@@ -35,6 +35,7 @@ MODEL = ModelConfig(
 CONFIG = Config(
     model=MODEL,
     optimizer=OptimizerConfig(learning_rate=1e-2, backbone_learning_rate=1e-3, freeze=()),
+    matcher=MatcherConfig(backend="device"),  # JAX keeps no compiled program that calls the host.
     train=TrainConfig(epochs=2, batch_size=8, log_every=2, checkpoint_every=3),
 )
 
