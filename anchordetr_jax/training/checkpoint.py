@@ -7,6 +7,7 @@ checkpoints in `WORKDIR/checkpoints/STEP`.
 
 import dataclasses
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -44,7 +45,7 @@ class CheckpointMeta:
 
 def saved_steps(root: epath.PathLike) -> list[int]:
     """Steps of the checkpoints in a checkpoints folder, ascending: sound and damaged ones, not half-written ones."""
-    root = epath.Path(root)
+    root = absolute(root)
     if not root.is_dir():
         return []
     return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal())
@@ -92,7 +93,7 @@ def save_variables(
     path: epath.PathLike, variables: Mapping[str, Any], categories: Categories | None, config: Config
 ) -> None:
     """Like `save_model`, from variables by path; they may be a part of a model, say a backbone to start from."""
-    directory = epath.Path(path)
+    directory = absolute(path)
     if directory.exists() and not (directory.is_dir() and (is_checkpoint(directory) or not any(directory.iterdir()))):
         raise UserError(f"{directory} exists and is not a checkpoint: give another folder for the weights.")
     items = {"model": dict(variables), "meta": meta_to_dict(config, categories, step=0)}
@@ -107,7 +108,7 @@ def save_variables(
 
 def find_checkpoint(path: epath.PathLike) -> epath.Path:
     """Folder of the newest sound checkpoint at `path` (a workdir, its checkpoints folder, or one checkpoint)."""
-    given = epath.Path(path)
+    given = absolute(path)
     if not given.exists():
         raise UserError(f"There is no checkpoint {given}: no such folder.")
     if is_checkpoint(given):
@@ -130,7 +131,7 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
 
 def read_meta(directory: epath.PathLike) -> CheckpointMeta:
     """What the checkpoint in this very folder says about itself. Raises `UserError` if a newer version wrote it."""
-    directory = epath.Path(directory)
+    directory = absolute(directory)
     meta = json.loads((directory / "meta" / "data.json").read_text())
     if meta["format"] > FORMAT_VERSION:
         raise UserError(
@@ -144,7 +145,7 @@ def read_meta(directory: epath.PathLike) -> CheckpointMeta:
 def saved_shapes(directory: epath.PathLike, item: str = "model") -> dict[str, tuple[int, ...]]:
     """Shape of every array of an item by path, without reading the arrays."""
     with orbax_context():
-        metadata: Any = ocp.checkpointables_metadata(directory).metadata
+        metadata: Any = ocp.checkpointables_metadata(absolute(directory)).metadata
     return {name: tuple(array.shape) for name, array in metadata.get(item, {}).items()}
 
 
@@ -155,7 +156,7 @@ def load_variables(
     context = orbax_context()
     context.pytree.loading.partial_load = True
     with context:
-        return ocp.load_checkpointables(directory, {item: dict(wanted)})[item]
+        return ocp.load_checkpointables(absolute(directory), {item: dict(wanted)})[item]
 
 
 def compare_shapes(expected: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> list[str]:
@@ -172,6 +173,12 @@ def other_architecture(directory: epath.PathLike, differences: list[str]) -> Use
     """The error for a checkpoint whose variables are not the model's."""
     shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
     return UserError(f"Checkpoint {directory} is of another architecture than the settings describe: {shown}.")
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path as Orbax wants it."""
+    text = os.fspath(path)
+    return epath.Path(text if "://" in text else os.path.abspath(text))
 
 
 def is_checkpoint(directory: epath.Path) -> bool:

@@ -18,6 +18,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.checkpoint import (
     CHECKPOINTS_FOLDER,
     CheckpointMeta,
+    absolute,
     brief,
     compare_shapes,
     find_problem,
@@ -43,7 +44,7 @@ class CheckpointWriter:
     """
 
     def __init__(self, workdir: epath.PathLike, config: Config, categories: Categories | None):
-        self._root = epath.Path(workdir) / CHECKPOINTS_FOLDER
+        self._root = absolute(workdir) / CHECKPOINTS_FOLDER
         self._meta = meta_to_dict(config, categories, step=0)
         self._checkpointer = ocp.training.Checkpointer(
             self._root,
@@ -104,7 +105,7 @@ class CheckpointWriter:
 
 def latest_step(workdir: epath.PathLike) -> int | None:
     """Step of the newest checkpoint of a run (it may turn out damaged), or None."""
-    steps = saved_steps(epath.Path(workdir) / CHECKPOINTS_FOLDER)
+    steps = saved_steps(absolute(workdir) / CHECKPOINTS_FOLDER)
     return steps[-1] if steps else None
 
 
@@ -125,7 +126,7 @@ def restore_newest(
     Raises:
         UserError: the checkpoint is of another architecture, optimiser or data set, or every checkpoint is damaged.
     """
-    root = epath.Path(workdir) / CHECKPOINTS_FOLDER
+    root = absolute(workdir) / CHECKPOINTS_FOLDER
     first = jax.process_index() == 0
     if first and root.is_dir():
         for path in root.iterdir():

@@ -65,6 +65,11 @@ def test_a_model_comes_back_bit_for_bit_with_its_settings_and_classes(saved: Pat
     assert isinstance(model, AnchorDETR)
 
 
+def test_a_folder_may_be_named_from_where_one_stands(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(saved.parent)
+    assert load_model(saved.name)[1].path == str(saved)
+
+
 def test_settings_that_keep_the_architecture_may_be_changed_on_loading(saved: Path) -> None:
     model, meta = load_model(saved, padding="official", dtype="bfloat16")
     assert (model.config.padding, model.config.dtype) == ("official", "bfloat16")

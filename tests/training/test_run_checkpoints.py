@@ -50,6 +50,16 @@ def test_a_state_comes_back_bit_for_bit_where_it_was(trained: Trainer, tmp_path:
     assert (meta.step, meta.config, meta.categories) == (2, CONFIG, CATEGORIES)
 
 
+def test_a_workdir_may_be_named_from_where_one_stands(
+    trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save(Path("run"), trained, [2])
+    restored = restore_newest("run", trained.abstract, CONFIG)
+    assert restored is not None
+    assert restored[1].path == str(tmp_path / "run/checkpoints/2")
+
+
 @pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 4)])
 def test_a_state_comes_back_on_another_number_of_devices(
     devices: int, fsdp: int, trained: Trainer, tmp_path: Path
