@@ -1,10 +1,10 @@
 """A small detector from nothing, on drawn shapes: the start that configs/shapes.py fine-tunes.
 
     python -m anchordetr_jax.data.shapes runs/start/data --train 6000 --val 300 --classes first \\
-        --short-side 64 96 --max-side 96 --max-objects 8 --hue-by-class 0.5
+        --short-side 64 96 --max-side 96 --object-size 0.25 0.8 --max-objects 6 --hue-by-class 0.8
     python scripts/train.py --config configs/shapes_scratch.py --config.data.root=runs/start/data --workdir runs/start
 
-Hardware: two CPU cores, about 40 minutes. Expected AP: see assets/shapes_start/README.md.
+Hardware: two CPU cores, about 40 minutes. What came of it: assets/shapes_start/README.md.
 """
 
 import ml_collections

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The whole way in one command: draws a small COCO-format data set, trains a detector on it, evaluates it with COCO's own
-# code, and draws what it sees. The last line is AP=0.xxx AP50=0.xxx; everything lies in runs/demo.
+# code, and draws what it sees. The last line is AP=0.xxx AP50=0.xxx; everything lies in runs/demo. Training starts from
+# assets/shapes_start, a small detector of other shapes.
 #
 #     bash scripts/demo.sh [FOLDER]   another folder instead of runs/demo
 #
@@ -15,7 +16,8 @@ cd "$ROOT"
 prepare_environment requirements.txt
 
 echo "== Drawing the data set"
-"$VENV_PYTHON" -m anchordetr_jax.data.shapes "$demo/data" --train 2000 --val 200
+"$VENV_PYTHON" -m anchordetr_jax.data.shapes "$demo/data" --train 2000 --val 200 --classes second \
+    --short-side 64 96 --max-side 96 --object-size 0.25 0.8 --max-objects 6 --hue-by-class 0.8
 
 echo "== Training"
 "$VENV_PYTHON" scripts/train.py --config configs/shapes.py --config.data.root="$demo/data" --workdir "$demo"

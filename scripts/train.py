@@ -19,10 +19,12 @@ from etils import epath
 from anchordetr_jax import cli
 from anchordetr_jax.compilation import keep_compilations
 from anchordetr_jax.config import Config
-from anchordetr_jax.data.coco import open_split
+from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.data.loader import TrainingBatches
+from anchordetr_jax.data.source import open_source
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.report import write_predictions
+from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.plots import plot_curves
@@ -46,11 +48,11 @@ def main() -> None:
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     workdir = epath.Path(WORKDIR.value)
-    dataset = open_split(config.data, "train")
+    dataset = open_source(config.data, "train")
     config = resolve_classes(config, dataset.categories)
     data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
     mesh = make_mesh(config.mesh)
-    evaluate = make_evaluate(config, workdir, mesh) if config.train.evaluate_every else None
+    evaluate = make_evaluate(config, workdir, mesh, dataset.categories) if config.train.evaluate_every else None
 
     def renew_curves() -> None:
         plot_curves(workdir / METRICS_FILE, workdir / "curves.png")
@@ -62,9 +64,10 @@ def main() -> None:
         sys.exit(128 + outcome.stopped_by)
 
 
-def make_evaluate(config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh) -> Evaluate:
+def make_evaluate(config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh, categories: Categories) -> Evaluate:
     """Scores a model on the validation images, and leaves the scores and some predictions in the workdir."""
-    validation = open_split(config.data, "val")
+    validation = open_source(config.data, "val", categories)
+    check_categories(categories, validation.categories, validation.name)
     evaluator = Evaluator(validation, config, mesh)
 
     def evaluate(model: AnchorDETR, step: int) -> dict[str, float]:
