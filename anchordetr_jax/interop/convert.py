@@ -74,7 +74,10 @@ def read_weights(
     arguments = found or {}
     config, remarks = implied_config(path, state_dict, arguments, dilation=dilation, num_anchors=num_anchors)
     weights = Weights(
-        variables=variables_from_state_dict(state_dict, config.model), config=config, categories=None, remarks=remarks
+        variables=variables_from_state_dict(state_dict, config.model, consume=True),
+        config=config,
+        categories=None,
+        remarks=remarks,
     )
     if annotations is None and NAMES_ARGUMENT in arguments:
         return _with_exported_classes(path, weights, arguments)

@@ -70,10 +70,15 @@ def definition_of(config: ModelConfig) -> ModelDefinition:
     return ModelDefinition.abstract(lambda: AnchorDETR(config, rngs=nnx.Rngs(0)))
 
 
-def variables_from_state_dict(state_dict: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, np.ndarray]:
-    """Arrays by variable path, in the parameters' dtype. Raises `UserError` as `model_from_state_dict` does."""
+def variables_from_state_dict(
+    state_dict: Mapping[str, np.ndarray], config: ModelConfig, *, consume: bool = False
+) -> dict[str, np.ndarray]:
+    """Arrays by variable path, in the parameters' dtype. Raises `UserError` as `model_from_state_dict` does.
+
+    With `consume`, each tensor is taken out of the state dict (a dict) once it is converted: less memory is needed.
+    """
     expected = {path: leaf.shape for path, leaf in definition_of(config).shapes.items()}
-    return _translate(state_dict, correspondences(config), expected, np.dtype(param_dtype(config)))
+    return _translate(state_dict, correspondences(config), expected, np.dtype(param_dtype(config)), consume=consume)
 
 
 def backbone_from_state_dict(state_dict: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
@@ -123,34 +128,40 @@ def _translate(
     table: Iterable[Correspondence],
     expected: Mapping[str, tuple[int, ...]],
     dtype: np.dtype,
+    *,
+    consume: bool = False,
 ) -> dict[str, np.ndarray]:
     variables: dict[str, np.ndarray] = {}
     known: set[str] = set()
-    present, problems = _without_prefix(state_dict)
+    names, problems = _bare_names(state_dict)
     for row in table:
         known.update(row.sources)
+        present = {source: np.asarray(state_dict[names[source]]) for source in row.sources if source in names}
         found = _problems_of(row, present, _source_shape(row, expected))
         problems += found
         if not found:
-            source = np.asarray(present[row.sources[0]])
-            for target, part in zip(row.targets, np.split(source, len(row.targets)), strict=True):
+            for target, part in zip(row.targets, np.split(present[row.sources[0]], len(row.targets)), strict=True):
                 variables[target] = np.array(row.layout.from_torch(part), dtype, order="C")
-    problems += [f"unknown {name}" for name in present if name not in known and not is_ignored(name)]
+        if consume:
+            assert isinstance(state_dict, dict)
+            for source in present:
+                del state_dict[names[source]]
+    problems += [f"unknown {name}" for name in names if name not in known and not is_ignored(name)]
     if problems:
         raise UserError(f"The weights do not fit the architecture they imply: {'; '.join(problems)}.")
     return variables
 
 
-def _without_prefix(state_dict: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], list[str]]:
-    """The tensors without the prefix that `DistributedDataParallel` gives names, and which then come twice."""
-    present: dict[str, np.ndarray] = {}
+def _bare_names(state_dict: Mapping[str, np.ndarray]) -> tuple[dict[str, str], list[str]]:
+    """The names without the prefix that `DistributedDataParallel` gives them, and which of these then come twice."""
+    names: dict[str, str] = {}
     duplicates = []
-    for name, array in state_dict.items():
+    for name in state_dict:
         bare = name.removeprefix(PARALLEL_PREFIX)
-        if bare in present and not is_ignored(bare):
+        if bare in names and not is_ignored(bare):
             duplicates.append(f"duplicate {bare} (with and without '{PARALLEL_PREFIX}')")
-        present[bare] = array
-    return present, duplicates
+        names[bare] = name
+    return names, duplicates
 
 
 def _problems_of(row: Correspondence, present: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list[str]:
@@ -159,7 +170,7 @@ def _problems_of(row: Correspondence, present: Mapping[str, np.ndarray], shape: 
         if source not in present:
             problems.append(f"missing {source}")
             continue
-        array = np.asarray(present[source])
+        array = present[source]
         if array.shape != shape:
             problems.append(f"{source} has shape {list(array.shape)} instead of {list(shape)}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):
