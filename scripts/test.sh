@@ -24,5 +24,5 @@ else
     run ruff format --check .
     run ruff check .
     run mypy
-    run pytest
+    run pytest -n logical --maxprocesses 4 --dist loadfile # Two processes on two cores; more would wait for memory.
 fi
