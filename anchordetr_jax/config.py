@@ -218,6 +218,8 @@ class EvalConfig:
 
     batch_size: int = 8
     """Images a step, over all devices and hosts."""
+    equal_memory: bool = False
+    """Batches of smaller shapes hold more images: as many pixels as `batch_size` images of the largest shape have."""
     max_detections: int = 100
 
     def __post_init__(self) -> None:
