@@ -18,20 +18,12 @@ from anchordetr_jax.interop.correspondence import correspondences, resnet_corres
 from anchordetr_jax.interop.torch_file import read_state_dict, write_torch_file
 from anchordetr_jax.interop.weights import (
     backbone_from_state_dict,
-    definition_of,
     is_ignored,
     state_dict_from_variables,
     variables_from_state_dict,
 )
-from anchordetr_jax.training.checkpoint import (
-    compare_shapes,
-    find_checkpoint,
-    load_variables,
-    other_architecture,
-    read_meta,
-    save_variables,
-    saved_shapes,
-)
+from anchordetr_jax.training.checkpoint import load_model, read_meta, save_variables
+from anchordetr_jax.training.state import variables_of
 
 NAMES_ARGUMENT, OUTPUTS_ARGUMENT, LABELS_ARGUMENT = "categories", "class_outputs", "labels"
 """What an exported file's `args` hold besides official arguments, so that it comes back as it was."""
@@ -164,13 +156,9 @@ def export_weights(
 
 def read_checkpoint(checkpoint: str | Path) -> tuple[dict[str, np.ndarray], Config, Categories | None]:
     """All variables of a checkpoint, its settings and its classes. Raises `UserError` if it holds no whole detector."""
-    directory = find_checkpoint(checkpoint)
-    meta = read_meta(directory)
-    expected = definition_of(dataclasses.replace(meta.config.model, num_classes=max(1, meta.config.model.num_classes)))
-    if differences := compare_shapes(expected.shapes, saved_shapes(directory)):
-        raise other_architecture(directory, differences)
-    loaded = load_variables(directory, expected.shapes)
-    return {path: np.asarray(value) for path, value in loaded.items()}, meta.config, meta.categories
+    model, meta = load_model(checkpoint, dtype="float32")  # parameters then are float32, in which they are kept
+    variables = {path: np.asarray(value) for path, value in variables_of(model).items()}
+    return variables, read_meta(meta.path).config, meta.categories
 
 
 def exported(

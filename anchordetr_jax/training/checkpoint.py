@@ -68,9 +68,14 @@ def load_model(
     meta = read_meta(directory)
     model_config = dataclasses.replace(meta.config.model, **overrides)
     meta = dataclasses.replace(meta, config=dataclasses.replace(meta.config, model=model_config))
+    found = saved_shapes(directory)
+    if all(name.startswith("backbone/") for name in found):
+        raise UserError(
+            f"Checkpoint {directory} holds a backbone alone, which detects nothing: train a detector from it "
+            "(train.init_from)."
+        )
     definition = ModelDefinition.abstract(lambda: AnchorDETR(model_config, rngs=nnx.Rngs(0)))
-    differences = compare_shapes(definition.shapes, saved_shapes(directory))
-    if differences:
+    if differences := compare_shapes(definition.shapes, found):
         raise other_architecture(directory, differences)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     wanted = {
