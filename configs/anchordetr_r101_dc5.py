@@ -4,8 +4,8 @@ r"""Anchor DETR R101-DC5 on COCO by the official recipe: 50 epochs, 8 images a s
         --config.data.root=COCO_FOLDER --config.train.init_from=IMAGENET_CHECKPOINT
 
 Hardware: 8 devices with one image each; any number of devices that divides 8 computes the same. The backbone
-starts from ImageNet weights (`train.init_from`). Expected on val2017: AP 45.1, that of the released model. Outputs
-are COCO's category ids, as in the official checkpoints.
+starts from ImageNet weights: convert_weights.py imports torchvision's ResNet. Expected on val2017: AP 45.1,
+that of the released model. Outputs are COCO's category ids, as in the official checkpoints.
 """
 
 import ml_collections
