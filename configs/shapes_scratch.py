@@ -4,7 +4,7 @@
         --short-side 64 96 --max-side 96 --object-size 0.25 0.8 --max-objects 6 --hue-by-class 0.8
     python scripts/train.py --config configs/shapes_scratch.py --config.data.root=runs/start/data --workdir runs/start
 
-Hardware: two CPU cores, about 40 minutes. What came of it: assets/shapes_start/README.md.
+Hardware: two CPU cores, about 40 minutes. Expected AP: 0.52. What came of it: assets/shapes_start/README.md.
 """
 
 import ml_collections
