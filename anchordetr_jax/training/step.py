@@ -106,8 +106,10 @@ def make_train_step(
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         gradient_of = jax.value_and_grad(functools.partial(batch_loss, definition, config, mesh), has_aux=True)
-        (loss, losses), gradients = gradient_of(state.params, state.frozen, batch)
-        # Said before they are used, so that with fsdp > 1 each device receives only its share of the reduced gradient.
+        # With fsdp > 1 variables are gathered for use, lest the compiler split activations as they are split, and each
+        # device receives only its share of the reduced gradient.
+        whole = jax.lax.with_sharding_constraint((state.params, state.frozen), replicated(mesh))
+        (loss, losses), gradients = gradient_of(*whole, batch)
         gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
         grad_norm = total_norm(gradients)
         finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
