@@ -8,6 +8,8 @@ import jax
 MIN_SECONDS = 0.5
 """Compilations that took less are not worth a file."""
 
+_HIT_EVENT = "/jax/compilation_cache/cache_hits"
+
 
 def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
     """Turns the persistent compilation cache on.
@@ -21,3 +23,20 @@ def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+
+
+class CacheHits:
+    """Counts the programs that JAX loads from the persistent cache instead of compiling them, while in use."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __enter__(self) -> "CacheHits":
+        jax.monitoring.register_event_listener(self._heard)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        jax.monitoring.unregister_event_listener(self._heard)
+
+    def _heard(self, event: str, **details: str | int) -> None:
+        self.count += event == _HIT_EVENT

@@ -1,11 +1,16 @@
-"""Scores a checkpoint on a COCO-format data set with COCO's own code.
+"""Detects on the images of a data set with a checkpoint, and scores the detections with COCO's own code.
 
 python scripts/evaluate.py --checkpoint runs/mine [--config configs/NAME.py] [--output results.json] [--report DIR]
 
 The network and its classes come from the checkpoint; data paths and batch sizes from --config, or, without it, from the
-settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. On several
-hosts every process runs this command, with the flags that train.py takes for it.
+settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. Images come from
+a COCO folder, from a prepared TFDS data set (--config.data.source=tfds) or from any folder of images
+(--config.data.source=folder), which is detected on but not scored. An evaluation that was stopped goes on when it is
+given again. On several hosts every process runs this command, with the flags that train.py takes for it.
 """
+
+import re
+import sys
 
 import jax
 from absl import flags
@@ -13,26 +18,40 @@ from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.compilation import keep_compilations
-from anchordetr_jax.data.coco import open_split
-from anchordetr_jax.evaluation.coco_metrics import class_table, summary_line
+from anchordetr_jax.data.source import DetectionSource, Split, open_source
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.coco_metrics import Scores, class_table, summary_line
 from anchordetr_jax.evaluation.evaluate import EvaluationResult, Evaluator
+from anchordetr_jax.evaluation.journal import Journal
+from anchordetr_jax.evaluation.processes import process_zero_says
 from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
 from anchordetr_jax.files import write_json
-from anchordetr_jax.training.checkpoint import find_checkpoint, load_model, read_meta
+from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, read_meta
 from anchordetr_jax.training.sharding import make_mesh, replicated, start_distributed
 
 read_config = cli.define_config(required=False)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, or one checkpoint.", required=True)
-SPLIT = flags.DEFINE_enum("split", "val", ["val", "train"], "Images to evaluate on.")
-OUTPUT = flags.DEFINE_string("output", "results.json", "File for the detections, in COCO's result format.")
+SPLIT = flags.DEFINE_enum(
+    "split", "val", ["val", "train", "test-dev"], "Images to evaluate on. test-dev: detected on, for COCO's server."
+)
+OUTPUT = flags.DEFINE_string(
+    "output",
+    None,
+    "File for the detections, in COCO's result format: results.json by default, for test-dev "
+    "detections_test-dev2017_NAME_results.json.",
+)
+NAME = flags.DEFINE_string("name", None, "The detector's name in that of the test-dev file; the run's by default.")
 SCORES = flags.DEFINE_string("scores", None, "File for the scores; by default beside --output, as NAME.scores.json.")
 REPORT = flags.DEFINE_string("report", None, "Folder for precision-recall curves and a grid of the worst misses.")
 PREDICTIONS = flags.DEFINE_string("predictions", None, "PNG file for a grid of predictions beside the truth.")
+RESTART = flags.DEFINE_bool("restart", False, "Begin with the first image, whatever a stopped evaluation has left.")
 DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run on several hosts.")
 COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it by itself.")
 NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
 PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+
+SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test-dev": "test"}
 
 
 def main() -> None:
@@ -44,49 +63,88 @@ def main() -> None:
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     mesh = make_mesh(config.mesh)
-    dataset = open_split(config.data, "train" if SPLIT.value == "train" else "val")
-    check_categories(meta.categories, dataset.categories, str(dataset.annotations_file))
+    dataset = open_source(config.data, SPLITS[SPLIT.value], meta.categories)
+    check_categories(meta.categories, dataset.categories, dataset.name)
+    if REPORT.value and dataset.ground_truth() is None:
+        raise UserError(f"{dataset.name} has no annotations to report on; leave --report out.")
     arithmetic = {name: getattr(config.model, name) for name in ARITHMETIC}
     model, _ = load_model(meta.path, sharding=replicated(mesh), **arithmetic)
-    result = Evaluator(dataset, config, mesh).run(model)
-    if jax.process_index() > 0 or result.scores is None:
-        return
 
-    write_json(OUTPUT.value, result.results)
-    write_json(
-        SCORES.value or epath.Path(OUTPUT.value).with_suffix(".scores.json"), scores_of(result, meta.path), indent=2
-    )
-    if REPORT.value:
-        write_report(REPORT.value, dataset, result.results, result.scores)
+    output = OUTPUT.value or default_output(meta.path)
+    journal = Journal(f"{output}.partial")
+    if RESTART.value:
+        journal.remove()
+    evaluator = Evaluator(dataset, config, mesh)
+    if jax.process_index() == 0:
+        print(evaluator.describe(), file=sys.stderr)
+    result = evaluator.run(model, journal=journal)
+    failure = None
+    if jax.process_index() == 0:
+        try:
+            write(output, dataset, result, meta.path)
+        except Exception as error:  # raised only once the other processes know
+            failure = error
+    if process_zero_says(failure is None):
+        journal.remove()
+    if failure is not None:
+        raise failure
+    if jax.process_index() == 0:
+        report(output, dataset, result)
+
+
+def default_output(checkpoint: str) -> str:
+    """`results.json`, or, for test-dev, the name that COCO's server asks for."""
+    if SPLIT.value != "test-dev":
+        return "results.json"
+    folders = [part for part in epath.Path(checkpoint).parts if part != CHECKPOINTS_FOLDER and not part.isdecimal()]
+    name = NAME.value or (folders[-1] if folders else "")
+    return f"detections_test-dev2017_{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'anchordetr'}_results.json"
+
+
+def write(output: str, dataset: DetectionSource, result: EvaluationResult, checkpoint: str) -> None:
+    """Writes all files that were asked for."""
+    write_json(output, result.results)
+    if result.scores is not None:
+        scores = SCORES.value or epath.Path(output).with_suffix(".scores.json")
+        write_json(scores, scores_of(result, result.scores, checkpoint), indent=2)
+        if REPORT.value:
+            write_report(REPORT.value, dataset, result.results, result.scores)
     if PREDICTIONS.value:
         write_predictions(PREDICTIONS.value, dataset, result.results)
-    report(result)
 
 
-def scores_of(result: EvaluationResult, checkpoint: str) -> dict[str, object]:
+def scores_of(result: EvaluationResult, scores: Scores, checkpoint: str) -> dict[str, object]:
     """The contents of the file of scores."""
-    assert result.scores is not None
     return {
-        **result.scores.to_dict(),
+        **scores.to_dict(),
         "checkpoint": checkpoint,
         "split": SPLIT.value,
         "unreadable": list(result.unreadable),
         "images_per_second": round(result.images_per_second, 2),
         "compilations": result.compilations,
+        "cached_compilations": result.cached_compilations,
         "padding": round(result.padding, 4),
     }
 
 
-def report(result: EvaluationResult) -> None:
+def report(output: str, dataset: DetectionSource, result: EvaluationResult) -> None:
     """Prints what was found, the summary last."""
-    assert result.scores is not None
+    detected = result.num_images - result.kept_images
     print(
-        f"{result.num_images} images in {result.seconds:.0f} s ({result.images_per_second:.1f} images/s), "
-        f"{result.compilations} compilations, {result.padding:.1%} of the pixels padding; "
-        f"detections are in {OUTPUT.value}"
+        f"{detected} images in {result.seconds:.0f} s ({result.images_per_second:.1f} images/s), "
+        f"{result.compilations} compilations, {result.cached_compilations} of them loaded from JAX's cache, "
+        f"{result.padding:.1%} of the images' pixels padding; detections are in {output}"
     )
+    if result.kept_images:
+        print(f"{result.kept_images} more images had been detected on before.")
     for path in result.unreadable:
         print(f"Not readable, counted as without detections: {path}")
+    if result.scores is None:
+        print(
+            f"No scores, as {dataset.name} comes without annotations: "
+            f"{len(result.results)} detections of {result.num_images} images are in {output}"
+        )
+        return
     for note in result.scores.notes:
         print(f"Note: {note}")
     print(f"\n{result.scores.table}\n\n{class_table(result.scores)}\n\n{summary_line(result.metrics)}")

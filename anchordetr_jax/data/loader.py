@@ -3,6 +3,7 @@
 Nothing here has a state worth saving: which batch a step gets follows from the step's number alone.
 """
 
+import dataclasses
 import functools
 import sys
 from collections.abc import Callable, Iterator
@@ -145,21 +146,31 @@ class TrainingBatches:
 
 
 def evaluation_plan(
-    source: DetectionSource, config: Config, *, multiple: int | None = None, equal_memory: bool = False
+    source: DetectionSource,
+    config: Config,
+    *,
+    multiple: int | None = None,
+    equal_memory: bool = False,
+    rows: np.ndarray | None = None,
 ) -> list[PlannedBatch]:
     """All global evaluation batches; see `plan_evaluation`, and `describe_plan` for a line about them.
 
     Every batch has `eval.batch_size` images, fillers among them, unless `multiple` (the number of devices, over all
-    processes) allows other sizes.
+    processes) allows other sizes. With `rows` (int [m]) only these images are planned, in the shapes for all.
     """
-    return plan_evaluation(
-        source.sizes,
+    chosen = np.arange(len(source)) if rows is None else rows
+    plan = plan_evaluation(
+        source.sizes[chosen],
         batch_size=config.eval.batch_size,
         augment=config.augment,
         buckets=evaluation_buckets(source.sizes, config.data, config.augment),
         multiple=config.eval.batch_size if multiple is None else multiple,
         equal_memory=equal_memory,
     )
+    return [
+        dataclasses.replace(batch, rows=np.where(batch.rows < 0, -1, chosen[batch.rows]).astype(np.int32))
+        for batch in plan
+    ]
 
 
 def eval_batches(
@@ -170,13 +181,14 @@ def eval_batches(
     process_count: int = 1,
     multiple: int | None = None,
     equal_memory: bool = False,
+    rows: np.ndarray | None = None,
     start: int = 0,
 ) -> ReadAhead[Batch]:
     """This process's share of the batches of `evaluation_plan`, from number `start` on.
 
     Raises `UserError` when a batch cannot be divided among the processes.
     """
-    plan = evaluation_plan(source, config, multiple=multiple, equal_memory=equal_memory)
+    plan = evaluation_plan(source, config, multiple=multiple, equal_memory=equal_memory, rows=rows)
     shares = [_share("eval.batch_size", len(batch.rows), process_index, process_count) for batch in plan]
     # Nothing is trained on these boxes, so there is no limit to keep to.
     load = functools.partial(_load_planned, source, plan, shares, _rounded_up(int(source.box_counts.max())))

@@ -71,6 +71,8 @@ def coco_scores(
     annotations: epath.PathLike | Mapping[str, Any],
     results: Sequence[Mapping[str, Any]],
     image_ids: Iterable[int] | None = None,
+    *,
+    name: str = "the annotations",
 ) -> Scores:
     """Scores detections with pycocotools.
 
@@ -80,11 +82,12 @@ def coco_scores(
             empty. Entries of a category that the annotations do not have are ignored, as pycocotools does.
         image_ids: the images to score; all those of the annotations by default. An image without entries counts as one
             in which nothing was found.
+        name: how messages call annotations that are given by their contents.
 
     Raises:
         UserError: the annotations cannot be read, or an entry or `image_ids` names an image that they do not have.
     """
-    contents, source = _read_annotations(annotations)
+    contents, source = _read_annotations(annotations, name)
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
         ground_truth.dataset = contents
@@ -145,9 +148,9 @@ def _figure(value: float) -> str:
     return "-" if value < 0 else f"{value:.3f}"
 
 
-def _read_annotations(annotations: epath.PathLike | Mapping[str, Any]) -> tuple[dict[str, Any], str]:
+def _read_annotations(annotations: epath.PathLike | Mapping[str, Any], name: str) -> tuple[dict[str, Any], str]:
     if isinstance(annotations, Mapping):
-        contents, source = dict(annotations), "the annotations"
+        contents, source = dict(annotations), name
     else:
         source = str(annotations)
         try:

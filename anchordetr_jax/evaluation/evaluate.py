@@ -12,18 +12,21 @@ import numpy as np
 import tqdm
 from absl import logging
 from flax import nnx
-from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
+from anchordetr_jax.compilation import CacheHits
 from anchordetr_jax.config import Config
+from anchordetr_jax.data.batching import describe_plan
 from anchordetr_jax.data.buckets import evaluation_buckets, padding_waste
-from anchordetr_jax.data.coco import CocoDataset
-from anchordetr_jax.data.loader import eval_batches, reading_problem
+from anchordetr_jax.data.loader import eval_batches, evaluation_plan, reading_problem
+from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import evaluation_draws
 from anchordetr_jax.detection.postprocess import Detections, top_detections
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES, Scores, coco_scores
-from anchordetr_jax.evaluation.results import ImageDetections, coco_results
+from anchordetr_jax.evaluation.coco_metrics import Scores, coco_scores
+from anchordetr_jax.evaluation.journal import Journal, fingerprint
+from anchordetr_jax.evaluation.processes import agree_on_found, float_type, gather, metrics_of_process_zero
+from anchordetr_jax.evaluation.results import ImageDetections, coco_results, joined
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.sharding import batch_sharding, global_batch, make_mesh, replicated
 
@@ -36,9 +39,9 @@ class EvaluationResult:
     """What came of evaluating one model."""
 
     metrics: dict[str, float]
-    """COCO's 12 numbers by name, on every process."""
+    """COCO's 12 numbers by name, on every process; {} for images without annotations."""
     scores: Scores | None
-    """With per-class figures; on process 0 only."""
+    """With per-class figures; on process 0 only, and None without annotations."""
     results: list[dict[str, Any]]
     """COCO result entries, which `scores` are of; on process 0 only."""
     unreadable: tuple[str, ...]
@@ -46,16 +49,21 @@ class EvaluationResult:
     not_finite: int
     """Detections left out because their score or box was not finite."""
     num_images: int
+    kept_images: int
+    """Images among them whose detections were found in the journal of an evaluation that was stopped."""
     padding: float
     """The share of padding in all pixels that the network was given, fillers of batches aside."""
     seconds: float
     """For reading and detecting (and compiling), without the scoring."""
     compilations: int
-    """Of the detecting function since the evaluator was made: one for each image shape."""
+    """Of the detecting function since the evaluator was made: one for each shape of a batch."""
+    cached_compilations: int
+    """Those of them that were found in JAX's persistent cache, and took next to no time."""
 
     @property
     def images_per_second(self) -> float:
-        return self.num_images / max(self.seconds, 1e-9)
+        """Of the images detected on in this run."""
+        return (self.num_images - self.kept_images) / max(self.seconds, 1e-9)
 
 
 class Evaluator:
@@ -64,11 +72,11 @@ class Evaluator:
     Every process of a multi-host run makes one and calls `run` at the same time; each evaluates its share.
     """
 
-    def __init__(self, dataset: CocoDataset, config: Config, mesh: Mesh | None = None):
+    def __init__(self, dataset: DetectionSource, config: Config, mesh: Mesh | None = None):
         """Prepares the evaluation of `dataset`.
 
         Args:
-            dataset: images and annotations.
+            dataset: images, and annotations to score the detections with if it has any.
             config: its `data`, `augment` and `eval` settings are used. `eval.batch_size` is rounded to a multiple of
                 the number of devices.
             mesh: the devices that share a batch; all devices by default.
@@ -78,15 +86,25 @@ class Evaluator:
         self.config = config
         self.buckets = evaluation_buckets(dataset.sizes, config.data, config.augment)
         self.padding = padding_waste(evaluation_draws(dataset.sizes, config.augment).size, self.buckets)
-        self.compilations = 0
+        self.compilations = self.cached_compilations = 0
         self._detect = jax.jit(self._traced, static_argnums=0, out_shardings=batch_sharding(self.mesh))
 
-    def run(self, model: AnchorDETR, *, progress: bool = True) -> EvaluationResult:
+    def describe(self) -> str:
+        """Batches, their shapes and their padding, for a line of the log."""
+        config, multiple = self.config, self.mesh.size
+        return describe_plan(
+            evaluation_plan(self.dataset, config, multiple=multiple, equal_memory=config.eval.equal_memory)
+        )
+
+    def run(self, model: AnchorDETR, *, progress: bool = True, journal: Journal | None = None) -> EvaluationResult:
         """Detects on all images and scores the detections.
 
         Args:
-            model: with weights on the mesh of this evaluator, or on local devices (then copied to all of it).
+            model: with weights on the mesh of this evaluator, or on local devices (then copied to all of it). With a
+                journal, every process must hold all of them.
             progress: whether to show a progress bar (on process 0).
+            journal: keeps the detections of finished batches, and knows those of an evaluation that was stopped, which
+                are not made again. The caller removes it once the results are written.
 
         Raises:
             UserError: the model has fewer class outputs than the data set's labels need.
@@ -98,7 +116,10 @@ class Evaluator:
                 f"{categories.num_labels}: evaluate it on the classes it was trained for."
             )
         started = time.perf_counter()
-        images = _gather(self._detect_share(model, progress=progress))
+        kept, is_kept = self._kept(model, journal)
+        detected = self._detect_share(model, np.flatnonzero(~is_kept), journal, progress=progress)
+        parts = [part for part in (kept, detected) if part is not None]
+        images = gather(joined(parts) if parts else None)
         seconds = time.perf_counter() - started
         self._check_each_image_once(images.rows)
         unreadable = tuple(
@@ -110,10 +131,12 @@ class Evaluator:
         if jax.process_index() == 0:
             try:
                 results, not_finite = coco_results(images, self.dataset.image_ids, categories)
-                scores = coco_scores(self.dataset.annotations_file, results, self.dataset.image_ids)
+                truth = self.dataset.ground_truth()
+                if truth is not None:
+                    scores = coco_scores(truth, results, self.dataset.image_ids, name=self.dataset.name)
             except Exception as error:  # raised only once the other processes know, or they would wait for ever
                 failure = error
-        metrics = _from_process_zero(None if scores is None else scores.metrics)
+        metrics = metrics_of_process_zero(None if failure else scores.metrics if scores else {})
         if failure is not None:
             raise failure
         if not_finite:
@@ -125,10 +148,29 @@ class Evaluator:
             unreadable=unreadable,
             not_finite=not_finite,
             num_images=len(self.dataset),
+            kept_images=int(is_kept.sum()),
             padding=self.padding,
             seconds=seconds,
             compilations=self.compilations,
+            cached_compilations=self.cached_compilations,
         )
+
+    def _kept(self, model: AnchorDETR, journal: Journal | None) -> tuple[ImageDetections | None, np.ndarray]:
+        """The journal's detections that this process contributes, and which images some process has (bool [n])."""
+        if journal is None:
+            return None, np.zeros(len(self.dataset), bool)
+        found = journal.read(fingerprint(model, self.dataset, self.config), len(self.dataset))
+        kept, is_kept = agree_on_found(found, len(self.dataset))
+        if jax.process_index() == 0:
+            for note in journal.notes:
+                print(note, file=sys.stderr)
+            if is_kept.any():
+                print(
+                    f"Going on after {is_kept.sum()} of {len(self.dataset)} images: "
+                    f"their detections are in {journal.folder}.",
+                    file=sys.stderr,
+                )
+        return kept, is_kept
 
     def _traced(
         self, graphdef: Any, state: Any, images: jax.Array, image_sizes: jax.Array, original_sizes: jax.Array
@@ -139,13 +181,27 @@ class Evaluator:
             predictions.logits[-1], predictions.boxes[-1], original_sizes, self.config.eval.max_detections
         )
 
-    def _detect_share(self, model: AnchorDETR, *, progress: bool) -> ImageDetections:
+    def _compiled_once(self, *arguments: Any) -> Detections:
+        """Detects, and keeps count of what had to be compiled for it."""
+        before = self.compilations
+        with CacheHits() as hits:
+            detections = self._detect(*arguments)
+        self.cached_compilations += self.compilations > before and hits.count > 0
+        return detections
+
+    def _detect_share(
+        self, model: AnchorDETR, wanted: np.ndarray, journal: Journal | None, *, progress: bool
+    ) -> ImageDetections | None:
+        """Detections of this process's share of the rows `wanted` (fillers among them); None if none are wanted."""
+        if not len(wanted):
+            return None
         graphdef, state = nnx.split(model)
         state = self._placed(state)
         in_flight: collections.deque[tuple[np.ndarray, np.ndarray, Detections]] = collections.deque()
         done: list[ImageDetections] = []
         bar = tqdm.tqdm(
             total=len(self.dataset),
+            initial=len(self.dataset) - len(wanted),
             desc="evaluate",
             unit="image",
             disable=not progress or jax.process_index() > 0,
@@ -154,7 +210,12 @@ class Evaluator:
 
         def fetch_oldest() -> None:
             rows, readable, detections = in_flight.popleft()
-            done.append(ImageDetections(rows, readable, *map(_local_part, detections)))
+            scores, labels, boxes = map(_local_part, detections)
+            done.append(
+                ImageDetections(rows, readable, scores.astype(float_type()), labels, boxes.astype(float_type()))
+            )
+            if journal is not None:
+                journal.add(done[-1])
             for row in rows[(rows >= 0) & ~readable]:
                 problem = (
                     reading_problem(self.dataset, int(row)) or f"{self.dataset.describe(int(row))} was not readable."
@@ -169,16 +230,22 @@ class Evaluator:
             process_index=jax.process_index(),
             process_count=jax.process_count(),
             multiple=self.mesh.size,
+            equal_memory=self.config.eval.equal_memory,
+            rows=wanted,
         )
-        with bar, contextlib.closing(batches):
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(bar)
+            stack.enter_context(contextlib.closing(batches))
+            if journal is not None:
+                stack.callback(journal.flush)  # also when Ctrl-C ends it
             for batch in batches:
                 shared = global_batch((batch.images, batch.image_sizes, batch.original_sizes), self.mesh)
-                in_flight.append((batch.rows, batch.valid, self._detect(graphdef, state, *shared)))
+                in_flight.append((batch.rows, batch.valid, self._compiled_once(graphdef, state, *shared)))
                 if len(in_flight) > BATCHES_IN_FLIGHT:
                     fetch_oldest()
             while in_flight:
                 fetch_oldest()
-        return _joined(done)
+        return joined(done)
 
     def _placed(self, state: Any) -> Any:
         """The weights where the mesh can use them; weights that are split over it stay as they are."""
@@ -196,29 +263,3 @@ def _local_part(array: jax.Array) -> np.ndarray:
     """This process's share of an array that is split along its first axis, in order."""
     shards = {shard.index[0].start or 0: shard.data for shard in array.addressable_shards}
     return np.concatenate([np.asarray(shards[start]) for start in sorted(shards)])
-
-
-def _joined(parts: list[ImageDetections]) -> ImageDetections:
-    return jax.tree.map(lambda *arrays: np.concatenate(arrays), *parts)
-
-
-def _gather(share: ImageDetections) -> ImageDetections:
-    """The shares of all processes, on every process. They are of one size: fillers see to that."""
-    if jax.process_count() == 1:
-        return share
-    return jax.tree.map(lambda array: np.asarray(multihost_utils.process_allgather(array, tiled=True)), share)
-
-
-def _from_process_zero(metrics: dict[str, float] | None) -> dict[str, float]:
-    """Process 0's numbers on every process, to the bit. Raises `UserError` on the others when it has none."""
-    if jax.process_count() == 1:
-        return metrics or {}
-    values = (
-        np.full(len(METRIC_NAMES), np.nan) if metrics is None else np.array([metrics[name] for name in METRIC_NAMES])
-    )
-    # As integers: JAX would cut float64 to float32.
-    bits = np.asarray(multihost_utils.broadcast_one_to_all(values.astype(np.float64).view(np.int32)))
-    shared = np.ascontiguousarray(bits).view(np.float64)
-    if np.isnan(shared).all() and jax.process_index() > 0:
-        raise UserError("Process 0 could not score the detections; its own message says why.")
-    return dict(zip(METRIC_NAMES, shared.tolist(), strict=True))

@@ -1,6 +1,5 @@
 """An evaluation as pictures: predictions beside the truth, precision against recall, the worst mistakes."""
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,7 +8,7 @@ from typing import Any
 import numpy as np
 from etils import epath
 
-from anchordetr_jax.data.coco import CocoDataset
+from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores
 from anchordetr_jax.evaluation.mistakes import worst_images
@@ -20,7 +19,7 @@ MIN_SCORE = 0.3
 
 
 def write_report(
-    folder: epath.PathLike, dataset: CocoDataset, results: Sequence[Mapping[str, Any]], scores: Scores
+    folder: epath.PathLike, dataset: DetectionSource, results: Sequence[Mapping[str, Any]], scores: Scores
 ) -> None:
     """Writes `precision_recall.png` and `worst_misses.png` into a folder, which is made if need be."""
     plot_precision_recall(scores, epath.Path(folder) / "precision_recall.png")
@@ -28,14 +27,14 @@ def write_report(
 
 
 def write_predictions(
-    path: epath.PathLike, dataset: CocoDataset, results: Sequence[Mapping[str, Any]], count: int = 12
+    path: epath.PathLike, dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int = 12
 ) -> None:
     """Writes a grid of images of the data set, predictions beside the truth. The same images for every model."""
     prediction_grid(prediction_examples(dataset, results, count), path)
 
 
 def prediction_examples(
-    dataset: CocoDataset, results: Sequence[Mapping[str, Any]], count: int, min_score: float = MIN_SCORE
+    dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int, min_score: float = MIN_SCORE
 ) -> list[Example]:
     """Images spread over the data set, with their truth and the predictions that score at least `min_score`.
 
@@ -60,9 +59,9 @@ def prediction_examples(
     return examples
 
 
-def worst_examples(dataset: CocoDataset, results: Sequence[Mapping[str, Any]], count: int) -> list[Miss]:
+def worst_examples(dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int) -> list[Miss]:
     """The readable images with the costliest mistakes (`mistakes.worst_images`), worst first."""
-    annotations = json.loads(dataset.annotations_file.read_bytes())["annotations"]
+    annotations = (dataset.ground_truth() or {"annotations": []})["annotations"]
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     misses: list[Miss] = []
     for mistakes in worst_images(annotations, results, len(dataset), min_score=MIN_SCORE):
@@ -84,7 +83,7 @@ def worst_examples(dataset: CocoDataset, results: Sequence[Mapping[str, Any]], c
     return misses
 
 
-def _boxes_of(dataset: CocoDataset, entries: Sequence[Mapping[str, Any]], with_scores: bool = False) -> Boxes:
+def _boxes_of(dataset: DetectionSource, entries: Sequence[Mapping[str, Any]], with_scores: bool = False) -> Boxes:
     """COCO entries or annotations (xywh) as boxes to draw."""
     corners = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
@@ -104,7 +103,7 @@ def _by_image(results: Sequence[Mapping[str, Any]]) -> dict[int, list[Mapping[st
     return by_image
 
 
-def _image_or_none(dataset: CocoDataset, row: int) -> np.ndarray | None:
+def _image_or_none(dataset: DetectionSource, row: int) -> np.ndarray | None:
     try:
         return dataset.open_image(row)
     except UserError:

@@ -26,6 +26,11 @@ class ImageDetections(NamedTuple):
     """float [n,D,4], xyxy in pixels of the original image."""
 
 
+def joined(parts: Sequence[ImageDetections]) -> ImageDetections:
+    """The images of all parts (at least one), in their order."""
+    return ImageDetections(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+
+
 def coco_results(
     images: ImageDetections, image_ids: Sequence[int], categories: Categories
 ) -> tuple[list[dict[str, Any]], int]:

@@ -1,0 +1,83 @@
+"""What the processes of an evaluation tell one another. All of them must make each call, in the same order."""
+
+from collections.abc import Mapping
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
+from anchordetr_jax.evaluation.results import ImageDetections, joined
+
+
+def agree_on_found(found: ImageDetections | None, num_images: int) -> tuple[ImageDetections | None, np.ndarray]:
+    """Settles what need not be detected again, when every process has found detections of some images (or None).
+
+    Returns those that this process is to contribute, so that each image comes from one process, and bool [num_images]:
+    which images some process has found.
+    """
+    mine = np.zeros(num_images, np.uint8)
+    if found is not None:
+        mine[found.rows] = 1
+    if jax.process_count() == 1:
+        return found, mine.astype(bool)
+    everyone = np.asarray(multihost_utils.process_allgather(mine))  # [processes, images]
+    if found is not None:
+        own = everyone.argmax(axis=0)[found.rows] == jax.process_index()
+        found = jax.tree.map(lambda array: array[own], found)
+    return found, np.asarray(everyone.any(axis=0))
+
+
+def gather(share: ImageDetections | None) -> ImageDetections:
+    """The shares of all processes, on every process, as arrays of one size: shorter shares are filled with row -1.
+
+    None is a share without images; not all may be.
+    """
+    if jax.process_count() == 1:
+        assert share is not None
+        return share
+    length, most = (0, 0) if share is None else share.scores.shape
+    lengths, mosts = np.asarray(multihost_utils.process_allgather(np.array([length, most], np.int32))).T
+    empty = no_detections(int(lengths.max()) - length, int(mosts.max()))
+    whole = empty if share is None else joined([share, empty])
+    return jax.tree.map(lambda array: np.asarray(multihost_utils.process_allgather(array, tiled=True)), whole)
+
+
+def no_detections(length: int, most: int) -> ImageDetections:
+    """Fillers, for `length` images of `most` detections."""
+    return ImageDetections(
+        rows=np.full(length, -1, np.int32),
+        readable=np.zeros(length, bool),
+        scores=np.zeros((length, most), float_type()),
+        labels=np.zeros((length, most), np.int32),
+        boxes=np.zeros((length, most, 4), float_type()),
+    )
+
+
+def float_type() -> type[np.floating]:
+    """The widest that JAX carries between processes."""
+    return np.float64 if jax.config.read("jax_enable_x64") else np.float32
+
+
+def metrics_of_process_zero(metrics: Mapping[str, float] | None) -> dict[str, float]:
+    """Process 0's numbers on every process, to the bit; it may have none, {}.
+
+    None: it failed. Raises `UserError` on the others then, or they would wait for it for ever.
+    """
+    if jax.process_count() == 1:
+        return dict(metrics or {})
+    values = np.array([(metrics or {}).get(name, 0.0) for name in METRIC_NAMES], np.float64)
+    state = 2 if metrics is None else int(bool(metrics))
+    # As integers: JAX would cut float64 to float32.
+    message = np.concatenate([[state], values.view(np.int32)]).astype(np.int32)
+    message = np.asarray(multihost_utils.broadcast_one_to_all(message))
+    if message[0] == 2 and jax.process_index() > 0:
+        raise UserError("Process 0 could not score the detections; its own message says why.")
+    shared = np.ascontiguousarray(message[1:]).view(np.float64)
+    return dict(zip(METRIC_NAMES, shared.tolist(), strict=True)) if message[0] == 1 else {}
+
+
+def process_zero_says(yes: bool) -> bool:
+    """Process 0's answer, on every process."""
+    return yes if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(yes)))
