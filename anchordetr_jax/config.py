@@ -63,8 +63,12 @@ class ModelConfig:
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
         _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 (taken from the data set) or more")
         _require(self.encoder_layers >= 0, "model.encoder_layers", self.encoder_layers, "0 or more")
-        _require(self.hidden_dim % self.num_heads == 0, "model.hidden_dim", self.hidden_dim, "a multiple of model.num_heads")
-        _require(self.hidden_dim % 32 == 0, "model.hidden_dim", self.hidden_dim, "a multiple of 32 (normalisation groups)")
+        _require(
+            self.hidden_dim % self.num_heads == 0, "model.hidden_dim", self.hidden_dim, "a multiple of model.num_heads"
+        )
+        _require(
+            self.hidden_dim % 32 == 0, "model.hidden_dim", self.hidden_dim, "a multiple of 32 (normalisation groups)"
+        )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
