@@ -33,3 +33,7 @@ SAME32 = 1e-6
 
 ASSIGNMENT32_RELATIVE = 1e-6
 """Total cost of an assignment solved in float32: a column may be preferred whose cost differs by rounding only."""
+
+SCORE32 = 1e-5
+"""Scores of detections in float32 when images are divided otherwise over batches, devices or processes: sigmoids of
+logits that agree to CLOSE32, whose slope is at most 1/4."""

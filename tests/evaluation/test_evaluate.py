@@ -2,6 +2,7 @@ import contextlib
 import dataclasses
 import io
 import json
+import re
 from typing import Any
 
 import jax
@@ -15,13 +16,15 @@ from pycocotools.cocoeval import COCOeval
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig, MeshConfig, ModelConfig
 from anchordetr_jax.data.coco import open_split
+from anchordetr_jax.data.loader import evaluation_plan
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.model.anchor_detr import Predictions
 from anchordetr_jax.training.sharding import make_mesh
-from tests.tolerances import CLOSE32, EXACT64
+from tests.tolerances import CLOSE32, EXACT64, SCORE32
 
 SIZES = ((40, 64), (64, 40), (48, 48), (33, 71), (90, 60))  # (height, width)
+MANY_SIZES = SIZES * 3 + SIZES[:2]
 CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}]
 
 
@@ -61,23 +64,35 @@ def one_device():
     return make_mesh(MeshConfig(), jax.devices()[:1])
 
 
-def run(config, model, mesh=None):
-    return Evaluator(open_split(config.data, "val"), config, mesh or one_device()).run(model, progress=False)
+def run(config, model, mesh=None, journal=None):
+    dataset = open_split(config.data, "val")
+    return Evaluator(dataset, config, mesh or one_device()).run(model, progress=False, journal=journal)
+
+
+def write_images(root, sizes):
+    """A data set of images of noise without objects."""
+    rng = np.random.default_rng(0)
+    (root / "val2017").mkdir()
+    (root / "annotations").mkdir()
+    images = []
+    for i, (height, width) in enumerate(sizes):
+        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
+        Image.fromarray(pixels).save(root / "val2017" / f"{i}.png")
+        images.append({"id": 10 * (len(sizes) - i), "file_name": f"{i}.png", "height": height, "width": width})
+    write_annotations(root, images, [])
+    return root
 
 
 @pytest.fixture
 def root(tmp_path):
-    """Five small images, of which some objects lie where Moments() sees some."""
-    rng = np.random.default_rng(0)
-    (tmp_path / "val2017").mkdir()
-    (tmp_path / "annotations").mkdir()
-    images = []
-    for i, (height, width) in enumerate(SIZES):
-        pixels = rng.integers(0, 256, (height, width, 3), np.uint8)
-        Image.fromarray(pixels).save(tmp_path / "val2017" / f"{i}.png")
-        images.append({"id": 10 * (len(SIZES) - i), "file_name": f"{i}.png", "height": height, "width": width})
-    write_annotations(tmp_path, images, [])
-    return tmp_path
+    return write_images(tmp_path, SIZES)
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
+    """Seventeen images, and what Moments() finds in them one by one."""
+    root = write_images(tmp_path_factory.mktemp("many"), MANY_SIZES)
+    return root, run(settings(root, batch_size=1), Moments()).results
 
 
 def write_annotations(root, images, boxes):
@@ -130,10 +145,23 @@ def test_scores_equal_pycocotools_on_the_written_results(scored_root, tmp_path):
     assert 0.1 < result.metrics["AP"] < 1
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 7])
-def test_batch_size_does_not_change_detections(root, batch_size):
-    expected = run(settings(root), Moments()).results
-    assert_same(run(settings(root, batch_size=batch_size), Moments()).results, expected, CLOSE32)
+@pytest.mark.parametrize("batch_size", [2, 7, 16])
+def test_batch_size_does_not_change_detections(many, batch_size):
+    root, expected = many
+    assert_same(run(settings(root, batch_size=batch_size), Moments()).results, expected, SCORE32)
+
+
+def test_batches_of_equal_memory_find_the_same_and_hold_more_of_small_images(many):
+    root, expected = many
+    config = settings(root, batch_size=2, equal_memory=True)
+    assert_same(run(config, Moments()).results, expected, SCORE32)
+    sizes = {
+        batch.bucket: len(batch.rows)
+        for batch in evaluation_plan(open_split(config.data, "val"), config, multiple=1, equal_memory=True)
+    }
+    (_, smaller), (largest, fewest) = sorted(sizes.items(), key=lambda item: item[0][0] * item[0][1])
+    assert fewest == 2 < smaller
+    assert all(height * width * size <= 2 * largest[0] * largest[1] for (height, width), size in sizes.items())
 
 
 @pytest.mark.parametrize("num_buckets", [1, 5])
@@ -153,12 +181,28 @@ def test_the_whole_detector_answers_the_same_in_any_batch(root, make_tiny_detect
     assert_same(run(together, model).results, expected, EXACT64)
 
 
-def test_the_number_of_devices_does_not_change_detections(root):
-    model = Moments()
-    expected = run(settings(root), model).results
-    for devices in (2, 4):
-        mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:devices])
-        assert_same(run(settings(root), model, mesh).results, expected, CLOSE32)
+@pytest.mark.parametrize("devices", [2, 8])
+def test_the_number_of_devices_does_not_change_detections(many, devices):
+    root, expected = many
+    mesh = make_mesh(MeshConfig(fsdp=2), jax.devices()[:devices])
+    assert_same(run(settings(root, batch_size=8), Moments(), mesh).results, expected, SCORE32)
+
+
+def test_images_without_annotations_are_detected_on_but_not_scored(root):
+    config = settings(root)
+    path = root / "annotations" / "instances_val2017.json"
+    contents = json.loads(path.read_text())
+    del contents["annotations"]
+    (root / "annotations" / "info.json").write_text(json.dumps(contents))
+    data = dataclasses.replace(config.data, test_images="val2017", test_annotations="annotations/info.json")
+    result = Evaluator(open_split(data, "test"), config, one_device()).run(any_model(), progress=False)
+    assert result.results == run(config, Moments()).results
+    assert (result.scores, result.metrics) == (None, {})
+
+
+def test_what_is_to_be_computed_is_described(root):
+    evaluator = Evaluator(open_split(settings(root).data, "val"), settings(root), one_device())
+    assert re.fullmatch(r"5 images in \d batches of 2 shapes \(.*\), \d+\.\d% padding", evaluator.describe())
 
 
 def test_one_compilation_a_shape_however_many_models(root):

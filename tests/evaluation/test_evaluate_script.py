@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -53,8 +54,16 @@ def write_annotations(root, contents):
     (root / "annotations" / "instances_val2017.json").write_text(json.dumps(contents))
 
 
+@pytest.fixture(scope="module")
+def compilations(tmp_path_factory):
+    """JAX's cache, shared by the runs of this file."""
+    return tmp_path_factory.mktemp("compilations")
+
+
 @pytest.fixture
-def evaluate(script_environment, tmp_path):
+def evaluate(script_environment, compilations, tmp_path):
+    script_environment["JAX_COMPILATION_CACHE_DIR"] = str(compilations)
+
     def run(*arguments):
         command = [sys.executable, str(SCRIPT), *map(str, arguments)]
         return subprocess.run(
@@ -88,6 +97,65 @@ def test_it_scores_writes_and_draws(root, evaluate, tmp_path):
     for picture in ("report/precision_recall.png", "report/worst_misses.png", "predictions.png"):
         with Image.open(tmp_path / picture) as image:
             assert image.width > 100
+
+
+def test_a_second_run_compiles_nothing_anew_and_leaves_no_journal(root, evaluate, tmp_path):
+    first, second = (evaluate("--checkpoint", root / "checkpoint") for _ in range(2))
+    assert "2 images in 1 batches of 1 shape (64x64)" in first.stderr
+    assert "1 compilations, 1 of them loaded from JAX's cache" in second.stdout
+    assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["results.json", "results.scores.json"]
+
+
+def test_results_that_cannot_be_written_leave_the_journal(root, evaluate, tmp_path):
+    (tmp_path / "results.json").mkdir()
+    ran = evaluate("--checkpoint", root / "checkpoint")
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].startswith("Error: Cannot write results.json")
+    (tmp_path / "results.json").rmdir()
+    ran = evaluate("--checkpoint", root / "checkpoint")
+    assert "Going on after 2 of 2 images" in ran.stderr
+    assert "2 more images had been detected on before." in ran.stdout
+    assert not (tmp_path / "results.json.partial").exists()
+
+
+def test_test_dev_is_written_as_the_server_takes_it(root, evaluate, tmp_path):
+    contents = json.loads((root / "annotations" / "instances_val2017.json").read_text())
+    del contents["annotations"]
+    (root / "annotations" / "image_info_test-dev2017.json").write_text(json.dumps(contents))
+    ran = evaluate("--checkpoint", root / "checkpoint", "--split", "test-dev", "--config.data.test_images=val2017")
+    assert ran.returncode == 0, ran.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["detections_test-dev2017_checkpoint_results.json"]
+    assert ran.stdout.splitlines()[-1].startswith("No scores, as ")
+    entries = json.loads((tmp_path / "detections_test-dev2017_checkpoint_results.json").read_text())
+    assert {entry["image_id"] for entry in entries} == {0, 1}
+    for entry in entries:
+        assert list(entry) == ["image_id", "category_id", "bbox", "score"]
+        assert entry["category_id"] in (2, 5)
+        assert len(entry["bbox"]) == 4
+
+
+def test_a_plain_folder_gets_results_and_no_scores(root, evaluate, tmp_path):
+    folder = tmp_path / "photos"
+    shutil.copytree(root / "val2017", folder)
+    (folder / "broken.jpg").write_bytes(b"no image")
+    flags = ("--config.data.source=folder", f"--config.data.root={folder}", "--predictions", "grid.png")
+    ran = evaluate("--checkpoint", root / "checkpoint", *flags)
+    assert ran.returncode == 0, ran.stderr
+    assert f"Not readable, counted as without detections: {folder / 'broken.jpg'}" in ran.stdout
+    assert re.fullmatch(r"No scores, as .* \d+ detections of 3 images are in results.json", ran.stdout.splitlines()[-1])
+    evaluate("--checkpoint", root / "checkpoint", "--output", "coco.json")
+    of_folder, of_coco = (json.loads((tmp_path / name).read_text()) for name in ("results.json", "coco.json"))
+    assert [{**entry, "image_id": entry["image_id"] + 1} for entry in of_coco] == of_folder
+    assert (tmp_path / "grid.png").exists()
+
+
+def test_a_report_without_annotations_is_refused_at_once(root, evaluate, tmp_path):
+    flags = ("--config.data.source=folder", f"--config.data.root={root / 'val2017'}", "--report", "report")
+    ran = evaluate("--checkpoint", root / "checkpoint", *flags)
+    assert ran.returncode == 1
+    assert ran.stderr.splitlines()[-1].endswith("has no annotations to report on; leave --report out.")
+    assert not list(tmp_path.iterdir())
 
 
 def test_settings_of_the_checkpoint_can_be_changed(root, evaluate):

@@ -1,0 +1,223 @@
+import dataclasses
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anchordetr_jax.data.coco import open_split
+from anchordetr_jax.evaluation.evaluate import Evaluator
+from anchordetr_jax.evaluation.journal import Journal, fingerprint
+from anchordetr_jax.evaluation.results import ImageDetections
+from tests.evaluation.test_evaluate import (
+    Moments,
+    any_model,
+    assert_same,
+    many,
+    one_device,
+    root,
+    run,
+    settings,
+)
+from tests.tolerances import SCORE32
+
+__all__ = ["many", "root"]
+
+REPOSITORY = Path(__file__).parents[2]
+
+KILLED = """
+import os, signal, sys
+from anchordetr_jax.data.coco import open_split
+from anchordetr_jax.evaluation.evaluate import Evaluator
+from anchordetr_jax.evaluation.journal import Journal
+from tests.evaluation.test_evaluate import Moments, one_device, settings
+root, folder = sys.argv[1:]
+config = settings(root, batch_size=1)
+dataset = open_split(config.data, "val")
+opened, open_image = [], dataset.open_image
+def counting(row):
+    opened.append(row)
+    if len(opened) == 12:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return open_image(row)
+dataset.open_image = counting
+Evaluator(dataset, config, one_device()).run(Moments(), journal=Journal(folder, seconds=0))
+"""
+
+
+def detections(*rows):
+    number = len(rows)
+    rng = np.random.default_rng([row + 1 for row in rows])
+    return ImageDetections(
+        np.array(rows, np.int32),
+        np.ones(number, bool),
+        rng.random((number, 3), np.float32),
+        rng.integers(0, 5, (number, 3), np.int32),
+        rng.random((number, 3, 4), np.float32),
+    )
+
+
+@pytest.fixture
+def journal(tmp_path):
+    """One that an evaluation with the fingerprint "a" of ten images has begun: rows 3 and 1, then 7."""
+    journal = Journal(tmp_path / "journal", seconds=0)
+    assert journal.read("a", 10) is None
+    journal.add(detections(3, 1))
+    journal.add(detections(7))
+    return journal
+
+
+def again(journal):
+    return Journal(journal.folder, seconds=0)
+
+
+def test_what_was_added_is_found(journal):
+    found = again(journal).read("a", 10)
+    assert found.rows.tolist() == [1, 3, 7]
+    for ours, theirs in zip(found, detections(3, 1), strict=True):
+        np.testing.assert_array_equal(ours[:2], theirs[::-1])
+
+
+def test_of_a_batch_fillers_and_unreadable_images_are_not_kept(journal):
+    batch = detections(5, -1, 6)
+    journal.add(batch._replace(readable=np.array([True, True, False])))
+    assert again(journal).read("a", 10).rows.tolist() == [1, 3, 5, 7]
+
+
+def test_an_image_is_found_once(journal):
+    second = again(journal)
+    second.read("a", 10)
+    second.add(detections(3, 2))
+    assert again(journal).read("a", 10).rows.tolist() == [1, 2, 3, 7]
+
+
+def test_another_evaluation_is_ignored_with_a_sentence(journal):
+    other = again(journal)
+    assert other.read("b", 10) is None
+    assert other.notes == [
+        f"{journal.folder} is of an evaluation with another checkpoint, data set or settings, and is ignored."
+    ]
+
+
+@pytest.mark.parametrize("damage", ["torn", "changed", "emptied", "of something else"])
+def test_a_damaged_part_is_named_and_the_others_count(journal, damage):
+    first = sorted(journal.folder.iterdir())[0]
+    data = first.read_bytes()
+    if damage == "of something else":
+        np.savez(first, numbers=np.arange(3))
+    else:
+        first.write_bytes({"torn": data[:-100], "changed": data[:300] + b"?" * 40 + data[340:], "emptied": b""}[damage])
+    reader = again(journal)
+    assert reader.read("a", 10).rows.tolist() == [7]
+    assert reader.notes == [f"{first} is damaged, and is ignored: its images are detected on again."]
+
+
+def test_rows_that_the_data_set_lacks_are_damage(journal):
+    reader = again(journal)
+    assert reader.read("a", 5).rows.tolist() == [1, 3]
+    assert len(reader.notes) == 1
+
+
+def test_nothing_is_written_before_its_time(tmp_path):
+    journal = Journal(tmp_path / "journal", seconds=1000)
+    journal.read("a", 10)
+    journal.add(detections(0))
+    assert not journal.folder.exists()
+    journal.flush()
+    assert len(list(journal.folder.iterdir())) == 1
+
+
+def test_removing_leaves_nothing_but_files_of_others(journal):
+    (journal.folder / ".x.npz.123.partial").write_bytes(b"torn")
+    (journal.folder / "notes.txt").write_text("mine")
+    journal.remove()
+    assert [path.name for path in journal.folder.iterdir()] == ["notes.txt"]
+    (journal.folder / "notes.txt").unlink()
+    journal.remove()
+    assert not journal.folder.exists()
+    journal.remove()
+
+
+def test_the_fingerprint_tells_evaluations_apart_that_differ_in_their_detections(root):
+    config = settings(root)
+    dataset = open_split(config.data, "val")
+    model = any_model()
+    usual = fingerprint(model, dataset, config)
+    assert fingerprint(any_model(), dataset, settings(root, batch_size=3)) == usual
+    larger = dataclasses.replace(config, augment=dataclasses.replace(config.augment, eval_size=41))
+    assert fingerprint(model, dataset, larger) != usual
+    assert fingerprint(model, dataset, settings(root, max_detections=9)) != usual
+    model.kernel[...] = model.kernel[...].at[0, 0].add(1e-6)
+    assert fingerprint(model, dataset, config) != usual
+    dataset.image_ids = (*dataset.image_ids[:-1], 51)
+    assert fingerprint(any_model(), dataset, config) != usual
+
+
+@pytest.mark.processes
+def test_an_evaluation_that_is_killed_goes_on_where_it_was(many, script_environment, tmp_path, capsys, monkeypatch):
+    root, expected = many
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(root), str(tmp_path / "journal")],
+        cwd=REPOSITORY,
+        env=script_environment,
+        capture_output=True,
+        timeout=240,
+        check=False,
+    )
+    assert killed.returncode == -9, killed.stderr
+    config = settings(root, batch_size=3)  # other batches than before
+    dataset = open_split(config.data, "val")
+    opened, open_image = [], dataset.open_image
+
+    def counting(row):
+        opened.append(row)
+        return open_image(row)
+
+    monkeypatch.setattr(dataset, "open_image", counting)
+    result = Evaluator(dataset, config, one_device()).run(
+        any_model(), progress=False, journal=Journal(tmp_path / "journal", seconds=0)
+    )
+    assert 3 <= result.kept_images <= 11
+    assert f"Going on after {result.kept_images} of 17 images" in capsys.readouterr().err
+    assert len(opened) == len(set(opened)) == 17 - result.kept_images
+    assert_same(result.results, expected, SCORE32)
+
+
+def test_an_evaluation_that_is_interrupted_keeps_what_it_has(many, tmp_path, monkeypatch):
+    root, expected = many
+    journal = Journal(tmp_path / "journal", seconds=1000)
+
+    batches = []
+
+    def add(images):
+        batches.append(images)
+        Journal.add(journal, images)
+        if len(batches) == 3:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(journal, "add", add)
+    with pytest.raises(KeyboardInterrupt):
+        run(settings(root, batch_size=2), Moments(), journal=journal)
+    result = run(settings(root, batch_size=2), Moments(), journal=Journal(tmp_path / "journal"))
+    assert result.kept_images == sum((images.rows >= 0).sum() for images in batches)
+    assert_same(result.results, expected, SCORE32)
+
+
+def test_a_finished_evaluation_whose_results_were_not_written_detects_nothing_again(many, tmp_path):
+    root, expected = many
+    run(settings(root), Moments(), journal=Journal(tmp_path / "journal"))
+    result = run(settings(root), Moments(), journal=Journal(tmp_path / "journal"))
+    assert (result.kept_images, result.compilations) == (17, 0)
+    assert_same(result.results, expected, SCORE32)
+
+
+def test_an_image_that_could_not_be_read_gets_another_chance(root, tmp_path):
+    damaged = root / "val2017" / "2.png"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:300])
+    assert len(run(settings(root), Moments(), journal=Journal(tmp_path / "journal")).unreadable) == 1
+    damaged.write_bytes(whole)
+    result = run(settings(root), Moments(), journal=Journal(tmp_path / "journal"))
+    assert (result.kept_images, result.unreadable) == (4, ())
+    assert_same(result.results, run(settings(root), Moments()).results, SCORE32)
