@@ -1,7 +1,8 @@
 """Every setting, as frozen dataclasses: checked once at the edge, then handed inward.
 
-A file in `configs/` starts from `default_config()` (an `ml_collections.ConfigDict` with every setting at its default), changes
-what its experiment needs, and is turned into a `Config` by `config_from_dict`. Nothing behind that point sees a ConfigDict.
+A file in `configs/` starts from `default_config()` (an `ml_collections.ConfigDict` with every setting at its default),
+changes what its experiment needs, and is turned into a `Config` by `config_from_dict`. Nothing behind that point sees a
+ConfigDict.
 """
 
 import dataclasses
@@ -27,7 +28,7 @@ class ModelConfig:
     backbone: Literal["resnet50", "resnet101", "compact"] = "resnet50"
     """`compact` is a small network that trains from nothing, for demos."""
     dilation: bool = True
-    """True (DC5): the last backbone stage keeps its stride and dilates, output stride 16. False (C5): output stride 32."""
+    """True (DC5): the last backbone stage dilates instead of striding, output stride 16. False (C5): output stride 32."""
     num_feature_levels: int = 1
     """1, or 3 (the last three backbone stages; with `dilation` only)."""
     attention: Literal["rcda", "standard"] = "rcda"
@@ -45,11 +46,11 @@ class ModelConfig:
     """With 3 feature levels, half of them (rounded down) attend across levels."""
     decoder_layers: int = 6
     padding: Literal["invariant", "official"] = "invariant"
-    """`invariant`: padding never changes an image's result. `official`: the arithmetic of the official code on padded batches."""
+    """`invariant`: padding never changes an image's result. `official`: what the official code makes of padded batches."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """What the network computes in. Parameters are float32 (float64 with float64)."""
     initialization: Literal["official", "local"] = "official"
-    """`local`: attention starts at each query's own place instead of flat, which makes training from nothing much shorter."""
+    """`local`: attention starts at each query's own place instead of flat, which shortens training from nothing."""
     remat: bool = False
     """Recompute activations of each layer in the backward pass instead of keeping them."""
 
@@ -57,7 +58,7 @@ class ModelConfig:
         _require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")
         if self.num_feature_levels == 3 and not self.dilation:
             raise UserError(
-                "model.num_feature_levels=3 needs model.dilation=True: without it the levels end on grids of different sizes."
+                "model.num_feature_levels=3 needs model.dilation=True: without it the levels' grids differ in size."
             )
         for name in ("num_patterns", "num_anchors", "hidden_dim", "num_heads", "ffn_dim", "decoder_layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
@@ -79,7 +80,7 @@ class MatcherConfig:
     box_cost: float = 5.0
     giou_cost: float = 2.0
     backend: Literal["host", "device"] = "host"
-    """`host`: scipy through one callback a device. `device`: solved in XLA, where callbacks are slow or not to be had."""
+    """`host`: scipy through one callback a device. `device`: solved in XLA, for where callbacks are slow or missing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -117,8 +118,8 @@ class DataConfig:
     tfds_val: str = "validation"
     tfds_test: str = "test"
     labels: Literal["raw", "contiguous"] = "contiguous"
-    """`raw`: a class output is the category id itself (as in the official checkpoints: 91 outputs for COCO's ids up to 90).
-    `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
+    """`raw`: a class output is the category id itself (as in the official checkpoints: 91 outputs for COCO's ids up to
+    90). `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
     max_boxes: int = 0
     """Targets an image is padded to. 0: as many as the fullest image has. An image with more is an error, never cut."""
     num_buckets: int = 12
@@ -199,7 +200,7 @@ class TrainConfig:
     batch_size: int = 8
     """Images a step, over all devices and hosts."""
     init_from: str = ""
-    """A checkpoint to start from (heads of another size start anew). Ignored once the workdir has a checkpoint of its own."""
+    """A checkpoint to start from (heads of another size start anew). Ignored once the workdir has checkpoints."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 1000
