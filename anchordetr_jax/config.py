@@ -28,7 +28,7 @@ class ModelConfig:
     backbone: Literal["resnet50", "resnet101", "compact"] = "resnet50"
     """`compact` is a small network that trains from nothing, for demos."""
     dilation: bool = True
-    """True (DC5): the last backbone stage dilates instead of striding, output stride 16. False (C5): output stride 32."""
+    """True (DC5): the last stage dilates instead of striding, output stride 16. False (C5): output stride 32."""
     num_feature_levels: int = 1
     """1, or 3 (the last three backbone stages; with `dilation` only)."""
     attention: Literal["rcda", "standard"] = "rcda"
@@ -46,7 +46,7 @@ class ModelConfig:
     """With 3 feature levels, half of them (rounded down) attend across levels."""
     decoder_layers: int = 6
     padding: Literal["invariant", "official"] = "invariant"
-    """`invariant`: padding never changes an image's result. `official`: what the official code makes of padded batches."""
+    """`invariant`: padding never changes a result. `official`: what the official code makes of padded batches."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     """What the network computes in. Parameters are float32 (float64 with float64)."""
     initialization: Literal["official", "local"] = "official"

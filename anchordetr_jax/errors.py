@@ -4,6 +4,6 @@
 class UserError(Exception):
     """Something its user can mend: a file, a folder or a setting.
 
-    The message is one sentence that names the file or setting and says what to do; scripts print it without a traceback and
-    exit with status 1.
+    The message is one sentence that names the file or setting and says what to do; scripts print it without a
+    traceback and exit with status 1.
     """

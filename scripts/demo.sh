@@ -17,7 +17,8 @@ prepare_environment requirements.txt
 
 echo "== Drawing the data set"
 "$VENV_PYTHON" -m anchordetr_jax.data.shapes "$demo/data" --train 2000 --val 200 \
-    --classes hexagon frame flower hourglass halfmoon --short-side 64 96 --max-side 96 --object-size 0.25 0.8 --max-objects 5 --hue-by-class 1
+    --classes hexagon frame flower hourglass halfmoon --short-side 64 96 --max-side 96 \
+    --object-size 0.25 0.8 --max-objects 5 --hue-by-class 1
 
 echo "== Training"
 "$VENV_PYTHON" scripts/train.py --config configs/shapes.py --config.data.root="$demo/data" --workdir "$demo"

@@ -1,3 +1,5 @@
+# mypy: disable-error-code="union-attr,index,arg-type"
+# Parts that are optional in the types are there in the models made here.
 """The detector as a whole: shapes, initial weights, dtypes, gradients."""
 
 import jax
