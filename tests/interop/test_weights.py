@@ -1,5 +1,7 @@
 """Official state dicts to models and back."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -36,7 +38,7 @@ def test_every_variable_has_one_place_in_the_table(variant):
 def test_there_and_back_is_the_same_to_the_bit(variant):
     config = VARIANTS[variant]
     state_dict = official(config)
-    more = {"num_anchors": 9} if variant == "grid" else {}
+    more: dict[str, Any] = {"num_anchors": 9} if variant == "grid" else {}
     model = model_from_state_dict(state_dict, dilated=True, **more)
     assert model.config == config
     back = state_dict_from_model(model)
