@@ -197,6 +197,8 @@ class _Writer:
         if kind is argparse.Namespace:
             made = _named("argparse.Namespace") + pickle.EMPTY_TUPLE + pickle.NEWOBJ
             return made + self.pickled(vars(value)) + pickle.BUILD
+        if value == b"" and kind is bytes:
+            return _EMPTY_BYTES
         if value is None or kind in (bool, int, float, complex, str, bytes):
             # A whole pickle of protocol 2, less its two-byte start and its last byte, is an instruction within another.
             return pickle.dumps(value, protocol=2)[2:-1]
@@ -228,3 +230,5 @@ def _named(full: str) -> bytes:
 
 _STORAGE_NAMES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
 _EMPTY_ORDERED_DICT = _named("collections.OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
+# As bytes with content are pickled; protocol 2's own way for none names a type that PyTorch refuses by default.
+_EMPTY_BYTES = b"c_codecs\nencode\n" + b"".join(pickle.dumps(text, 2)[2:-1] for text in ("", "latin1")) + b"\x86R"

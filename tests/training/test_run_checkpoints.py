@@ -96,7 +96,8 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
 
 def test_damage_without_checksums_is_found_by_reading(trained: Trainer, tmp_path: Path) -> None:
     save(tmp_path, trained, [1, 2])
-    damage(tmp_path / "checkpoints/2/model")
+    for path in (tmp_path / "checkpoints/2/model").rglob("d/*"):
+        path.write_bytes(b"")
     (tmp_path / "checkpoints/2" / CHECKSUMS_FILE).unlink()
     restored = restore_newest(tmp_path, trained.abstract, CONFIG)
     assert restored is not None
