@@ -9,7 +9,7 @@ import pytest
 
 from anchordetr_jax.config import MatcherConfig, ModelConfig
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.training.sharding import global_batch, to_host
+from anchordetr_jax.training.sharding import ShardingRule, global_batch, to_host
 from tests.tolerances import GRADIENT64_RELATIVE, STEPS64_RELATIVE
 from tests.training.tiny import CONFIG, MODEL, StandIn, Trainer, batch, equal, trainer
 
@@ -43,8 +43,11 @@ def test_the_number_of_devices_changes_nothing(devices: int, fsdp: int, x64: Non
 
 
 def test_the_number_of_devices_changes_nothing_for_the_detector_itself(x64: None) -> None:
+    small = dataclasses.replace(HOST, model=dataclasses.replace(WIDE_MODEL, decoder_layers=1))
+    split_large = (ShardingRule(".*", 2**13),)
     batches = [batch(seed, images=4, size=(32, 48)) for seed in range(2)]
-    one, many = trainer(HOST, model=AnchorDETR), trainer(HOST, model=AnchorDETR, devices=4, fsdp=2)
+    one = trainer(small, model=AnchorDETR)
+    many = trainer(small, model=AnchorDETR, devices=4, fsdp=2, rules=split_large)
     for expected, found in zip(run(one, batches), run(many, batches), strict=True):
         assert found == pytest.approx(expected, rel=GRADIENT64_RELATIVE)
     for path, value in to_host(one.state.params).items():

@@ -104,7 +104,10 @@ class Trainer:
 def trainer(
     config: Config = CONFIG, *, model: type[Any] = StandIn, devices: int = 1, fsdp: int = 1, rules: Any = SPLIT_ALL
 ) -> Trainer:
-    """A step on the first so many devices, and its first state."""
+    """A step on the first so many devices, and its first state.
+
+    That of another model than the stand-in gets random weights: its own take long to compile.
+    """
     mesh = make_mesh(MeshConfig(fsdp=fsdp), jax.devices()[:devices])
     freeze = config.optimizer.freeze
 
@@ -114,9 +117,22 @@ def trainer(
     definition = ModelDefinition.abstract(build)
     optimizer = make_optimizer(config.optimizer, steps_before=lambda epoch: 5 * epoch, epochs=config.train.epochs)
     abstract = abstract_state(definition, optimizer, mesh, freeze=freeze, rules=rules)
-    state = initial_state(definition, build, optimizer, mesh, freeze=freeze, rules=rules)
+    if model is StandIn:
+        state = initial_state(definition, build, optimizer, mesh, freeze=freeze, rules=rules)
+    else:
+        state = random_state(abstract)
     step = make_train_step(definition, optimizer, config, mesh, abstract)
     return Trainer(config, mesh, definition, optimizer, abstract, state, step)
+
+
+def random_state(abstract: TrainState) -> TrainState:
+    """Small random weights, and zeros for the rest of the state."""
+    rng = np.random.default_rng(0)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), abstract)
+    weights = {name: (0.1 * rng.standard_normal(leaf.shape)).astype(leaf.dtype) for name, leaf in zeros.params.items()}
+    return jax.tree.map(
+        lambda value, leaf: jax.device_put(value, leaf.sharding), dataclasses.replace(zeros, params=weights), abstract
+    )
 
 
 class NoiseData:
