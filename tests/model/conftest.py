@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import pytest
 from flax import nnx
 
@@ -61,6 +60,6 @@ def pixels() -> Callable[..., jax.Array]:
     """Makes an already normalised image [1,h,w,3]."""
 
     def make(height: int, width: int, seed: int = 0) -> jax.Array:
-        return jax.random.normal(jax.random.key(seed), (1, height, width, 3), jnp.float64)
+        return jax.random.normal(jax.random.key(seed), (1, height, width, 3))
 
     return make
