@@ -119,6 +119,8 @@ def run_official(options: argparse.Namespace) -> Iterator[Table]:
 
 def image_size(text: str) -> tuple[int, int]:
     height, width = map(int, text.split("x"))
+    if min(height, width) < 1 or max(height, width) < 24:
+        raise argparse.ArgumentTypeError(f"{text} is too small: the longer side of a synthetic image has at least 24")
     return height, width
 
 

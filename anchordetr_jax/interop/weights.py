@@ -1,5 +1,6 @@
 """Official state dicts to models and back, bit for bit."""
 
+import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -65,6 +66,7 @@ def state_dict_from_model(model: AnchorDETR) -> dict[str, np.ndarray]:
     )
 
 
+@functools.lru_cache(maxsize=16)  # asked for many times over, and it takes seconds
 def definition_of(config: ModelConfig) -> ModelDefinition:
     """The architecture without its arrays."""
     return ModelDefinition.abstract(lambda: AnchorDETR(config, rngs=nnx.Rngs(0)))
