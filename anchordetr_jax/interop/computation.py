@@ -1,9 +1,8 @@
 """A case's figures as this project computes them: by its own model, matcher, losses and train step."""
 
 import contextlib
-import functools
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +10,7 @@ import numpy as np
 
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.detection.losses import detection_losses
 from anchordetr_jax.detection.matching import Targets, matching_costs
 from anchordetr_jax.detection.postprocess import top_detections
 from anchordetr_jax.interop.arguments import config_with
@@ -18,10 +18,10 @@ from anchordetr_jax.interop.correspondence import correspondences
 from anchordetr_jax.interop.figures import Case, Detected, Figures
 from anchordetr_jax.interop.stages import run_stages
 from anchordetr_jax.interop.weights import definition_of, state_dict_from_variables, variables_from_state_dict
-from anchordetr_jax.training.optimizer import make_optimizer
+from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.sharding import make_mesh, state_shardings
-from anchordetr_jax.training.state import new_state, split_variables
-from anchordetr_jax.training.step import batch_loss, make_train_step, match_on_shards
+from anchordetr_jax.training.state import Variables, new_state, split_variables
+from anchordetr_jax.training.step import make_train_step, match_on_shards
 
 STEPS_AN_EPOCH = 1_000_000
 """More than any case takes: the learning rates are those of the first epoch."""
@@ -54,9 +54,8 @@ def compute(case: Case, dtype: str, *, padding: Literal["invariant", "official"]
         variables = variables_from_state_dict(case.state_dict, config.model)
         figures = _forward(case, config, variables)
         if case.targets:
-            _first_step(case, config, variables, figures)
-        if case.targets and case.steps:
-            _steps(case, config, variables, figures)
+            _losses(case, config, figures)
+            _train(case, config, variables, figures)
     return figures
 
 
@@ -83,25 +82,21 @@ def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Figure
     )
 
 
-def _first_step(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
-    assert figures.logits is not None
-    assert figures.boxes is not None
-    definition, mesh, batch = (
-        definition_of(config.model),
-        make_mesh(config.mesh, jax.devices()[:1]),
-        _batch(case, config),
-    )
-    params, frozen = split_variables(dict(variables), definition.trainable_paths(config.optimizer.freeze))
-    gradient_of = jax.value_and_grad(functools.partial(batch_loss, definition, config, mesh), has_aux=True)
-    (_, losses), gradients = _to_numpy(jax.jit(gradient_of)(params, frozen, batch))
-    figures.losses = _official_losses(losses)
-    figures.gradient_norms = _official_norms(gradients, config.model)
-
+def _losses(case: Case, config: Config, figures: Figures) -> None:
+    """Matching and losses of the predictions that are among the figures."""
+    batch, mesh = _batch(case, config), make_mesh(config.mesh, jax.devices()[:1])
     logits, boxes = jnp.asarray(figures.logits), jnp.asarray(figures.boxes)
     targets = Targets(jnp.asarray(batch.boxes), jnp.asarray(batch.labels), jnp.asarray(batch.num_boxes))
-    on_shards = functools.partial(match_on_shards, config=config.matcher, mesh=mesh)
-    matches = np.asarray(jax.jit(on_shards)(logits, boxes, targets))
-    figures.costs = np.asarray(matching_costs(logits, boxes, targets, config.matcher))
+
+    @jax.jit
+    def find(logits: jax.Array, boxes: jax.Array, targets: Targets) -> Any:
+        matches = match_on_shards(logits, boxes, targets, config.matcher, mesh)
+        num_boxes = jnp.maximum(targets.num_boxes.sum(), 1)
+        losses = detection_losses(logits, boxes, targets, matches, num_boxes=num_boxes, config=config.loss)
+        return matches, matching_costs(logits, boxes, targets, config.matcher), losses
+
+    matches, figures.costs, losses = _to_numpy(find(logits, boxes, targets))
+    figures.losses = _official_losses(losses)
     figures.matches = {
         (layer, image): {target: int(matches[layer, image, target]) for target in range(len(objects.labels))}
         for layer in range(len(matches))
@@ -109,28 +104,51 @@ def _first_step(case: Case, config: Config, variables: Mapping[str, Any], figure
     }
 
 
-def _steps(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
+def _train(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
     definition, mesh, batch = (
         definition_of(config.model),
         make_mesh(config.mesh, jax.devices()[:1]),
         _batch(case, config),
     )
-    optimizer = make_optimizer(
-        config.optimizer, steps_before=lambda epoch: STEPS_AN_EPOCH * epoch, epochs=config.train.epochs
+    optimizer = _keeping_gradients(
+        make_optimizer(config.optimizer, steps_before=lambda epoch: STEPS_AN_EPOCH * epoch, epochs=config.train.epochs)
     )
     arrays = {path: jnp.asarray(value) for path, value in variables.items()}
     state = new_state(*split_variables(arrays, definition.trainable_paths(config.optimizer.freeze)), optimizer.init)
     state = jax.device_put(state, state_shardings(state, mesh))
     train_step = make_train_step(definition, optimizer, config, mesh, state)
     losses, norms = [], []
-    for _ in range(case.steps):
+    for step in range(max(1, case.steps)):
         state, metrics = train_step(state, batch)
         losses.append(float(metrics["loss"]))
         norms.append(float(metrics["grad_norm"]))
-    figures.step_losses, figures.step_gradient_norms = np.array(losses), np.array(norms)
-    after = state_dict_from_variables(_to_numpy({**state.params, **state.frozen}), config.model)
-    figures.tensors_after = after
-    figures.norms_after = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in after.items()}
+        if step == 0:
+            figures.gradient_norms = _official_norms(_to_numpy(state.opt_state.gradients), config.model)
+    if case.steps:
+        figures.step_losses, figures.step_gradient_norms = np.array(losses), np.array(norms)
+        after = state_dict_from_variables(_to_numpy({**state.params, **state.frozen}), config.model)
+        figures.tensors_after = after
+        figures.norms_after = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in after.items()}
+
+
+class _WithGradients(NamedTuple):
+    state: Any
+    gradients: Variables
+
+
+def _keeping_gradients(optimizer: Optimizer) -> Optimizer:
+    """The optimiser, whose state tells the gradients of the last step, too."""
+
+    def init(params: Variables) -> _WithGradients:
+        return _WithGradients(optimizer.init(params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        gradients: Variables, state: _WithGradients, params: Variables, step: jax.Array
+    ) -> tuple[Variables, _WithGradients]:
+        changes, inner = optimizer.update(gradients, state.state, params, step)
+        return changes, _WithGradients(inner, gradients)
+
+    return Optimizer(init, update, optimizer.learning_rates)
 
 
 def _batch(case: Case, config: Config) -> Batch:
