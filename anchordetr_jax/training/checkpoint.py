@@ -30,6 +30,10 @@ FORMAT_VERSION = 1
 CHECKPOINTS_FOLDER = "checkpoints"
 
 
+class DamagedCheckpointError(UserError):
+    """A checkpoint turned out unreadable although nothing was wrong to be seen from outside."""
+
+
 @dataclasses.dataclass(frozen=True)
 class CheckpointMeta:
     """What a checkpoint says about itself."""
@@ -154,7 +158,10 @@ def saved_shapes(directory: epath.PathLike, item: str = "model") -> dict[str, tu
     """Shape of every array of an item by path, without reading the arrays."""
     with orbax_context():
         metadata: Any = ocp.checkpointables_metadata(absolute(directory)).metadata
-    return {name: tuple(array.shape) for name, array in metadata.get(item, {}).items()}
+    arrays = metadata.get(item, {})
+    if arrays is None:
+        raise DamagedCheckpointError(f"Checkpoint {directory} is damaged (item {item} is unreadable): use another one.")
+    return {name: tuple(array.shape) for name, array in arrays.items()}
 
 
 def load_variables(
@@ -163,8 +170,13 @@ def load_variables(
     """Some or all arrays of an item, with the dtypes and shardings asked for."""
     context = orbax_context()
     context.pytree.loading.partial_load = True
-    with context:
-        return ocp.load_checkpointables(absolute(directory), {item: dict(wanted)})[item]
+    try:
+        with context:
+            return ocp.load_checkpointables(absolute(directory), {item: dict(wanted)})[item]
+    except Exception as error:
+        raise DamagedCheckpointError(
+            f"Checkpoint {directory} cannot be read ({brief(error)}): use another one."
+        ) from error
 
 
 def compare_shapes(expected: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> list[str]:

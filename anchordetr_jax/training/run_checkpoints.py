@@ -18,6 +18,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.checkpoint import (
     CHECKPOINTS_FOLDER,
     CheckpointMeta,
+    DamagedCheckpointError,
     absolute,
     brief,
     compare_shapes,
@@ -141,9 +142,9 @@ def restore_newest(
                 meta = read_meta(path)
                 _check_same_run(path, meta, abstract, config, categories)
                 state = _restore(path, abstract)
-            except UserError:
-                raise
             except Exception as error:
+                if isinstance(error, UserError) and not isinstance(error, DamagedCheckpointError):
+                    raise
                 if jax.process_count() > 1:  # The others may have succeeded, so there is no going back together.
                     raise UserError(
                         f"Checkpoint {path} cannot be read ({brief(error)}): move it away to use the one before."

@@ -129,6 +129,15 @@ def test_a_truncated_list_of_checksums_is_noticed(copy: Path) -> None:
         load_model(copy)
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # What Orbax leaves behind then.
+def test_damage_that_only_reading_shows_is_a_sentence_too(copy: Path) -> None:
+    (copy / CHECKSUMS_FILE).unlink()
+    for path in (copy / "model").rglob("d/*"):
+        path.write_bytes(b"")
+    with pytest.raises(UserError, match=r"is damaged|cannot be read"):
+        load_model(copy)
+
+
 def test_without_checksums_nothing_is_held_against_a_checkpoint(copy: Path) -> None:
     (copy / CHECKSUMS_FILE).unlink()
     assert find_damage(checkpoint.epath.Path(copy)) is None

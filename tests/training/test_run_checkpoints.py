@@ -94,6 +94,7 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
     assert (tmp_path / "checkpoints/damaged-2").is_dir()
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # What Orbax leaves behind then.
 def test_damage_without_checksums_is_found_by_reading(trained: Trainer, tmp_path: Path) -> None:
     save(tmp_path, trained, [1, 2])
     for path in (tmp_path / "checkpoints/2/model").rglob("d/*"):
