@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.data.coco import Categories, LabelScheme
 from anchordetr_jax.data.coco_categories import coco_categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop.class_outputs import BIAS, KERNEL, gather_outputs, output_places, spread_outputs
@@ -43,7 +43,7 @@ def test_coco_has_its_91_outputs_in_either_numbering() -> None:
 @given(data=st.data())
 def test_gathering_is_the_inverse_of_spreading(data: st.DataObject) -> None:
     ids = tuple(sorted(data.draw(st.sets(st.integers(0, 90), min_size=1, max_size=20))))
-    scheme = data.draw(st.sampled_from(["raw", "contiguous"]))
+    scheme: LabelScheme = data.draw(st.sampled_from(["raw", "contiguous"]))
     categories = Categories(ids=ids, names=tuple(map(str, ids)), scheme=scheme)
     classes = data.draw(st.integers(categories.num_labels, 91))
     places = output_places(categories, classes, 91)

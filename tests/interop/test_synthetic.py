@@ -55,11 +55,12 @@ def test_a_tensor_is_drawn_from_seed_and_name(name: str, shape: tuple[int, ...],
 
 
 def test_copies_of_a_shared_head_are_equal() -> None:
-    tensors = [synthetic_tensor(f"transformer.bbox_embed.{i}.layers.1.weight", (4, 4), seed=0) for i in (0, 5)]
-    np.testing.assert_array_equal(*tensors)
+    first, sixth = (synthetic_tensor(f"transformer.bbox_embed.{i}.layers.1.weight", (4, 4), seed=0) for i in (0, 5))
+    np.testing.assert_array_equal(first, sixth)
 
 
 def test_an_image_is_drawn_from_its_seed() -> None:
     image = synthetic_image(24, 30, seed=2)
-    assert (image.shape, image.dtype) == ((24, 30, 3), np.float32)
+    assert image.shape == (24, 30, 3)
+    assert image.dtype == np.float32
     assert image[4, 6].tolist() == [-4.942625522613525, 2.961014986038208, 4.5626606941223145]

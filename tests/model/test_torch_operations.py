@@ -67,6 +67,7 @@ def test_an_mlp_has_relu_between_its_layers_and_none_at_its_end() -> None:
     mlp, x = MLP(4, 6, 5, 2, dtype=jnp.float64, rngs=nnx.Rngs(0)), normal(3, 4)
     layers = []
     for ours in mlp.layers:
+        assert ours.bias is not None
         theirs = torch.nn.Linear(*ours.kernel[...].shape, dtype=torch.float64)
         theirs.load_state_dict(
             {"weight": torch.tensor(transposed(ours.kernel)), "bias": torch.tensor(np.array(ours.bias[...]))}
@@ -127,7 +128,8 @@ def test_ordinary_attention_is_pytorchs(masked: bool) -> None:
     )
     padding = torch.tensor(~valid) if masked else None
     expected, _ = theirs(*map(torch.tensor, (queries, keys, values)), key_padding_mask=padding)
-    result = ours(*map(jnp.asarray, (queries, keys, values)), jnp.asarray(valid) if masked else None)
+    mask = jnp.asarray(valid) if masked else None
+    result = ours(jnp.asarray(queries), jnp.asarray(keys), jnp.asarray(values), mask)
     assert_same(result, expected.detach().numpy())
 
 

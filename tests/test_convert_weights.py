@@ -1,0 +1,53 @@
+"""The command line of `convert_weights.py`."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import convert_weights
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.interop.torch_file import read_state_dict, write_torch_file
+from anchordetr_jax.training.checkpoint import read_meta
+from tests.interop.conftest import random_state_dict, small_resnet
+
+__all__ = ["small_resnet"]
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.usefixtures("small_resnet")
+def test_weights_go_in_and_come_out_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source, back = tmp_path / "official.pth", tmp_path / "back.pth"
+    write_torch_file(source, {"model": random_state_dict()})
+    convert_weights.main(["import", str(source), str(tmp_path / "out"), "--no-dilation"])
+    assert read_meta(tmp_path / "out").config.model.dilation is False
+    convert_weights.main(["export", str(tmp_path / "out"), str(back)])
+    original, returned = read_state_dict(source)[0], read_state_dict(back)[0]
+    assert original.keys() == returned.keys()
+    for name, array in original.items():
+        np.testing.assert_array_equal(returned[name], array)
+    convert_weights.main(["inspect", str(back)])
+    printed = capsys.readouterr().out
+    assert f"The checkpoint is in {tmp_path / 'out'}." in printed
+    assert f"The weights are in {back}." in printed
+    assert "transformer.pattern.weight" in printed
+
+
+@pytest.mark.usefixtures("small_resnet")
+def test_what_a_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
+    write_torch_file(tmp_path / "bare.pth", random_state_dict())
+    with pytest.raises(UserError, match="--no-dilation"):
+        convert_weights.main(["import", str(tmp_path / "bare.pth"), str(tmp_path / "out")])
+
+
+@pytest.mark.processes
+def test_a_mistake_is_answered_by_one_sentence(tmp_path: Path, script_environment: dict[str, str]) -> None:
+    (tmp_path / "page.pth").write_text("<html>")
+    command = [sys.executable, "convert_weights.py", "import", str(tmp_path / "page.pth"), str(tmp_path / "out")]
+    run = subprocess.run(command, cwd=ROOT, env=script_environment, capture_output=True, text=True, check=False)
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 1
+    assert run.stderr.startswith(f"Error: {tmp_path / 'page.pth'} is a web page")
