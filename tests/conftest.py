@@ -14,9 +14,9 @@ if os.environ["JAX_PLATFORMS"] == "cpu":
 
 # Most of a test's time is compilation. LLVM's costly passes are left out, which halves it. What one test compiled the
 # others take from a cache, also the processes that they start; it is gone when the run ends, so that no run depends on
-# an earlier one.
+# an earlier one. Whoever runs the same tests again and again may name a folder that stays, in JAX's own variable.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
-if "PYTEST_XDIST_WORKER" not in os.environ:
+if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # The workers of pytest-xdist inherit it.
     _compiled = tempfile.TemporaryDirectory(prefix="anchordetr_jax-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 

@@ -18,9 +18,10 @@ from anchordetr_jax.interop.correspondence import correspondences
 from anchordetr_jax.interop.figures import Case, Detected, Figures
 from anchordetr_jax.interop.stages import run_stages
 from anchordetr_jax.interop.weights import definition_of, state_dict_from_variables, variables_from_state_dict
+from anchordetr_jax.model.definition import Variables
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.sharding import make_mesh, state_shardings
-from anchordetr_jax.training.state import Variables, new_state, split_variables
+from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
 from anchordetr_jax.training.step import make_train_step, match_on_shards
 
 STEPS_AN_EPOCH = 1_000_000
@@ -114,7 +115,7 @@ def _train(case: Case, config: Config, variables: Mapping[str, Any], figures: Fi
         make_optimizer(config.optimizer, steps_before=lambda epoch: STEPS_AN_EPOCH * epoch, epochs=config.train.epochs)
     )
     arrays = {path: jnp.asarray(value) for path, value in variables.items()}
-    state = new_state(*split_variables(arrays, definition.trainable_paths(config.optimizer.freeze)), optimizer.init)
+    state = new_state(*split_variables(arrays, trainable_paths(definition, config.optimizer.freeze)), optimizer.init)
     state = jax.device_put(state, state_shardings(state, mesh))
     train_step = make_train_step(definition, optimizer, config, mesh, state)
     losses, norms = [], []

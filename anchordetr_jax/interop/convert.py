@@ -22,8 +22,8 @@ from anchordetr_jax.interop.weights import (
     state_dict_from_variables,
     variables_from_state_dict,
 )
+from anchordetr_jax.model.definition import variables_of
 from anchordetr_jax.training.checkpoint import load_model, read_meta, save_variables
-from anchordetr_jax.training.state import variables_of
 
 NAMES_ARGUMENT, OUTPUTS_ARGUMENT, LABELS_ARGUMENT = "categories", "class_outputs", "labels"
 """What an exported file's `args` hold besides official arguments, so that it comes back as it was."""

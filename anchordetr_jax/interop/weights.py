@@ -21,8 +21,8 @@ from anchordetr_jax.interop.correspondence import (
     resnet_correspondences,
 )
 from anchordetr_jax.model import AnchorDETR
+from anchordetr_jax.model.definition import ModelDefinition, variables_of
 from anchordetr_jax.model.precision import param_dtype
-from anchordetr_jax.training.state import ModelDefinition, variables_of
 
 CLASSIFIER = ("fc.weight", "fc.bias")
 """The part of a torchvision ResNet that classifies images; a detector has no use for it."""

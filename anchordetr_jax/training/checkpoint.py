@@ -22,8 +22,8 @@ from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
 from anchordetr_jax.training.integrity import find_damage, write_checksums
-from anchordetr_jax.training.state import ModelDefinition, Variables, variables_of
 
 FORMAT_VERSION = 1
 """Raised whenever older code could no longer read what is written."""

@@ -17,13 +17,14 @@ from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.definition import ModelDefinition, count
 from anchordetr_jax.training.metrics_file import EVALUATION_PREFIX, MetricsFile, has_evaluation
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.progress import Progress
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
 from anchordetr_jax.training.sharding import check_batch_size, global_batch, make_mesh
 from anchordetr_jax.training.start import load_start
-from anchordetr_jax.training.state import ModelDefinition, TrainState, count
+from anchordetr_jax.training.state import TrainState
 from anchordetr_jax.training.step import abstract_state, initial_state, make_train_step
 from anchordetr_jax.training.stopping import StopRequest
 

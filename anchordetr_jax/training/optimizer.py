@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from anchordetr_jax.config import OptimizerConfig
-from anchordetr_jax.training.state import Variables
+from anchordetr_jax.model.definition import Variables
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 """Step number to a float scalar."""

@@ -12,6 +12,7 @@ from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
+from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
 from anchordetr_jax.training.sharding import (
     BATCH_AXES,
@@ -21,14 +22,7 @@ from anchordetr_jax.training.sharding import (
     replicated,
     state_shardings,
 )
-from anchordetr_jax.training.state import (
-    ModelDefinition,
-    TrainState,
-    Variables,
-    new_state,
-    split_variables,
-    variables_of,
-)
+from anchordetr_jax.training.state import TrainState, new_state, split_variables, trainable_paths
 
 Metrics = dict[str, jax.Array]
 """Scalars by name, still on the device."""
@@ -54,7 +48,7 @@ def initial_state(
         freeze: patterns of parameters that are not trained.
         rules: which parameters are split over `fsdp`.
     """
-    trainable = definition.trainable_paths(freeze)
+    trainable = trainable_paths(definition, freeze)
 
     def make() -> TrainState:
         return new_state(*split_variables(variables_of(build()), trainable), optimizer.init)
@@ -71,7 +65,7 @@ def abstract_state(
     rules: Sequence[ShardingRule] = FSDP_RULES,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct` leaves), e.g. to restore a checkpoint into."""
-    params, frozen = split_variables(definition.shapes, definition.trainable_paths(freeze))
+    params, frozen = split_variables(definition.shapes, trainable_paths(definition, freeze))
     shapes = jax.eval_shape(lambda: new_state(_zeros(params), _zeros(frozen), optimizer.init))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),

@@ -14,6 +14,7 @@ from flax import nnx
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.definition import ModelDefinition, variables_of
 from anchordetr_jax.training import checkpoint
 from anchordetr_jax.training.checkpoint import (
     compare_shapes,
@@ -25,7 +26,6 @@ from anchordetr_jax.training.checkpoint import (
 )
 from anchordetr_jax.training.integrity import CHECKSUMS_FILE, find_damage
 from anchordetr_jax.training.sharding import make_mesh, replicated
-from anchordetr_jax.training.state import ModelDefinition, variables_of
 from tests.training.tiny import CATEGORIES, CONFIG, MODEL
 
 

@@ -13,9 +13,10 @@ from anchordetr_jax.config import Config, MatcherConfig, MeshConfig, ModelConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.model.anchor_detr import Predictions
+from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.sharding import ShardingRule, make_mesh
-from anchordetr_jax.training.state import ModelDefinition, TrainState
+from anchordetr_jax.training.state import TrainState
 from anchordetr_jax.training.step import TrainStep, abstract_state, initial_state, make_train_step
 
 SPLIT_ALL = (ShardingRule(r".*", 8),)
@@ -67,6 +68,11 @@ class StandIn(nnx.Module):
             outputs.append(queries)
         decoded = jnp.stack(outputs)
         return Predictions(self.class_head(decoded), jax.nn.sigmoid(self.box_head(decoded)))
+
+
+def build_stand_in() -> StandIn:
+    """A stand-in with the weights of seed 0."""
+    return StandIn(MODEL, rngs=nnx.Rngs(0))
 
 
 def batch(seed: int = 0, *, images: int = 8, size: tuple[int, int] = (8, 12), boxes: int = 3) -> Batch:
