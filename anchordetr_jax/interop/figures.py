@@ -146,10 +146,6 @@ class Figures:
     tensors_after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     """Tensors after the last step, by official name; all or some."""
 
-    @property
-    def has_training(self) -> bool:
-        return bool(self.losses) or self.step_losses is not None
-
 
 def sample(array: np.ndarray, count: int = 256) -> np.ndarray:
     """At most so many numbers of an array, evenly spread over it."""

@@ -22,7 +22,7 @@ import numpy as np
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop.arguments import config_with, is_argument, refuse_unknown, settings_from_arguments
-from anchordetr_jax.interop.figures import Case, Detected, Figures, ImageTargets, sample, synthetic_case
+from anchordetr_jax.interop.figures import Case, Detected, Figures, ImageTargets, synthetic_case
 
 OFFICIAL_CLASSES = 91
 REQUIRED = ("args", "weight_seed", "image_sizes", "image_seeds")
@@ -69,48 +69,6 @@ def read_golden(path: str | Path) -> Golden:
     )
     unused = tuple(name for name in meta if name not in UNDERSTOOD and not is_argument(name))
     return Golden(case, figures, unused)
-
-
-def write_golden(
-    path: str | Path,
-    meta: dict[str, Any],
-    figures: Figures,
-    *,
-    targets: tuple[ImageTargets, ...] = (),
-    target_sizes: np.ndarray | None = None,
-    with_predictions: bool = True,
-    whole_tensors: tuple[str, ...] = (),
-) -> None:
-    """Writes figures in the form that `read_golden` reads.
-
-    Args:
-        path: the file.
-        meta: name, args, weight_seed, image_sizes, image_seeds.
-        figures: of all decoder layers.
-        targets: of the images, where something was trained.
-        target_sizes: what the detections were scaled to.
-        with_predictions: keep logits, boxes and detections whole, besides the samples of the stages.
-        whole_tensors: tensors to keep whole as the last step left them; of the others, the norms.
-    """
-    assert figures.logits is not None
-    assert figures.boxes is not None
-    stages = {**figures.stages, "logits": figures.logits, "boxes": figures.boxes}
-    meta = {**meta, "stage_shapes": {name: list(array.shape) for name, array in stages.items()}}
-    arrays: dict[str, Any] = {f"stage/{name}": sample(array) for name, array in stages.items()}
-    if with_predictions and figures.detections is not None:
-        arrays |= {"logits": figures.logits, "boxes": figures.boxes, "post/target_sizes": target_sizes}
-        arrays |= {f"post/{name}": value for name, value in figures.detections._asdict().items()}
-    if figures.has_training:
-        meta |= {"grad_norms": figures.gradient_norms, "param_norms_after": figures.norms_after}
-        for image, objects in enumerate(targets):
-            arrays |= {f"target_boxes_{image}": objects.boxes, f"target_labels_{image}": objects.labels}
-        arrays |= {f"loss/{name}": np.float64(value) for name, value in figures.losses.items()}
-        for (layer, image), pairs in figures.matches.items():
-            arrays[f"match/layer{layer}/image{image}/query"] = np.array(list(pairs.values()), np.int64)
-            arrays[f"match/layer{layer}/image{image}/target"] = np.array(list(pairs), np.int64)
-        arrays |= {"total_loss_per_step": figures.step_losses, "grad_norm_per_step": figures.step_gradient_norms}
-        arrays |= {f"param_after/{name}": figures.tensors_after[name] for name in whole_tensors}
-    np.savez_compressed(path, meta=np.array(json.dumps(meta)), **arrays)
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
