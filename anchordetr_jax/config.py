@@ -36,15 +36,21 @@ class ModelConfig:
     spatial_prior: Literal["learned", "grid"] = "learned"
     """Anchor points are parameters, or a fixed grid of round(sqrt(num_anchors)) points a side."""
     num_patterns: int = 3
+    """Learned contents that every anchor point is tried with, so that objects at one place can all be found."""
     num_anchors: int = 300
+    """Anchor points. There are num_patterns x num_anchors queries."""
     num_classes: int = 0
     """Class outputs K. 0: as many as the data set's labels need."""
     hidden_dim: int = 256
+    """Channels of encoder and decoder."""
     num_heads: int = 8
+    """Attention heads."""
     ffn_dim: int = 1024
+    """Hidden channels of the feed-forward networks."""
     encoder_layers: int = 6
     """With 3 feature levels, half of them (rounded down) attend across levels."""
     decoder_layers: int = 6
+    """Each is trained to detect; the last one's detections count."""
     padding: Literal["invariant", "official"] = "invariant"
     """`invariant`: padding never changes a result. `official`: what the official code makes of padded batches."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -77,8 +83,11 @@ class MatcherConfig:
     """The cost by which queries and targets are matched, and who solves the assignment."""
 
     class_cost: float = 2.0
+    """Weight of the focal cost of the target's class."""
     box_cost: float = 5.0
+    """Weight of the L1 distance of the boxes (cx, cy, w, h)."""
     giou_cost: float = 2.0
+    """Weight of the generalised IoU of the boxes."""
     backend: Literal["host", "device"] = "host"
     """`host`: scipy through one callback a device. `device`: solved in XLA, for where callbacks are slow or missing."""
 
@@ -88,10 +97,15 @@ class LossConfig:
     """Weights of the losses (each summed over decoder layers) and the shape of the focal loss."""
 
     class_weight: float = 2.0
+    """Weight of the focal loss."""
     box_weight: float = 5.0
+    """Weight of the L1 loss of matched boxes."""
     giou_weight: float = 2.0
+    """Weight of the generalised-IoU loss of matched boxes."""
     focal_alpha: float = 0.25
+    """Weight of what is there in the focal loss, against 1 - alpha of what is not."""
     focal_gamma: float = 2.0
+    """How much less the focal loss counts what is already well told apart."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,18 +119,29 @@ class DataConfig:
     """`coco`: the folder to which the six paths below are relative. `tfds`: TFDS's data folder (its usual one if
     empty), or that of one prepared data set. `folder`: the folder of images."""
     train_images: str = "train2017"
+    """Folder of the training images. Where this and the next are left as they are and not there, images and annotations
+    are looked for in the layouts that Roboflow, CVAT and others export."""
     train_annotations: str = "annotations/instances_train2017.json"
+    """Annotation file of the training images."""
     val_images: str = "val2017"
+    """Folder of the validation images."""
     val_annotations: str = "annotations/instances_val2017.json"
+    """Annotation file of the validation images."""
+    val_fraction: float = 0.0
+    """Share of the training images that is held out for validation, in place of validation images of the data set's
+    own. An image's file name decides whether it is, so it stays on its side when others are added."""
     test_images: str = "test2017"
+    """Folder of the test images."""
     test_annotations: str = "annotations/image_info_test-dev2017.json"
     """Names and sizes of the test images; annotations need not be in it."""
     tfds_name: str = "coco/2017"
     """As TFDS has it; `NAME/CONFIG:VERSION` takes a version that is not the latest."""
     tfds_train: str = "train"
-    """Splits in TFDS's language: `train[:90%]` will do."""
+    """Split of the training images, in TFDS's language: `train[:90%]` will do."""
     tfds_val: str = "validation"
+    """Split of the validation images."""
     tfds_test: str = "test"
+    """Split of the test images."""
     labels: Literal["raw", "contiguous"] = "contiguous"
     """`raw`: a class output is the category id itself (as in the official checkpoints: 91 outputs for COCO's ids up to
     90). `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
@@ -132,6 +157,9 @@ class DataConfig:
     """Batches read ahead (for each worker)."""
 
     def __post_init__(self) -> None:
+        _require(
+            0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "0 (none) or more, and less than 1"
+        )
         _require(self.max_boxes >= 0, "data.max_boxes", self.max_boxes, "0 (as many as the data set needs) or more")
         _require(self.num_buckets >= 1, "data.num_buckets", self.num_buckets, "at least 1")
         _require(self.shape_multiple >= 1, "data.shape_multiple", self.shape_multiple, "at least 1")
@@ -144,17 +172,21 @@ class AugmentConfig:
     """Image sizes (in pixels) and random augmentation. The defaults are DETR's."""
 
     flip_probability: float = 0.5
+    """Images are mirrored, left to right, with this probability."""
     train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     """The short side is resized to one of these."""
     max_size: int = 1333
     """…but the long side to no more than this, in training and evaluation."""
     crop_probability: float = 0.5
+    """Images are cropped at random with this probability."""
     crop_resize_sizes: tuple[int, ...] = (400, 500, 600)
     """Before a random crop the short side is resized to one of these."""
     crop_min: int = 384
-    crop_max: int = 600
     """A crop's sides are drawn from [crop_min, min(side, crop_max)]."""
+    crop_max: int = 600
+    """The longest side of a crop."""
     eval_size: int = 800
+    """In evaluation the short side is resized to this."""
 
     def __post_init__(self) -> None:
         for name in ("flip_probability", "crop_probability"):
@@ -199,8 +231,6 @@ class TrainConfig:
     epochs: int = 50
     batch_size: int = 8
     """Images a step, over all devices and hosts."""
-    init_from: str = ""
-    """A checkpoint to start from (heads of another size start anew). Ignored once the workdir has checkpoints."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 1000
@@ -226,6 +256,7 @@ class EvalConfig:
     equal_memory: bool = False
     """Batches of smaller shapes hold more images: as many pixels as `batch_size` images of the largest shape have."""
     max_detections: int = 100
+    """Detections an image, the best ones."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_detections"):
@@ -237,6 +268,7 @@ class MeshConfig:
     """How devices are arranged: batches are split over data x fsdp, large parameters over fsdp."""
 
     fsdp: int = 1
+    """Devices that share the large parameters, each keeping a part. 1: every device keeps all."""
 
     def __post_init__(self) -> None:
         _require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
@@ -255,6 +287,12 @@ class Config:
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     mesh: MeshConfig = MeshConfig()
+    init_from: str = ""
+    """What to start from: a workdir, a checkpoint, or weights of the official code or of torchvision's ResNet (`.pth`,
+    `.safetensors`). The class head starts anew for other classes. Ignored once the workdir has checkpoints."""
+    architecture: Literal["config", "start"] = "config"
+    """Which network is trained: `config`, the one that `model` describes; `start`, that of `init_from`, where the
+    experiment file and the command line say nothing else."""
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -273,7 +311,16 @@ def config_from_dict(settings: Mapping[str, Any] | ml_collections.ConfigDict) ->
     Settings that are left out take their defaults, so that files written by an older version still load.
     """
     plain = settings.to_dict() if isinstance(settings, ml_collections.ConfigDict) else settings
-    return _build(Config, plain, prefix="")
+    return _build(Config, _renamed(plain), prefix="")
+
+
+def _renamed(settings: Any) -> Any:
+    """Settings under the names that they have today: `train.init_from` became `init_from`."""
+    train = settings.get("train") if isinstance(settings, Mapping) else None
+    if not isinstance(train, Mapping) or "init_from" not in train:
+        return settings
+    rest = {name: value for name, value in train.items() if name != "init_from"}
+    return {**settings, "train": rest, "init_from": train["init_from"] or settings.get("init_from", "")}
 
 
 def _build(cls: type, settings: Any, prefix: str) -> Any:

@@ -1,7 +1,7 @@
 r"""Anchor DETR R50-C5 on COCO by the official recipe: 50 epochs, 8 images a step, learning rates cut after epoch 40.
 
     python scripts/train.py --config configs/anchordetr_r50_c5.py --workdir runs/anchordetr_r50_c5 \
-        --config.data.root=COCO_FOLDER --config.train.init_from=IMAGENET_CHECKPOINT
+        --config.data.root=COCO_FOLDER --config.init_from=IMAGENET_CHECKPOINT
 
 Hardware: 8 devices with one image each; any number of devices that divides 8 computes the same. The backbone
 starts from ImageNet weights: convert_weights.py imports torchvision's ResNet. Expected on val2017: AP 42.1,

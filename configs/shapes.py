@@ -18,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 
 def get_config() -> ml_collections.ConfigDict:
     config = runpy.run_path(str(HERE / "shapes_scratch.py"))["get_config"]()
-    config.train.init_from = str(HERE.parent / "assets" / "shapes_start")
+    config.init_from = str(HERE.parent / "assets" / "shapes_start")
     config.train.epochs = 8
     config.train.evaluate_every = 2
     config.optimizer.warmup_steps = 20

@@ -40,6 +40,11 @@ def test_settings_left_out_take_their_defaults() -> None:
     assert config_from_dict({"model": {"num_anchors": 7}}).model == ModelConfig(num_anchors=7)
 
 
+def test_the_start_of_a_run_is_found_under_its_older_name() -> None:
+    assert config_from_dict({"train": {"init_from": "runs/a"}, "init_from": ""}).init_from == "runs/a"
+    assert config_from_dict({"train": {"init_from": ""}, "init_from": "runs/b"}).init_from == "runs/b"
+
+
 def test_a_whole_number_will_do_for_a_float() -> None:
     value = config_from_dict({"optimizer": {"clip_norm": 1}}).optimizer.clip_norm
     assert value == 1.0

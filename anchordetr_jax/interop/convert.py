@@ -213,7 +213,7 @@ def describe_weights(weights: Weights) -> str:
     """A line on what the weights are."""
     model = weights.config.model
     if all(path.startswith("backbone/") for path in weights.variables):
-        return f"A {model.backbone} backbone alone: a start for training (train.init_from), no detector yet."
+        return f"A {model.backbone} backbone alone: a start for training (init_from), no detector yet."
     shown = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelConfig)}
     for name in ("padding", "dtype", "initialization", "remat"):
         del shown[name]

@@ -76,7 +76,7 @@ def load_model(
     if all(name.startswith("backbone/") for name in found):
         raise UserError(
             f"Checkpoint {directory} holds a backbone alone, which detects nothing: train a detector from it "
-            "(train.init_from)."
+            "(init_from)."
         )
     definition = ModelDefinition.abstract(lambda: AnchorDETR(model_config, rngs=nnx.Rngs(0)))
     if differences := compare_shapes(definition.shapes, found):

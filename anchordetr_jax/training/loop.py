@@ -24,7 +24,7 @@ from anchordetr_jax.training.progress import Progress
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
 from anchordetr_jax.training.sharding import check_batch_size, global_batch, make_mesh
 from anchordetr_jax.training.start import load_start
-from anchordetr_jax.training.state import TrainState
+from anchordetr_jax.training.state import TrainState, evaluated_variables
 from anchordetr_jax.training.step import abstract_state, initial_state, make_train_step
 from anchordetr_jax.training.stopping import StopRequest
 
@@ -76,7 +76,7 @@ def train(
     """Trains until the last epoch is over or a signal asks to stop.
 
     If the workdir holds checkpoints the run goes on from the newest sound one, with the same batches as if it had never
-    stopped; else it starts from `train.init_from`, or from nothing. The workdir gets `checkpoints/`, `metrics.jsonl`
+    stopped; else it starts from `init_from`, or from nothing. The workdir gets `checkpoints/`, `metrics.jsonl`
     and `config.json`.
 
     Args:
@@ -92,7 +92,7 @@ def train(
     """
     config = resolve_classes(config, data.categories)
     mesh = make_mesh(config.mesh) if mesh is None else mesh
-    check_batch_size(config.train.batch_size, mesh, "train.batch_size")
+    check_batch_size(config.train.batch_size, mesh, "train.batch_size", accumulate=config.train.accumulate)
     run = _Run(config, epath.Path(workdir), data, mesh)
     state = run.restored_or_new()
     step = int(state.step)
@@ -123,7 +123,7 @@ def train(
         def evaluate_now() -> None:
             assert evaluate is not None
             progress.flush()
-            scores = evaluate(run.definition.merge(state.params, state.frozen), step)
+            scores = evaluate(run.definition.merge(evaluated_variables(state)), step)
             write({EVALUATION_PREFIX + name: value for name, value in scores.items()})
             shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _SHOWN_SCORES if name in scores)
             progress.say(f"Epoch {run.epochs_at(step):.4g}, step {step}: {shown}")
@@ -187,9 +187,10 @@ class _Run:
         return AnchorDETR(self.config.model, rngs=nnx.Rngs(self.config.train.seed))
 
     def restored_or_new(self) -> TrainState:
-        """The state to go on from: the workdir's own, else from `train.init_from`, else from nothing."""
-        config, data, freeze = self.config, self.data, self.config.optimizer.freeze
-        abstract = abstract_state(self.definition, self.optimizer, self.mesh, freeze=freeze)
+        """The state to go on from: the workdir's own, else from `init_from`, else from nothing."""
+        config, data = self.config, self.data
+        freeze, ema = config.optimizer.freeze, config.train.ema_decay > 0
+        abstract = abstract_state(self.definition, self.optimizer, self.mesh, freeze=freeze, ema=ema)
         _say(data.describe())
         total, trained = count({**abstract.params, **abstract.frozen}), count(abstract.params)
         _say(f"Model: {total / 1e6:.2f} M parameters, {trained / 1e6:.2f} M of them trained.")
@@ -205,9 +206,9 @@ class _Run:
             for line in changed_settings(meta.config, config):
                 _say(f"Changed since: {line}")
             return state
-        state = initial_state(self.definition, self._build, self.optimizer, self.mesh, freeze=freeze)
-        if config.train.init_from:
-            state, report = load_start(config.train.init_from, state, data.categories)
+        state = initial_state(self.definition, self._build, self.optimizer, self.mesh, freeze=freeze, ema=ema)
+        if config.init_from:
+            state, report = load_start(config.init_from, state, data.categories)
             _say(str(report))
         return state
 

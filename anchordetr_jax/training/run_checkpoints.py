@@ -180,7 +180,7 @@ def _check_same_run(
     if categories is not None and meta.categories is not None and meta.categories != categories:
         raise UserError(
             f"Checkpoint {path} was trained on other classes ({_few(meta.categories)}) than the data set has "
-            f"({_few(categories)}): give another --workdir, and this checkpoint as train.init_from."
+            f"({_few(categories)}): give another --workdir, and this checkpoint as init_from."
         )
     saved, wanted = (dataclasses.asdict(meta.config.model), dataclasses.asdict(config.model))
     changed = [
@@ -193,12 +193,12 @@ def _check_same_run(
         raise other_architecture(path, differences)
     training = saved_shapes(path, "training")
     if not training:
-        raise UserError(f"Checkpoint {path} holds weights only: give it as train.init_from, with another --workdir.")
+        raise UserError(f"Checkpoint {path} holds weights only: give it as init_from, with another --workdir.")
     differences = compare_shapes(_flatten_training(abstract), training)
     if differences:
         raise UserError(
             f"Checkpoint {path} was trained with another optimiser or other frozen parameters ({differences[0]}): "
-            "restore those settings, or start from it in another --workdir with train.init_from."
+            "restore those settings, or start from it in another --workdir with init_from."
         )
 
 

@@ -74,7 +74,7 @@ def load_start(path: str, state: TrainState, categories: Categories | None) -> t
     }
     if not usable:
         raise UserError(
-            f"Checkpoint {directory} (train.init_from) has nothing in common with the model: choose another."
+            f"Checkpoint {directory} (init_from) has nothing in common with the model: choose another."
         )
     loaded = load_variables(directory, usable)
     report = StartReport(str(directory), tuple(sorted(usable)), tuple(sorted(current.keys() - usable.keys())))

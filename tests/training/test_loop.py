@@ -191,7 +191,7 @@ def test_changed_settings_are_named_when_a_run_goes_on(tmp_path: Path, capsys: p
 def test_a_new_run_starts_from_the_weights_of_another(
     whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    run(tmp_path, StoppedAt(0, signal.SIGTERM), config=settings(init_from=str(whole_run)))
+    run(tmp_path, StoppedAt(0, signal.SIGTERM), config=dataclasses.replace(CONFIG, init_from=str(whole_run)))
     assert f"Started from {whole_run}/checkpoints/10" in capsys.readouterr().out
 
 
@@ -199,7 +199,7 @@ def test_a_run_of_its_own_goes_before_the_weights_of_another(
     whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, config=settings(epochs=1))
-    run(tmp_path, config=settings(epochs=2, init_from=str(whole_run)))
+    run(tmp_path, config=dataclasses.replace(settings(epochs=2), init_from=str(whole_run)))
     assert "Started from" not in capsys.readouterr().out
 
 

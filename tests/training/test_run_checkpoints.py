@@ -183,7 +183,7 @@ def test_weights_without_training_state_are_not_continued(trained: Trainer, tmp_
     from anchordetr_jax.training.checkpoint import save_variables
 
     save_variables(tmp_path / "checkpoints/1", {**trained.state.params, **trained.state.frozen}, CATEGORIES, CONFIG)
-    with pytest.raises(UserError, match=r"holds weights only.*train\.init_from"):
+    with pytest.raises(UserError, match=r"holds weights only.*init_from"):
         restore_newest(tmp_path, trained.abstract, CONFIG)
 
 
