@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Literal, NoReturn
 
 import numpy as np
@@ -10,6 +10,8 @@ from etils import epath
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.layouts import Split, split_files
+from anchordetr_jax.data.portion import Portion
 from anchordetr_jax.errors import UserError
 
 LabelScheme = Literal["raw", "contiguous"]
@@ -69,6 +71,7 @@ class CocoDataset:
 
     Rows are in the order of the image ids. Crowd regions and boxes without area are left out, and boxes are clipped to
     their image, as in the official training. With `annotated=False` the file may lack annotations (COCO's test-dev).
+    With a `portion` only the images on one side of a split are there. `remarks` are sentences for the person.
 
     Raises `UserError` when the folder or the file is missing, or the file is not of COCO's form or contradicts itself.
     Image files are not looked at before they are read.
@@ -81,11 +84,14 @@ class CocoDataset:
         *,
         labels: LabelScheme = "contiguous",
         annotated: bool = True,
+        portion: Portion | None = None,
     ):
         self.images_dir = epath.Path(images_dir)
         self.annotations_file = epath.Path(annotations_file)
         self.name = str(annotations_file)
         self.annotated = annotated
+        self.remarks: tuple[str, ...] = ()
+        self._elsewhere: frozenset[int] = frozenset()
         if not self.images_dir.is_dir():
             raise UserError(
                 f"There is no image folder {images_dir}; check data.root and the image folders set beside it."
@@ -96,6 +102,8 @@ class CocoDataset:
         if not images:
             raise UserError(f"{self.name} lists no images.")
 
+        if portion is not None:
+            images, annotations = self._portion(portion, images, annotations)
         ids = self._integers(images, "images", "id")
         heights, widths = (self._integers(images, "images", key) for key in ("height", "width"))
         impossible = (np.minimum(heights, widths) < 1) | (np.maximum(heights, widths) > MAX_IMAGE_SIDE)
@@ -108,10 +116,11 @@ class CocoDataset:
         if repeated.size:
             raise UserError(f"{self.name} lists two images with the id {repeated[0]}.")
         names = self._strings(images, "images", "file_name")
-        self._file_names = [names[index] for index in order]
+        # Annotation files made on Windows may have its separators.
+        self._file_names = [names[index].replace("\\", "/") for index in order]
         self.image_ids: tuple[int, ...] = tuple(ids.tolist())
         self.sizes = np.stack([heights, widths], axis=1)[order].astype(np.int32)
-        self.categories = self._read_categories(content, labels)
+        self.categories = self._read_categories(content, annotations, labels)
         self._read_annotations(annotations, ids)
 
     def __len__(self) -> int:
@@ -148,8 +157,27 @@ class CocoDataset:
         return read_image(self.file_path(row), (height, width))
 
     def ground_truth(self) -> dict[str, Any] | None:
-        """The annotation file's content, for scoring; None with `annotated=False`."""
-        return _load_json(self.annotations_file) if self.annotated else None
+        """The annotation file's content, as far as it is about these images; None with `annotated=False`."""
+        if not self.annotated:
+            return None
+        content = _load_json(self.annotations_file)
+        if self._elsewhere:
+            for key, name in (("images", "id"), ("annotations", "image_id")):
+                content[key] = [record for record in content[key] if record[name] not in self._elsewhere]
+        return content
+
+    def _portion(
+        self, portion: Portion, images: list[dict[str, Any]], annotations: list[dict[str, Any]]
+    ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+        """The images on one side of a split, and their annotations."""
+        takes = portion.takes(self._strings(images, "images", "file_name")).tolist()
+        ids = self._integers(images, "images", "id").tolist()
+        self._elsewhere = frozenset(number for number, taken in zip(ids, takes, strict=True) if not taken)
+        self.name = f"{self.name} ({portion.side} images by data.val_fraction={portion.held_out:g})"
+        return (
+            [image for image, taken in zip(images, takes, strict=True) if taken],
+            [annotation for annotation in annotations if annotation.get("image_id") not in self._elsewhere],
+        )
 
     def _records(self, content: Mapping[str, Any], key: str) -> list[dict[str, Any]]:
         if key not in content:
@@ -185,7 +213,9 @@ class CocoDataset:
         where = f"{_SINGULAR[group]} {record.get('id', record)}"
         raise UserError(f"{self.name} is not in COCO's form: '{key}' of {where} is {record[key]!r}, not {expected}.")
 
-    def _read_categories(self, content: Mapping[str, Any], scheme: LabelScheme) -> Categories:
+    def _read_categories(
+        self, content: Mapping[str, Any], annotations: list[dict[str, Any]], scheme: LabelScheme
+    ) -> Categories:
         records = self._records(content, "categories")
         if not records:
             raise UserError(f"{self.name} lists no categories.")
@@ -199,6 +229,10 @@ class CocoDataset:
                 f"{self.name} has category ids from {min(ids)} to {max(ids)}, which cannot number class outputs; "
                 f"set data.labels='contiguous'."
             )
+        stand_in = heading_category(records, annotations)
+        if stand_in is not None:
+            self.remarks += (f"Category {ids[stand_in]} ('{names[stand_in]}') only heads the others: it is no class.",)
+            del ids[stand_in], names[stand_in]
         pairs = sorted(zip(ids, names, strict=True))
         return Categories(ids=tuple(i for i, _ in pairs), names=tuple(n for _, n in pairs), scheme=scheme)
 
@@ -262,19 +296,33 @@ def boxes_by_row(
     return boxes[kept], labels[kept].astype(np.int32), np.searchsorted(rows[kept], np.arange(len(sizes) + 1))
 
 
-def open_split(config: DataConfig, split: Literal["train", "val", "test"]) -> CocoDataset:
-    """The images of a COCO folder that the settings name. Raises `UserError` like `CocoDataset`."""
-    if not config.root:
-        raise UserError("Setting 'data.root' is empty; set it to the folder of a COCO-format data set.")
-    root = epath.Path(config.root)
-    if not root.is_dir():
-        raise UserError(f"There is no data set folder {config.root}; set data.root to one.")
-    images, annotations = {
-        "train": (config.train_images, config.train_annotations),
-        "val": (config.val_images, config.val_annotations),
-        "test": (config.test_images, config.test_annotations),
-    }[split]
-    return CocoDataset(root / images, root / annotations, labels=config.labels, annotated=split != "test")
+def open_split(config: DataConfig, split: Split) -> CocoDataset:
+    """The images of a COCO folder that the settings name, or that are found in it (`layouts.split_files`).
+
+    Raises `UserError` like those and `CocoDataset`.
+    """
+    portion = None
+    if config.val_fraction > 0 and split != "test":
+        portion = Portion(config.val_fraction, split)
+    files = split_files(config, split if portion is None else "train")
+    dataset = CocoDataset(
+        files.images, files.annotations, labels=config.labels, annotated=split != "test", portion=portion
+    )
+    if files.found:
+        dataset.remarks = (f"Found the {split} images: {files.images}, {files.annotations}.", *dataset.remarks)
+    return dataset
+
+
+def heading_category(categories: Sequence[Mapping[str, Any]], annotations: Iterable[Mapping[str, Any]]) -> int | None:
+    """The place of a category that has no annotations and is the supercategory of all others; Roboflow adds one."""
+    if len(categories) < 2:
+        return None
+    for place, category in enumerate(categories):
+        others = [*categories[:place], *categories[place + 1 :]]
+        if all(other.get("supercategory") == category.get("name") for other in others):
+            unused = all(annotation.get("category_id") != category.get("id") for annotation in annotations)
+            return place if unused else None
+    return None
 
 
 def _load_json(path: epath.Path) -> dict[str, Any]:

@@ -1,19 +1,20 @@
 """What every source of images and annotations answers, and which one the settings name."""
 
+import sys
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
+import jax
 import numpy as np
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.coco import Categories, open_split
 from anchordetr_jax.data.coco_categories import coco_categories
 from anchordetr_jax.data.folder import ImageFolder
+from anchordetr_jax.data.layouts import Split as Split
 from anchordetr_jax.data.tfds import TfdsDataset
 from anchordetr_jax.data.tfds_records import find_prepared
 from anchordetr_jax.errors import UserError
-
-Split = Literal["train", "val", "test"]
 
 
 class DetectionSource(Protocol):
@@ -78,4 +79,7 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
         if not config.root:
             raise UserError("Setting 'data.root' is empty; set it to a folder of images.")
         return ImageFolder(config.root, categories or coco_categories(config.labels))
-    return open_split(config, split)
+    dataset = open_split(config, split)
+    if jax.process_index() == 0:
+        print(*dataset.remarks, sep="\n", end="\n" if dataset.remarks else "", file=sys.stderr)
+    return dataset

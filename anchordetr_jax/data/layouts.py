@@ -1,0 +1,229 @@
+"""Where a COCO-format data set keeps the images and annotations of a split, in the layouts that tools export.
+
+    COCO       train2017/ … annotations/instances_train2017.json
+    Roboflow   train/_annotations.coco.json with the images beside it, valid/, test/
+    CVAT       annotations/instances_default.json (or any name), images/ and folders in it
+    others     a JSON file of any name, in the root or one of its folders, and images in any folder of it
+
+Paths that the settings give are taken as they are. Only where a split's paths have been left at their defaults, and are
+not there, is the folder looked through: first for the annotation file, by its name and that of its folder, then for the
+folder in which the images it lists are found.
+"""
+
+import dataclasses
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal
+
+from etils import epath
+
+from anchordetr_jax.config import DataConfig
+from anchordetr_jax.errors import UserError
+
+Split = Literal["train", "val", "test"]
+
+WORDS: dict[Split, tuple[str, ...]] = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+"""How the splits are called in the names of files and folders."""
+OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "densepose", "info")
+"""Words in the names of annotation files that are not about boxes."""
+DEPTH = 4
+"""Folders below the root that are looked through."""
+SAMPLE = 24
+"""Images of a file that are looked for in each folder."""
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+    """Where the images and annotations of a split are."""
+
+    images: epath.Path
+    annotations: epath.Path
+    found: bool
+    """Whether they were looked for, rather than given by the settings."""
+
+
+def split_files(config: DataConfig, split: Split) -> SplitFiles:
+    """The folder of images and the annotation file of a split.
+
+    Raises:
+        UserError: there is no folder `data.root`; or no file, or more than one, could be meant.
+    """
+    if not config.root:
+        raise UserError("Setting 'data.root' is empty; set it to the folder of a COCO-format data set.")
+    root = epath.Path(config.root)
+    if not root.is_dir():
+        raise UserError(f"There is no data set folder {config.root}; set data.root to one.")
+    images_setting, annotations_setting = f"{split}_images", f"{split}_annotations"
+    images, annotations = getattr(config, images_setting), getattr(config, annotations_setting)
+    if (root / images).is_dir() and (root / annotations).is_file():
+        return SplitFiles(root / images, root / annotations, found=False)
+    default = DataConfig()
+    given_images = images != getattr(default, images_setting)
+    given_annotations = annotations != getattr(default, annotations_setting)
+    if (given_images and given_annotations) or "://" in config.root:
+        return SplitFiles(root / images, root / annotations, found=False)
+    file = root / annotations if given_annotations else _annotation_file(root, split)
+    if given_annotations and not file.is_file():
+        raise UserError(f"There is no annotation file {file}; check data.root and data.{annotations_setting}.")
+    folder = root / images if given_images else _image_folder(root, file, split)
+    return SplitFiles(folder, file, found=True)
+
+
+def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
+    """The one annotation file under `root` that is named as the split's, or, for training, the only one there is."""
+    files = list(_annotation_files(root))
+    if not files:
+        raise _nothing_found(root)
+    by_split = {name: [file for file in files if _names_split(root, file, name)] for name in WORDS}
+    found = by_split[split]
+    unnamed = [file for file in files if not any(file in named for named in by_split.values())]
+    if not found and split == "train" and len(unnamed) == 1:
+        found = unnamed
+    if len(found) > 1:
+        found = [file for file in found if "instances" in _words(file.stem)] or found
+    if len(found) > 1:
+        raise UserError(
+            f"{root} has several annotation files for '{split}' ({_listed(root, found)}): say which by "
+            f"data.{split}_annotations=FILE (relative to data.root)."
+        )
+    if found:
+        return found[0]
+    have = f"{root} has no annotation file for '{split}', only {_listed(root, files)}"
+    if split == "val":
+        raise UserError(
+            f"{have}: name one by data.val_annotations=FILE, or hold training images out for validation by "
+            f"data.val_fraction=0.1, or train without evaluation by train.evaluate_every=0."
+        )
+    raise UserError(f"{have}: name one by data.{split}_annotations=FILE (relative to data.root).")
+
+
+def _annotation_files(root: epath.Path) -> Iterator[epath.Path]:
+    """JSON files under `root` that may hold boxes in COCO's form, in the order of their paths."""
+    files = [
+        folder / entry.name
+        for folder in _folders(root)
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(".json") and not entry.name.startswith(".") and entry.is_file()
+    ]
+    for file in sorted(files):
+        words = _words(file.stem)
+        if not any(word in words for word in OTHER_TASKS) and _looks_like_coco(file):
+            yield file
+
+
+def _looks_like_coco(file: epath.Path) -> bool:
+    """Whether a JSON file has the two lists that COCO's form cannot do without."""
+    try:
+        with file.open("rb") as opened:
+            beginning = opened.read(1)
+            opened.seek(0)
+            # A record of results or of settings is no object with these names; a large file is not parsed for that.
+            content = opened.read()
+    except OSError:
+        return False
+    lists = b'"images"' in content and (b'"categories"' in content or b'"annotations"' in content)
+    return beginning in (b"{", b"\xef", b" ", b"\n") and lists
+
+
+def _names_split(root: epath.Path, file: epath.Path, split: Split) -> bool:
+    """Whether a file's name, or else that of the nearest folder that says anything, is of the split."""
+    parts = [file.stem, *reversed(file.relative_to(root).parts[:-1])]
+    for part in parts:
+        words = _words(part)
+        named = [name for name, spellings in WORDS.items() if any(word in words for word in spellings)]
+        if named:
+            return split in named
+    return False
+
+
+def _words(name: str) -> list[str]:
+    return re.findall(r"[a-z]+", name.lower())
+
+
+def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Path:
+    """The folder under `root` in which the images that an annotation file lists are found."""
+    names = _some_file_names(file)
+    hits: dict[epath.Path, int] = {}
+    for folder in _folders(root):
+        count = sum((folder / name).is_file() for name in names)
+        if count:
+            hits[folder] = count
+    if not hits:
+        raise UserError(
+            f"None of the images that {file} lists (such as {names[0]!r}) is in a folder under {root}: put them there, "
+            f"or say by data.{split}_images=FOLDER where they are."
+        )
+    most = max(hits.values())
+    best = [folder for folder, count in hits.items() if count == most]
+    # Where several folders have images of these names, one that belongs to the annotations goes before the others.
+    for belongs in (
+        lambda folder: folder == file.parent,
+        lambda folder: file.parent in folder.parents and file.parent != root,
+        lambda folder: folder.name == file.stem,
+        lambda folder: any(word in WORDS[split] for word in _words(folder.name)),
+        lambda folder: "images" in _words(folder.name),
+    ):
+        if len(best) > 1:
+            best = [folder for folder in best if belongs(folder)] or best
+    if len(best) > 1:
+        raise UserError(
+            f"The images that {file} lists are in several folders ({_listed(root, best)}): say which by "
+            f"data.{split}_images=FOLDER (relative to data.root)."
+        )
+    return best[0]
+
+
+def _some_file_names(file: epath.Path) -> list[str]:
+    """File names of images spread over those that an annotation file lists."""
+    try:
+        content: Any = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"Annotation file {file} is not valid JSON, or not all of it is there ({error}).") from None
+    images: Any = content.get("images") if isinstance(content, Mapping) else None
+    records = images if isinstance(images, list) else []
+    step = max(1, len(records) // SAMPLE)
+    values = [record.get("file_name") for record in records[::step] if isinstance(record, Mapping)]
+    names = [value.replace("\\", "/") for value in values if isinstance(value, str) and value]
+    if not names:
+        raise UserError(f"{file} lists no images with a 'file_name'.")
+    return names
+
+
+def _folders(root: epath.Path) -> list[epath.Path]:
+    """`root` and the folders in it, the nearer ones first; hidden ones and those of annotations of pixels left out."""
+    found = [root]
+    level = [root]
+    for _ in range(DEPTH):
+        level = [
+            folder / entry.name
+            for folder in level
+            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
+            if not entry.name.startswith((".", "__MACOSX")) and entry.is_dir()
+        ]
+        found += level
+    return found
+
+
+def _nothing_found(root: epath.Path) -> UserError:
+    names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
+    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
+    other = ""
+    if any(name.endswith((".yaml", ".yml")) for name in names) or "labels" in names:
+        other = " It looks like a YOLO data set: export it in COCO's format."
+    elif any(folder.name.lower() == "annotations" and any(folder.glob("*.xml")) for folder in _folders(root)):
+        other = " It looks like a Pascal VOC data set: export it in COCO's format."
+    return UserError(
+        f"{root} holds no annotation file in COCO's form (a .json file with images, annotations and categories), only "
+        f"{shown}: set data.root to the folder of a COCO-format data set.{other}"
+    )
+
+
+def _listed(root: epath.Path, paths: Sequence[epath.Path]) -> str:
+    names = [str(path.relative_to(root)) for path in paths]
+    return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")

@@ -1,0 +1,33 @@
+"""Images held out for validation, where a data set has no validation images of its own."""
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from anchordetr_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Portion:
+    """One side of a split into images for training and images held out for validation."""
+
+    held_out: float
+    """The share of images that is held out."""
+    side: Literal["train", "val"]
+
+    def takes(self, file_names: Sequence[str]) -> np.ndarray:
+        """bool [n]: whether each image is on this side, which its file name decides alone; at least one is on each.
+
+        Raises `UserError` where there are fewer than two images.
+        """
+        if len(file_names) < 2:
+            raise UserError("A single image cannot be divided by data.val_fraction: give more images, or set it to 0.")
+        digests = [hashlib.sha256(name.encode(errors="surrogatepass")).digest()[:8] for name in file_names]
+        places = np.array([int.from_bytes(digest, "big") / 2**64 for digest in digests])
+        held_out = places < self.held_out
+        held_out[places.argmin()] = True
+        held_out[places.argmax()] = False
+        return held_out if self.side == "val" else ~held_out
