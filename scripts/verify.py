@@ -3,6 +3,8 @@
 python scripts/verify.py golden FILE.npz...           against figures that the official code has computed
 python scripts/verify.py official --repo ANCHORDETR   against the official code itself, run beside ours
 python scripts/verify.py roundtrip CHECKPOINT         export and import give back the same bits
+python scripts/verify.py evaluation WEIGHTS --repo ANCHORDETR --data COCO_FOLDER
+                                                      the official evaluation and ours find the same
 
 Each prints tables: stage, shape, largest and mean absolute difference, the error that the tolerance is about (rel:
 relative to each number or norm; scl: to the stage's largest magnitude), tolerance and verdict. See
@@ -23,6 +25,7 @@ from anchordetr_jax.interop.arguments import config_with
 from anchordetr_jax.interop.class_outputs import OFFICIAL_OUTPUTS
 from anchordetr_jax.interop.comparison import Table
 from anchordetr_jax.interop.convert import implied_config
+from anchordetr_jax.interop.official_evaluation import verify_evaluation
 from anchordetr_jax.interop.torch_file import read_state_dict
 from anchordetr_jax.interop.verification import Trial, image_files, verify_golden, verify_official, verify_roundtrip
 
@@ -85,6 +88,18 @@ def parser() -> argparse.ArgumentParser:
     roundtrip = commands.add_parser("roundtrip", help="export a checkpoint, import it again, compare every bit")
     roundtrip.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's workdir, or one checkpoint")
     roundtrip.set_defaults(run=lambda options: iter([verify_roundtrip(options.checkpoint)]))
+
+    evaluation = commands.add_parser("evaluation", help="evaluate by the official main.py --eval, and here")
+    evaluation.add_argument("weights", metavar="WEIGHTS", help="a checkpoint, or a .pth file of official weights")
+    evaluation.add_argument("--repo", required=True, metavar="DIR", help="checkout of megvii-research/AnchorDETR")
+    evaluation.add_argument(
+        "--data", required=True, metavar="DIR", help="folder with val2017/ and annotations/instances_val2017.json"
+    )
+    evaluation.add_argument("--count", type=int, default=0, help="how many of its images (all)")
+    evaluation.add_argument(
+        "--dilation", action=argparse.BooleanOptionalAction, help="DC5 or C5, where a file does not say"
+    )
+    evaluation.set_defaults(run=run_evaluation)
     return result
 
 
@@ -115,6 +130,10 @@ def run_official(options: argparse.Namespace) -> Iterator[Table]:
         steps=options.steps,
     )
     yield from verify_official(options.repo, trial, options.dtype)
+
+
+def run_evaluation(options: argparse.Namespace) -> Iterator[Table]:
+    yield verify_evaluation(options.repo, options.weights, options.data, count=options.count, dilation=options.dilation)
 
 
 def image_size(text: str) -> tuple[int, int]:

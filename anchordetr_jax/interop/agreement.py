@@ -1,5 +1,7 @@
 """Two implementations' figures of one case, compared row by row."""
 
+from collections.abc import Collection, Sequence
+
 import numpy as np
 
 from anchordetr_jax.interop.comparison import Measure, Table
@@ -65,29 +67,50 @@ def _compare_predictions(table: Table, ours: Figures, reference: Figures, case: 
                 table.compare(f"{name}/layer {layer}", array[layer], kept[index], limit)
     if reference.detections is not None and ours.detections is not None:
         sizes = case.image_sizes if case.target_sizes is None else case.target_sizes
-        _compare_detections(table, ours.detections, reference.detections, sizes, score_limit, box_limit)
+        table.compare("detections/scores", ours.detections.scores, reference.detections.scores, score_limit)
+        mine, theirs = (
+            [Detected(*(part[image] for part in detections)) for image in range(len(sizes))]
+            for detections in (ours.detections, reference.detections)
+        )
+        compare_detections(table, mine, theirs, sizes, score_limit, box_limit)
 
 
-def _compare_detections(
-    table: Table, ours: Detected, reference: Detected, sizes: np.ndarray, score_limit: float, box_limit: float
+def compare_detections(
+    table: Table,
+    ours: Sequence[Detected],
+    reference: Sequence[Detected],
+    sizes: np.ndarray,
+    score_limit: float,
+    box_limit: float,
+    *,
+    labels: Collection[int] | None = None,
 ) -> None:
-    """Scores in order; then each detection with ours of the same score and label whose box is nearest.
+    """Each detection of the reference beside ours of the same score and label whose box is nearest.
 
     Detections of equal score may come in another order, and the last ones may be others of equal score. Boxes are
     compared relative to the image.
+
+    Args:
+        table: gets the rows.
+        ours: of each image, its D detections: scores [D], labels [D], boxes [D,4].
+        reference: likewise, best first.
+        sizes: int [B,2], (h,w) of the images.
+        score_limit: how far two scores may be apart.
+        box_limit: how far two boxes may be apart, relative to the image.
+        labels: only these are looked for; None: all.
     """
-    table.compare("detections/scores", ours.scores, reference.scores, score_limit)
     differences, without = [], 0
-    for image, (height, width) in enumerate(sizes.tolist()):
+    for mine, theirs, (height, width) in zip(ours, reference, sizes.tolist(), strict=True):
         scale = np.array([width, height, width, height], np.float64)
-        free = np.ones(len(ours.scores[image]), bool)
-        cut = reference.scores[image][-1] + score_limit
-        for score, label, box in zip(*(part[image] for part in reference), strict=True):
-            same = free & (ours.labels[image] == label) & (np.abs(ours.scores[image] - score) <= score_limit)
-            if not same.any():
-                without += int(score > cut)
+        free = np.ones(len(mine.scores), bool)
+        for score, label, box in zip(*theirs, strict=True):
+            if labels is not None and label not in labels:
                 continue
-            gaps = np.where(same[:, None], np.abs(ours.boxes[image] - box) / scale, np.inf)
+            same = free & (mine.labels == label) & (np.abs(mine.scores - score) <= score_limit)
+            if not same.any():
+                without += int(score > theirs.scores[-1] + score_limit)
+                continue
+            gaps = np.where(same[:, None], np.abs(mine.boxes - box) / scale, np.inf)
             nearest = int(gaps.max(axis=1).argmin())
             free[nearest] = False
             differences.append(gaps[nearest])

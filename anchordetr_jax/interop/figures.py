@@ -20,7 +20,7 @@ class ImageTargets(NamedTuple):
 
 
 class Detected(NamedTuple):
-    """The best detections of B images, best first."""
+    """The best detections of B images, best first; of a single one without the axis B."""
 
     scores: np.ndarray
     """float [B,D]."""

@@ -5,8 +5,11 @@ float64, is put right in memory while it runs: operators that torchvision looks 
 call of `.cuda()`, and position codes that are float32 whatever the network is.
 """
 
+import argparse
 import contextlib
 import importlib
+import io
+import json
 import sys
 import warnings
 from collections.abc import Iterator, Mapping
@@ -82,8 +85,7 @@ class OfficialCode:
             warnings.simplefilter("ignore")
             # Only the main process downloads ImageNet weights, so there is none.
             patches.enter_context(_replaced(self.backbone, "is_main_process", lambda: False))
-            if not torch.cuda.is_available():
-                patches.enter_context(_replaced(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor))
+            patches.enter_context(_replaced(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor))
             if dtype == "float64":
                 patches.enter_context(_replaced(self.transformer, "torch", _FloatsAreDoubles(torch)))
                 for name in ("pos2posemb1d", "pos2posemb2d"):
@@ -100,6 +102,34 @@ class OfficialCode:
             if case.targets:
                 self._train(case, model.train(), criterion.train(), arguments, samples, figures, dtype)
         return figures
+
+    def evaluate(
+        self, config: Config, weights: str | Path, data: str | Path, output: str | Path
+    ) -> tuple[list[float], list[dict[str, Any]]]:
+        """What its command `main.py --eval --resume WEIGHTS --coco_path DATA` finds: COCO's 12 numbers, and the
+        contents of the results.json that it writes into the folder `output`."""
+        arguments, found = self.arguments(config), []
+        vars(arguments).update(
+            {"eval": True, "resume": str(weights), "coco_path": str(data), "output_dir": str(output)},
+            batch_size=1,
+            num_workers=0,
+        )
+        evaluate = self.main.evaluate
+
+        def keeping(*args: Any, **kwargs: Any) -> Any:
+            stats, evaluator = evaluate(*args, **kwargs)
+            found.append(stats["coco_eval_bbox"])
+            return stats, evaluator
+
+        with (
+            self.running("float32"),
+            _replaced(self.main, "evaluate", keeping),
+            # What its own training saves, and PyTorch no longer loads unless told to.
+            self.torch.serialization.safe_globals([argparse.Namespace]),
+            contextlib.redirect_stdout(io.StringIO()),
+        ):
+            self.main.main(arguments)
+        return found[0], json.loads((Path(output) / "results.json").read_text())
 
     def preprocess(self, image: Any, size: int, max_size: int) -> np.ndarray:
         """A Pillow image as its evaluation would feed it, at another size than 800: float32 [h,w,3]."""

@@ -37,6 +37,9 @@ BY_DTYPE = {"float64": FLOAT64, "float32": FLOAT32}
 CLASS_ERROR = 2e-5
 """Absolute, in percent: the official code computes this number in float32 whatever the network computes in."""
 
+SCORES = 5e-4
+"""Absolute, of COCO's numbers: they agree to three decimals."""
+
 GRID_BOXES = FLOAT32_ULP_BELOW_8 / 4
 """Absolute, for box centres when anchors are a grid: the official code takes an anchor's logit in float32 whatever the
 network computes in, and its last bit depends on the mathematical library. A sigmoid passes on a quarter at most."""
