@@ -7,6 +7,8 @@ ConfigDict.
 
 import dataclasses
 import difflib
+import math
+import re
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -206,6 +208,9 @@ class OptimizerConfig:
     name: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-4
     backbone_learning_rate: float = 1e-5
+    learning_rates: tuple[str, ...] = ()
+    """Learning rates of further groups of parameters, each as "PATTERN=RATE", e.g. "decoder/.*=3e-5". The first regular
+    expression that matches a parameter's whole path decides; the two rates above are for all that none matches."""
     weight_decay: float = 1e-4
     clip_norm: float = 0.1
     """The gradient's norm over all parameters is clipped to this. 0: not clipped."""
@@ -221,6 +226,36 @@ class OptimizerConfig:
         for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
             _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
         _require(self.drop_epoch >= 1, "optimizer.drop_epoch", self.drop_epoch, "at least 1")
+        self.rates_by_pattern()
+
+    def rates_by_pattern(self) -> dict[str, float]:
+        """The entries of `learning_rates` as {pattern: rate}, in their order. Raises `UserError` for one that is wrong.
+
+        A pattern may hold "=" itself: the rate stands behind the last one.
+        """
+        rates: dict[str, float] = {}
+        for entry in self.learning_rates:
+            pattern, _, number = entry.rpartition("=")
+            try:
+                rate = float(number)
+            except ValueError:
+                rate = -1.0
+            if not pattern or not 0 <= rate < math.inf:
+                raise UserError(
+                    f"Setting 'optimizer.learning_rates' has {entry!r}, which is not PATTERN=RATE with a rate of 0 or "
+                    "more, such as 'decoder/.*=3e-5'."
+                )
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise UserError(
+                    f"Setting 'optimizer.learning_rates' has {entry!r}, and {pattern!r} is not a regular expression: "
+                    f"{error}."
+                ) from error
+            if pattern in rates:
+                raise UserError(f"Setting 'optimizer.learning_rates' has the pattern {pattern!r} twice: keep one.")
+            rates[pattern] = rate
+        return rates
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -231,6 +266,11 @@ class TrainConfig:
     epochs: int = 50
     batch_size: int = 8
     """Images a step, over all devices and hosts."""
+    accumulate: int = 1
+    """Parts in which each device computes its images of a step, one after another: less memory, the same step."""
+    ema_decay: float = 0.0
+    """Decay a step of the moving average of the weights, which is then what is evaluated and loaded. 0: none; 0.9997 is
+    usual. It starts lower, so that the first weights are soon forgotten."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
     checkpoint_every: int = 1000
@@ -244,6 +284,8 @@ class TrainConfig:
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        _require(self.accumulate >= 1, "train.accumulate", self.accumulate, "at least 1")
+        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 (none) or more, and less than 1")
         _require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
 
 

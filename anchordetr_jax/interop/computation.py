@@ -11,7 +11,7 @@ import numpy as np
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses
-from anchordetr_jax.detection.matching import Targets, matching_costs
+from anchordetr_jax.detection.matching import Targets, match, matching_costs
 from anchordetr_jax.detection.postprocess import top_detections
 from anchordetr_jax.interop.arguments import config_with
 from anchordetr_jax.interop.correspondence import correspondences
@@ -22,7 +22,7 @@ from anchordetr_jax.model.definition import Variables
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.sharding import make_mesh, state_shardings
 from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
-from anchordetr_jax.training.step import make_train_step, match_on_shards
+from anchordetr_jax.training.step import make_train_step
 
 STEPS_AN_EPOCH = 1_000_000
 """More than any case takes: the learning rates are those of the first epoch."""
@@ -85,13 +85,13 @@ def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Figure
 
 def _losses(case: Case, config: Config, figures: Figures) -> None:
     """Matching and losses of the predictions that are among the figures."""
-    batch, mesh = _batch(case, config), make_mesh(config.mesh, jax.devices()[:1])
+    batch = _batch(case, config)
     logits, boxes = jnp.asarray(figures.logits), jnp.asarray(figures.boxes)
     targets = Targets(jnp.asarray(batch.boxes), jnp.asarray(batch.labels), jnp.asarray(batch.num_boxes))
 
     @jax.jit
     def find(logits: jax.Array, boxes: jax.Array, targets: Targets) -> Any:
-        matches = match_on_shards(logits, boxes, targets, config.matcher, mesh)
+        matches = match(logits, boxes, targets, config.matcher)
         num_boxes = jnp.maximum(targets.num_boxes.sum(), 1)
         losses = detection_losses(logits, boxes, targets, matches, num_boxes=num_boxes, config=config.loss)
         return matches, matching_costs(logits, boxes, targets, config.matcher), losses

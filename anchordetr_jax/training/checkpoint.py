@@ -1,8 +1,9 @@
 """Checkpoints, written and read by Orbax, each self-contained: its weights can be used without the run that made it.
 
-A checkpoint is a folder with the items `model` (all variables of the model by path), `training` (optimiser state and
-counters; not in converted weights) and `meta` (JSON: format version, step, settings, categories). A run keeps its
-checkpoints in `WORKDIR/checkpoints/STEP`.
+A checkpoint is a folder with the items `model` (all variables of the model by path, as it is evaluated: the moving
+average of the weights where one is kept), `training` (optimiser state and counters, and the weights themselves where
+`model` holds their average; not in converted weights) and `meta` (JSON: format version, step, settings, categories). A
+run keeps its checkpoints in `WORKDIR/checkpoints/STEP`.
 """
 
 import dataclasses

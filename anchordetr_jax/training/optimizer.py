@@ -1,7 +1,8 @@
 """AdamW or SGD as the official recipe uses them: learning-rate groups, schedule, clipping by the whole norm."""
 
 import math
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import optax
 
 from anchordetr_jax.config import OptimizerConfig
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.definition import Variables
 
 Schedule = Callable[[jax.Array | int], jax.Array]
@@ -25,11 +27,11 @@ class Optimizer(NamedTuple):
     """
 
     init: Callable[[Variables], Any]
-    """Parameters to optimiser state."""
+    """Parameters to optimiser state. Raises `UserError` if a learning rate's pattern decides for none of them."""
     update: Callable[[Variables, Any, Variables, jax.Array], tuple[Variables, Any]]
     """(gradients, optimiser state, parameters, step) to (what to add to the parameters, new optimiser state)."""
     learning_rates: Callable[[jax.Array | int], dict[str, jax.Array]]
-    """Step number to the learning rate of each group."""
+    """Step number to the learning rate of each group: "rest", "backbone", and those of patterns by their pattern."""
 
 
 def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int) -> Optimizer:
@@ -42,7 +44,8 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
         epochs: length of the run.
     """
     factor = schedule_factor(config, steps_before=steps_before, epochs=epochs)
-    base_rates = {"rest": config.learning_rate, "backbone": config.backbone_learning_rate}
+    by_pattern = config.rates_by_pattern()
+    base_rates = {"rest": config.learning_rate, "backbone": config.backbone_learning_rate, **by_pattern}
 
     def learning_rates(step: jax.Array | int) -> dict[str, jax.Array]:
         return {group: rate * factor(step) for group, rate in base_rates.items()}
@@ -57,20 +60,35 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
         stages.append(optax.trace(decay=0.9))
     chain = optax.chain(*stages)
 
+    def init(params: Variables) -> Any:
+        groups = {learning_rate_group(path, by_pattern) for path in params}
+        if idle := [pattern for pattern in by_pattern if pattern not in groups]:
+            raise UserError(
+                f"Setting 'optimizer.learning_rates' has {idle[0]!r}, which decides for no trained parameter (those "
+                f"have paths such as {min(params)!r}): remove it, or mend it."
+            )
+        return chain.init(params)
+
     def update(gradients: Variables, state: Any, params: Variables, step: jax.Array) -> tuple[Variables, Any]:
         directions, state = chain.update(gradients, state, params)
         rates = learning_rates(step)
         changes = {
-            path: -rates[learning_rate_group(path)].astype(direction.dtype) * direction
+            path: -rates[learning_rate_group(path, by_pattern)].astype(direction.dtype) * direction
             for path, direction in directions.items()
         }
         return changes, state
 
-    return Optimizer(chain.init, update, learning_rates)
+    return Optimizer(init, update, learning_rates)
 
 
-def learning_rate_group(path: str) -> str:
-    """The group whose learning rate the parameter at `path` follows: "backbone" or "rest"."""
+def learning_rate_group(path: str, patterns: Iterable[str] = ()) -> str:
+    """The group whose learning rate the parameter at `path` follows.
+
+    That is the first of the patterns that matches all of it; where none does, "backbone" or "rest".
+    """
+    for pattern in patterns:
+        if re.fullmatch(pattern, path):
+            return pattern
     return "backbone" if path.startswith("backbone/") else "rest"
 
 

@@ -32,10 +32,12 @@ from anchordetr_jax.training.checkpoint import (
     saved_steps,
 )
 from anchordetr_jax.training.integrity import write_checksums
-from anchordetr_jax.training.state import TrainState
+from anchordetr_jax.training.state import TrainState, evaluated_variables, with_average
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
 _NOT_ARCHITECTURE = ("dtype", "remat")
+_WEIGHTS = "params/"
+"""What precedes the paths of the trained parameters themselves in the item `training`, if an average is kept."""
 
 
 class CheckpointWriter:
@@ -65,8 +67,8 @@ class CheckpointWriter:
         """
         self.finish()
         items = {
-            "model": {**state.params, **state.frozen},
-            "training": _flatten_training(state),
+            "model": evaluated_variables(state),
+            "training": {**_flatten_training(state), **_weights_beside_average(state)},
             "meta": {**self._meta, "step": step},
         }
         try:
@@ -194,6 +196,7 @@ def _check_same_run(
     training = saved_shapes(path, "training")
     if not training:
         raise UserError(f"Checkpoint {path} holds weights only: give it as init_from, with another --workdir.")
+    training = {name: shape for name, shape in training.items() if not name.startswith(_WEIGHTS)}
     differences = compare_shapes(_flatten_training(abstract), training)
     if differences:
         raise UserError(
@@ -207,30 +210,44 @@ def _few(categories: Categories) -> str:
 
 
 def _restore(path: epath.Path, abstract: TrainState) -> TrainState:
-    variables = {**abstract.params, **abstract.frozen}
-    wanted = {"model": variables, "training": _flatten_training(abstract)}
+    averaged = any(name.startswith(_WEIGHTS) for name in saved_shapes(path, "training"))
+    weights = {_WEIGHTS + name: shape for name, shape in abstract.params.items()} if averaged else {}
+    wanted = {
+        "model": {**abstract.params, **abstract.frozen},
+        "training": {**_flatten_training(abstract), **weights},
+    }
     with orbax_context():
         items = ocp.load_checkpointables(path, wanted)
+    evaluated = {name: items["model"][name] for name in abstract.params}
     state = dataclasses.replace(
-        abstract,
-        params={name: items["model"][name] for name in abstract.params},
+        _unflatten_training(abstract, items["training"]),
+        params={name: items["training"][_WEIGHTS + name] for name in abstract.params} if averaged else evaluated,
         frozen={name: items["model"][name] for name in abstract.frozen},
+        ema=evaluated if averaged and abstract.ema else {},
     )
-    return _unflatten_training(state, items["training"])
+    return with_average(state) if abstract.ema and not averaged else state
+
+
+def _weights_beside_average(state: TrainState) -> dict[str, Any]:
+    """The weights themselves, where the item `model` holds the average of them: what is evaluated."""
+    return {_WEIGHTS + name: value for name, value in state.params.items()} if state.ema else {}
+
+
+def _without_variables(state: TrainState) -> TrainState:
+    return dataclasses.replace(state, params={}, frozen={}, ema={})
 
 
 def _flatten_training(state: TrainState) -> dict[str, Any]:
     """All leaves but the model's variables, under names made of their place in the state."""
-    leaves = jax.tree_util.tree_leaves_with_path(dataclasses.replace(state, params={}, frozen={}))
+    leaves = jax.tree_util.tree_leaves_with_path(_without_variables(state))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _unflatten_training(state: TrainState, values: Mapping[str, Any]) -> TrainState:
-    bare = dataclasses.replace(state, params={}, frozen={})
-    named = jax.tree_util.tree_map_with_path(
-        lambda path, _: values[jax.tree_util.keystr(path, simple=True, separator="/")], bare
+    """The state with its leaves replaced by those of `_flatten_training`, and without the model's variables."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: values[jax.tree_util.keystr(path, simple=True, separator="/")], _without_variables(state)
     )
-    return dataclasses.replace(named, params=state.params, frozen=state.frozen)
 
 
 def _agreed(problem: str | None) -> str | None:

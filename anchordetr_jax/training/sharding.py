@@ -14,7 +14,9 @@ from anchordetr_jax.config import MeshConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.state import TrainState
 
-BATCH_AXES = ("data", "fsdp")
+FSDP_AXIS = "fsdp"
+"""Mesh axis over which large parameters are split."""
+BATCH_AXES = ("data", FSDP_AXIS)
 """Mesh axes over which the images of a batch are split."""
 
 Tree = TypeVar("Tree")
@@ -79,11 +81,16 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_batch_size(batch_size: int, mesh: Mesh, setting: str) -> None:
-    """Raises `UserError` unless a batch can be split evenly over the devices."""
+def check_batch_size(batch_size: int, mesh: Mesh, setting: str, *, accumulate: int = 1) -> None:
+    """Raises `UserError` unless a batch can be split evenly over the devices, and there into `accumulate` parts."""
     if batch_size % mesh.size:
         raise UserError(
             f"Setting '{setting}'={batch_size} must be a multiple of the number of devices, which is {mesh.size}."
+        )
+    if batch_size // mesh.size % accumulate:
+        raise UserError(
+            f"Setting 'train.accumulate'={accumulate} must divide the images of each device, which are "
+            f"{batch_size // mesh.size} ('{setting}'={batch_size} over {mesh.size} device(s))."
         )
 
 
@@ -95,12 +102,13 @@ def variable_shardings(
 
 
 def state_shardings(state: TrainState, mesh: Mesh, rules: Sequence[ShardingRule] = FSDP_RULES) -> TrainState:
-    """The sharding of every leaf of a (possibly abstract) state. Optimiser moments lie where their parameters lie."""
-    by_path = variable_shardings({**state.params, **state.frozen}, mesh, rules)
+    """The sharding of every leaf of a (possibly abstract) state. Moments and averages lie where their weights lie."""
+    variables = {**state.params, **state.frozen}
+    by_path = variable_shardings(variables, mesh, rules)
 
     def leaf_sharding(key_path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         path = key_path[-1].key if key_path and isinstance(key_path[-1], jax.tree_util.DictKey) else None
-        if path in by_path and leaf.shape == {**state.params, **state.frozen}[path].shape:
+        if path in by_path and leaf.shape == variables[path].shape:
             return by_path[path]
         return replicated(mesh)
 
@@ -133,7 +141,7 @@ def replicate(tree: Tree, mesh: Mesh) -> Tree:
 
 
 def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[ShardingRule]) -> PartitionSpec:
-    fsdp = mesh.shape["fsdp"]
+    fsdp = mesh.shape[FSDP_AXIS]
     rule = next((rule for rule in rules if re.fullmatch(rule.pattern, path)), None)
     if fsdp == 1 or rule is None or math.prod(shape) < rule.min_size:
         return PartitionSpec()
@@ -141,4 +149,4 @@ def _spec(path: str, shape: tuple[int, ...], mesh: Mesh, rules: Sequence[Shardin
     if not divisible:
         return PartitionSpec()
     split = max(divisible, key=lambda dimension: shape[dimension])
-    return PartitionSpec(*("fsdp" if dimension == split else None for dimension in range(len(shape))))
+    return PartitionSpec(*(FSDP_AXIS if dimension == split else None for dimension in range(len(shape))))

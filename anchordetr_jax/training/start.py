@@ -17,7 +17,7 @@ from anchordetr_jax.training.checkpoint import (
     read_meta,
     saved_shapes,
 )
-from anchordetr_jax.training.state import TrainState
+from anchordetr_jax.training.state import TrainState, with_average
 
 CLASS_HEAD = r"class_head/.*"
 """Variables whose size and meaning depend on the classes of the data set."""
@@ -38,7 +38,7 @@ class StartReport(NamedTuple):
 
 
 def load_start(path: str, state: TrainState, categories: Categories | None) -> tuple[TrainState, StartReport]:
-    """The state with its variables replaced by those of a checkpoint.
+    """The state with its variables (and the moving average of them, where one is kept) replaced by a checkpoint's.
 
     The class head is left as it is where the checkpoint's has another size or other classes. Whole parts of the model
     may be missing from the checkpoint (a backbone alone is a fine start), or be there and of no use.
@@ -73,9 +73,7 @@ def load_start(path: str, state: TrainState, categories: Categories | None) -> t
         if found.get(name) == tuple(value.shape) and (same_classes or not re.fullmatch(CLASS_HEAD, name))
     }
     if not usable:
-        raise UserError(
-            f"Checkpoint {directory} (init_from) has nothing in common with the model: choose another."
-        )
+        raise UserError(f"Checkpoint {directory} (init_from) has nothing in common with the model: choose another.")
     loaded = load_variables(directory, usable)
     report = StartReport(str(directory), tuple(sorted(usable)), tuple(sorted(current.keys() - usable.keys())))
     state = dataclasses.replace(
@@ -83,7 +81,7 @@ def load_start(path: str, state: TrainState, categories: Categories | None) -> t
         params={name: loaded.get(name, value) for name, value in state.params.items()},
         frozen={name: loaded.get(name, value) for name, value in state.frozen.items()},
     )
-    return state, report
+    return (with_average(state) if state.ema else state), report
 
 
 def _parts(shapes: Mapping[str, Any]) -> set[str]:

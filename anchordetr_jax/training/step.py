@@ -1,14 +1,19 @@
-"""One training step as one jitted function: forward, matching, losses, gradient, update; and its first state."""
+"""One training step as one jitted function: forward, matching, losses, gradient, update; and its first state.
 
-import functools
+The model sees each image by itself, so every device computes losses and gradient of its own images without a word to
+the others (`shard_map`), the call to its host's matcher included. What they tell each other is the number of boxes
+beforehand and, once, the sums of losses and gradients afterwards; with `fsdp` also the parameters before.
+"""
+
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.sharding import Mesh, PartitionSpec
 
-from anchordetr_jax.config import Config, MatcherConfig
+from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
@@ -16,13 +21,14 @@ from anchordetr_jax.model.definition import ModelDefinition, Variables, variable
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
 from anchordetr_jax.training.sharding import (
     BATCH_AXES,
+    FSDP_AXIS,
     FSDP_RULES,
     ShardingRule,
     batch_sharding,
     replicated,
     state_shardings,
 )
-from anchordetr_jax.training.state import TrainState, new_state, split_variables, trainable_paths
+from anchordetr_jax.training.state import TrainState, average_of, new_state, split_variables, trainable_paths
 
 Metrics = dict[str, jax.Array]
 """Scalars by name, still on the device."""
@@ -37,6 +43,7 @@ def initial_state(
     *,
     freeze: Sequence[str],
     rules: Sequence[ShardingRule] = FSDP_RULES,
+    ema: bool = False,
 ) -> TrainState:
     """The state before the first step, made where it belongs: no device ever holds more than its share.
 
@@ -47,11 +54,12 @@ def initial_state(
         mesh: the devices.
         freeze: patterns of parameters that are not trained.
         rules: which parameters are split over `fsdp`.
+        ema: whether a moving average of the weights is kept.
     """
     trainable = trainable_paths(definition, freeze)
 
     def make() -> TrainState:
-        return new_state(*split_variables(variables_of(build()), trainable), optimizer.init)
+        return new_state(*split_variables(variables_of(build()), trainable), optimizer.init, ema=ema)
 
     return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), mesh, rules))()
 
@@ -63,10 +71,11 @@ def abstract_state(
     *,
     freeze: Sequence[str],
     rules: Sequence[ShardingRule] = FSDP_RULES,
+    ema: bool = False,
 ) -> TrainState:
     """Shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct` leaves), e.g. to restore a checkpoint into."""
     params, frozen = split_variables(definition.shapes, trainable_paths(definition, freeze))
-    shapes = jax.eval_shape(lambda: new_state(_zeros(params), _zeros(frozen), optimizer.init))
+    shapes = jax.eval_shape(lambda: new_state(_zeros(params), _zeros(frozen), optimizer.init, ema=ema))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -79,13 +88,14 @@ def make_train_step(
 ) -> TrainStep:
     """The jitted step. It compiles once for every image shape (bucket) it is given.
 
-    A step whose loss or gradient is not finite is refused: parameters and optimiser keep their values, and the counters
-    say so.
+    A step whose loss or gradient is not finite is refused: parameters, their average and the optimiser keep their
+    values, and the counters say so.
 
     Args:
         definition: the model.
         optimizer: the update rule.
-        config: settings of matcher and losses.
+        config: settings of matcher and losses; in how many parts a device computes its images (`train.accumulate`); the
+            decay of the weights' average, where the state has one.
         mesh: the devices.
         state: a state, or an abstract one, whose shardings the step keeps.
 
@@ -97,18 +107,16 @@ def make_train_step(
         included).
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    params, frozen = (_specs(variables) for variables in (state.params, state.frozen))
+    losses_and_gradients = _over_devices(definition, config, mesh, params, frozen)
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        gradient_of = jax.value_and_grad(functools.partial(batch_loss, definition, config, mesh), has_aux=True)
-        # With fsdp > 1 variables are gathered for use, lest the compiler split activations as they are split, and each
-        # device receives only its share of the reduced gradient.
-        whole = jax.lax.with_sharding_constraint((state.params, state.frozen), replicated(mesh))
-        (loss, losses), gradients = gradient_of(*whole, batch)
-        gradients = jax.lax.with_sharding_constraint(gradients, shardings.params)
+        losses, gradients = losses_and_gradients(state.params, state.frozen, batch)
         grad_norm = total_norm(gradients)
-        finite = jnp.isfinite(loss) & jnp.isfinite(grad_norm)
+        finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step)
         params = {path: value + changes[path] for path, value in state.params.items()}
+        ema = average_of(state.ema, params, decay=config.train.ema_decay, updates=state.step - state.bad_steps)
         refused = 1 - finite.astype(jnp.int32)
         next_state = TrainState(
             step=state.step + 1,
@@ -117,16 +125,14 @@ def make_train_step(
             opt_state=_choose(finite, opt_state, state.opt_state),
             bad_steps=state.bad_steps + refused,
             bad_steps_in_row=(state.bad_steps_in_row + 1) * refused,
+            ema=_choose(finite, ema, state.ema),
         )
         rates = optimizer.learning_rates(state.step)
         metrics = {
-            "loss": loss,
-            **{f"loss/{name}": losses[name][-1] for name in ("class", "box", "giou")},
-            "class_error": losses["class_error"],
+            **losses,
             "grad_norm": grad_norm,
             "learning_rate": rates["rest"],
             "backbone_learning_rate": rates["backbone"],
-            "num_boxes": count_boxes(batch),
             "refused": refused,
             "bad_steps": next_state.bad_steps,
             "bad_steps_in_row": next_state.bad_steps_in_row,
@@ -141,49 +147,115 @@ def make_train_step(
     )
 
 
-def batch_loss(
-    definition: ModelDefinition, config: Config, mesh: Mesh, params: Variables, frozen: Variables, batch: Batch
-) -> tuple[jax.Array, dict[str, jax.Array]]:
-    """Total loss (scalar) of a global batch, and the unweighted losses by name (per decoder layer [L], or scalar)."""
-    model = definition.merge(params, frozen)
-    predictions = model(batch.images, batch.image_sizes)
+def _over_devices(
+    definition: ModelDefinition,
+    config: Config,
+    mesh: Mesh,
+    param_specs: Mapping[str, PartitionSpec],
+    frozen_specs: Mapping[str, PartitionSpec],
+) -> Callable[[Variables, Variables, Batch], tuple[Metrics, Variables]]:
+    """(params, frozen, global batch) to (losses, gradients): sums over all images, gradients laid out as `params`."""
+    accumulate = config.train.accumulate
+
+    def on_device(params: Variables, frozen: Variables, batch: Batch) -> tuple[Metrics, Variables]:
+        """From this device's share of the parameters and of the images."""
+        params, frozen = _gathered(params, param_specs), _gathered(frozen, frozen_specs)
+        num_boxes = lax.psum(_count_boxes(batch), BATCH_AXES)
+
+        def loss(params: Variables, part: Batch) -> tuple[jax.Array, Metrics]:
+            return _sums(definition, config, params, frozen, part, num_boxes)
+
+        def add_part(total: Variables, part: Batch) -> tuple[Variables, Metrics]:
+            gradients, sums = jax.grad(loss, has_aux=True)(params, part)
+            return jax.tree.map(jnp.add, total, gradients), sums
+
+        if accumulate == 1:
+            gradients, sums = jax.grad(loss, has_aux=True)(params, batch)
+        else:
+            parts = jax.tree.map(lambda array: array.reshape(accumulate, -1, *array.shape[1:]), batch)
+            gradients, by_part = lax.scan(add_part, jax.tree.map(jnp.zeros_like, params), parts)
+            sums = jax.tree.map(lambda array: array.sum(axis=0), by_part)
+        sums = lax.psum(sums, BATCH_AXES)
+        right, matched = sums.pop("right"), sums.pop("matched")
+        losses = {**sums, "class_error": 100 - 100 * right / jnp.maximum(matched, 1), "num_boxes": num_boxes}
+        return losses, _reduced(gradients, param_specs)
+
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(dict(param_specs), dict(frozen_specs), PartitionSpec(BATCH_AXES)),
+        out_specs=(PartitionSpec(), dict(param_specs)),
+        check_vma=False,
+    )
+
+
+def _sums(
+    definition: ModelDefinition,
+    config: Config,
+    params: Variables,
+    frozen: Variables,
+    batch: Batch,
+    num_boxes: jax.Array,
+) -> tuple[jax.Array, Metrics]:
+    """What some images contribute to the loss of a batch with so many boxes; and to its metrics, all of which add up.
+
+    Those are the loss itself, the unweighted losses of the last decoder layer, and how many queries of that layer are
+    matched and how many of these have the right class.
+    """
+    predictions = definition.merge(params, frozen)(batch.images, batch.image_sizes)
     targets = Targets(
         jnp.asarray(batch.boxes, predictions.boxes.dtype),
         jnp.asarray(batch.labels),
         jnp.where(batch.valid, batch.num_boxes, 0),
     )
+    matches = match(predictions.logits, predictions.boxes, targets, config.matcher)
     losses = detection_losses(
         predictions.logits,
         predictions.boxes,
         targets,
-        match_on_shards(predictions.logits, predictions.boxes, targets, config.matcher, mesh),
-        num_boxes=jnp.maximum(count_boxes(batch), 1),
+        matches,
+        num_boxes=jnp.maximum(num_boxes, 1),
         config=config.loss,
         image_weights=jnp.asarray(batch.valid, predictions.logits.dtype),
     )
-    return total_loss(losses, config.loss), losses
+    loss = total_loss(losses, config.loss)
+    matched = jnp.sum(matches[-1] >= 0)
+    right = jnp.round((1 - losses["class_error"] / 100) * matched)
+    last = {f"loss/{name}": losses[name][-1] for name in ("class", "box", "giou")}
+    return loss, {"loss": loss, **last, "right": right, "matched": matched}
 
 
-def match_on_shards(
-    logits: jax.Array, boxes: jax.Array, targets: Targets, config: MatcherConfig, mesh: Mesh
-) -> jax.Array:
-    """`match`, with every device asking its own host about its own images only.
-
-    Outside of `shard_map` the operands of a host callback would first be gathered onto one device.
-    """
-    images, layers = PartitionSpec(BATCH_AXES), PartitionSpec(None, BATCH_AXES)
-    on_shard = jax.shard_map(
-        functools.partial(match, config=config),
-        mesh=mesh,
-        in_specs=(layers, layers, images),
-        out_specs=layers,
-        check_vma=False,
-    )
-    return on_shard(jax.lax.stop_gradient(logits), jax.lax.stop_gradient(boxes), targets)
+def _gathered(variables: Variables, specs: Mapping[str, PartitionSpec]) -> Variables:
+    """Whole arrays from this device's shares of those that are split over `fsdp`."""
+    whole = {}
+    for path, value in variables.items():
+        split = _split_dimension(specs[path])
+        whole[path] = value if split is None else lax.all_gather(value, FSDP_AXIS, axis=split, tiled=True)
+    return whole
 
 
-def count_boxes(batch: Batch) -> jax.Array:
-    """Number of real targets in the global batch, int32 scalar."""
+def _reduced(gradients: Variables, specs: Mapping[str, PartitionSpec]) -> Variables:
+    """Sums over all devices; of arrays that are split over `fsdp`, this device's share alone."""
+    shared, split = {}, {}
+    for path, gradient in gradients.items():
+        dimension = _split_dimension(specs[path])
+        if dimension is None:
+            shared[path] = gradient
+        else:
+            split[path] = lax.psum_scatter(gradient, FSDP_AXIS, scatter_dimension=dimension, tiled=True)
+    others = tuple(axis for axis in BATCH_AXES if axis != FSDP_AXIS)
+    return {**lax.psum(shared, BATCH_AXES), **lax.psum(split, others)}
+
+
+def _specs(variables: Mapping[str, Any]) -> dict[str, PartitionSpec]:
+    return {path: value.sharding.spec for path, value in variables.items()}
+
+
+def _split_dimension(spec: PartitionSpec) -> int | None:
+    return next((dimension for dimension, axis in enumerate(spec) if axis == FSDP_AXIS), None)
+
+
+def _count_boxes(batch: Batch) -> jax.Array:
     return jnp.sum(jnp.where(batch.valid, batch.num_boxes, 0))
 
 
