@@ -14,6 +14,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.step import Metrics
 
 _AVERAGED = ("loss", "loss/class", "loss/box", "loss/giou", "class_error", "grad_norm", "num_boxes")
+_SHOWN_IMAGES = 8
 _SHOWN = {"loss": "loss", "loss/class": "class", "loss/box": "box", "loss/giou": "giou"}
 
 
@@ -25,7 +26,8 @@ class Progress:
 
     def __init__(self, first_step: int, total_steps: int, *, max_bad_steps: int):
         self._max_bad_steps = max_bad_steps
-        self._pending: tuple[int, Metrics] | None = None
+        self._pending: tuple[int, Metrics, list[str]] | None = None
+        self._next_images: list[str] = []
         self._window: list[dict[str, float]] = []
         self._latest: dict[str, float] = {}
         self._images = 0
@@ -47,7 +49,11 @@ class Progress:
             self._bar.write(line)
 
     def before_step(self, batch: Batch, describe: Callable[[int], str]) -> None:
-        """Names images that could not be read, each once; says when a shape of images is new, as the step compiles."""
+        """Names images that could not be read, each once; says when a shape of images is new, as the step compiles.
+
+        `describe` names an image by its row, should the step be refused.
+        """
+        self._next_images = [describe(row) for row in batch.rows[batch.valid].tolist()]
         for row in batch.rows[~batch.valid & (batch.rows >= 0)].tolist():
             if row not in self._unreadable:
                 self._unreadable.add(row)
@@ -60,7 +66,7 @@ class Progress:
     def after_step(self, step: int, metrics: Metrics, images: int) -> None:
         """Takes note of a step that was started. `images`: how many it has, over all processes."""
         self.flush()
-        self._pending = (step, metrics)
+        self._pending = (step, metrics, self._next_images)
         self._images += images
         self._bar.update()
 
@@ -72,18 +78,24 @@ class Progress:
         """
         if self._pending is None:
             return
-        (step, metrics), self._pending = self._pending, None
+        (step, metrics, images), self._pending = self._pending, None
         values = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._bar.set_description("train", refresh=False)
         self._latest = values
         if not values["refused"]:
             self._window.append(values)
             return
-        self.say(f"Step {step}: loss {values['loss']:g}, gradient norm {values['grad_norm']:g}; the step is refused.")
+        shown = ", ".join(images[:_SHOWN_IMAGES]) + (", …" if len(images) > _SHOWN_IMAGES else "")
+        # Every process names its own images.
+        self._bar.write(
+            f"Step {step}: loss {values['loss']:g}, gradient norm {values['grad_norm']:g}; the step is refused. Its "
+            f"images: {shown}"
+        )
         if values["bad_steps_in_row"] >= self._max_bad_steps:
             raise UserError(
                 f"Loss or gradient was not finite in {self._max_bad_steps} steps in a row, the last being step {step}: "
-                "lower optimizer.learning_rate, or look at the images of these steps; the last checkpoint is kept."
+                "lower optimizer.learning_rate, or look at the images of these steps (named above); the last "
+                "checkpoint is kept."
             )
 
     def summarise(self) -> dict[str, float]:

@@ -1,0 +1,42 @@
+"""What a person sees of a run."""
+
+import numpy as np
+import pytest
+
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.training.progress import Progress
+from anchordetr_jax.training.step import Metrics
+from tests.training.tiny import batch
+
+
+def metrics(in_row: int) -> Metrics:
+    loss = np.nan if in_row else 1.0
+    values = {"loss": loss, "grad_norm": loss, "refused": min(in_row, 1), "bad_steps_in_row": in_row}
+    return {name: np.float32(value) for name, value in values.items()}  # type: ignore[misc]
+
+
+def steps(in_row: list[int], *, images: int = 2) -> None:
+    """Steps of which so many in a row were refused, on images of their own."""
+    with Progress(0, 5, max_bad_steps=2) as progress:
+        for step, bad in enumerate(in_row, start=1):
+            rows = np.arange(10 * step, 10 * step + images, dtype=np.int32)
+            progress.before_step(batch(images=images)._replace(rows=rows), lambda row: f"{row}.jpg")
+            progress.after_step(step, metrics(bad), images=images)
+        progress.flush()
+
+
+def test_the_images_of_a_refused_step_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    steps([0, 1, 0])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "refused" in line]
+    assert line == "Step 2: loss nan, gradient norm nan; the step is refused. Its images: 20.jpg, 21.jpg"
+
+
+def test_of_many_images_a_few_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    steps([1], images=9)
+    assert "17.jpg, …" in capsys.readouterr().out
+
+
+def test_too_many_refused_steps_in_a_row_end_the_run() -> None:
+    steps([1, 0, 1, 0])
+    with pytest.raises(UserError, match=r"2 steps in a row, the last being step 3.*learning_rate"):
+        steps([0, 1, 2])
