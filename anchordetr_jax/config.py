@@ -278,6 +278,13 @@ class TrainConfig:
     keep_checkpoints: int = 2
     evaluate_every: int = 1
     """Epochs between evaluations on the validation images. 0: none."""
+    keep_best: bool = False
+    """Keep the weights with the highest AP so far in WORKDIR/best. A checkpoint is then written at every evaluation."""
+    patience: int = 0
+    """Evaluations in a row without a higher AP after which the run ends early. 0: it never does."""
+    timeout_seconds: int = 120
+    """With several processes: how long one may be silent before the others name it and stop; one that answers but does
+    nothing is given ten times as long. 0: nobody is watched."""
     max_bad_steps: int = 3
     """Steps in a row with a gradient that is not finite before the run stops. Such a step changes nothing."""
 
@@ -287,6 +294,12 @@ class TrainConfig:
         _require(self.accumulate >= 1, "train.accumulate", self.accumulate, "at least 1")
         _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 (none) or more, and less than 1")
         _require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
+        for name in ("patience", "timeout_seconds"):
+            _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")
+        if self.evaluate_every == 0 and (self.keep_best or self.patience):
+            raise UserError(
+                "train.keep_best and train.patience need evaluations: set train.evaluate_every to 1 or more."
+            )
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -29,6 +29,8 @@ from anchordetr_jax.training.integrity import find_damage, write_checksums
 FORMAT_VERSION = 1
 """Raised whenever older code could no longer read what is written."""
 CHECKPOINTS_FOLDER = "checkpoints"
+BEST_FOLDER = "best"
+"""Holds the best checkpoint of a run that keeps it."""
 
 
 class DamagedCheckpointError(UserError):
@@ -100,13 +102,16 @@ def save_model(path: epath.PathLike, model: AnchorDETR, categories: Categories |
 
 
 def save_variables(
-    path: epath.PathLike, variables: Mapping[str, Any], categories: Categories | None, config: Config
+    path: epath.PathLike, variables: Mapping[str, Any], categories: Categories | None, config: Config, *, step: int = 0
 ) -> None:
-    """Like `save_model`, from variables by path; they may be a part of a model, say a backbone to start from."""
+    """Like `save_model`, from variables by path; they may be a part of a model, say a backbone to start from.
+
+    `step`: how many steps they were trained for, where that is known.
+    """
     directory = absolute(path)
     if directory.exists() and not (directory.is_dir() and (is_checkpoint(directory) or not any(directory.iterdir()))):
         raise UserError(f"{directory} exists and is not a checkpoint: give another folder for the weights.")
-    items = {"model": dict(variables), "meta": meta_to_dict(config, categories, step=0)}
+    items = {"model": dict(variables), "meta": meta_to_dict(config, categories, step=step)}
     context = orbax_context()
     context.memory.deepcopy_host_arrays = False  # Nothing changes them before this call returns.
     context.array.saving.use_compression = False  # Weights shrink by 8 %, and that takes longer than writing them.

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import signal
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -18,7 +19,8 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.definition import ModelDefinition, count
-from anchordetr_jax.training.metrics_file import EVALUATION_PREFIX, MetricsFile, has_evaluation
+from anchordetr_jax.training.best import Best, forget_best_after, read_best, save_best
+from anchordetr_jax.training.metrics_file import EVALUATION_PREFIX, MetricsFile
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.progress import Progress
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
@@ -27,6 +29,7 @@ from anchordetr_jax.training.start import load_start
 from anchordetr_jax.training.state import TrainState, evaluated_variables
 from anchordetr_jax.training.step import abstract_state, initial_state, make_train_step
 from anchordetr_jax.training.stopping import StopRequest
+from anchordetr_jax.training.watchdog import Watchdog
 
 Evaluate = Callable[[AnchorDETR, int], dict[str, float]]
 """(model, steps taken) to scores by name, "AP" among them. Called by all processes; the scores of process 0 count."""
@@ -94,12 +97,24 @@ def train(
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     check_batch_size(config.train.batch_size, mesh, "train.batch_size", accumulate=config.train.accumulate)
     run = _Run(config, epath.Path(workdir), data, mesh)
+    with Watchdog(config.train.timeout_seconds) as watchdog:
+        return _train(run, watchdog, evaluate, after_evaluation)
+
+
+def _train(
+    run: "_Run", watchdog: Watchdog, evaluate: Evaluate | None, after_evaluation: Callable[[], None] | None
+) -> Outcome:
+    config, data, mesh, workdir = run.config, run.data, run.mesh, run.workdir
     state = run.restored_or_new()
     step = int(state.step)
-    if step >= run.total_steps and (evaluate is None or not run.is_evaluation_due(step)):
-        _say(f"This run is finished: {step} steps, {config.train.epochs} epochs. Raise train.epochs to go on.")
+    best = read_best(workdir, step)
+    # A run may be killed between a step and its evaluation.
+    evaluation_due = evaluate is not None and step > 0 and run.is_evaluation_step(step) and best.newest != step
+    if not evaluation_due and (end := run.end(step, best)):
+        _say(f"This run is finished: {end} to go on.")
         return Outcome(step, stopped_by=None)
     run.write_config()
+    forget_best_after(workdir, step)
     train_step = make_train_step(run.definition, run.optimizer, config, mesh, state)
 
     with contextlib.ExitStack() as stack:
@@ -121,9 +136,18 @@ def train(
                 metrics_file.write(step, {"epoch": round(run.epochs_at(step), 4), **values})
 
         def evaluate_now() -> None:
+            nonlocal best
             assert evaluate is not None
             progress.flush()
+            if config.train.keep_best:
+                save()  # Else a run might go on from before this step with other settings, and the best one be gone.
+            watchdog.evaluating(True)
             scores = evaluate(run.definition.merge(evaluated_variables(state)), step)
+            watchdog.evaluating(False)
+            best = best.after(step, scores.get("AP", math.nan))
+            if config.train.keep_best and best.step == step:
+                save_best(workdir, step, state, config, data.categories)
+            # Last, as it tells that the evaluation need not be repeated.
             write({EVALUATION_PREFIX + name: value for name, value in scores.items()})
             shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _SHOWN_SCORES if name in scores)
             progress.say(f"Epoch {run.epochs_at(step):.4g}, step {step}: {shown}")
@@ -131,13 +155,14 @@ def train(
                 after_evaluation()
             progress.restart_clock()
 
-        if evaluate is not None and run.is_evaluation_due(step):  # It was killed between the step and its evaluation.
+        if evaluation_due:
             evaluate_now()
-        batches = data.batches(step) if step < run.total_steps else iter(())
+        batches = iter(()) if run.end(step, best) else data.batches(step)
         if hasattr(batches, "close"):
             stack.callback(batches.close)
         for index, batch in batches:
             progress.before_step(batch, data.describe_image)
+            watchdog.begin_step(index + 1)
             state, metrics = train_step(state, global_batch(batch, mesh))
             step = index + 1
             progress.after_step(step, metrics, images=config.train.batch_size)
@@ -150,9 +175,12 @@ def train(
                 break
             if evaluate is not None and run.is_evaluation_step(step):
                 evaluate_now()
-            if step == run.total_steps:
+            if run.end(step, best):
+                save()
                 break
         checkpoints.finish()
+        if stop.received is None and step < run.total_steps:
+            progress.say(f"Stopped early: {run.end(step, best)} to go on.")
     return Outcome(step, stop.received)
 
 
@@ -220,9 +248,16 @@ class _Run:
         """Whether an evaluation belongs after so many steps."""
         return step in self._evaluation_steps
 
-    def is_evaluation_due(self, step: int) -> bool:
-        """Whether an evaluation belongs after so many steps and is not in the metrics yet."""
-        return step > 0 and self.is_evaluation_step(step) and not has_evaluation(self.workdir, step)
+    def end(self, step: int, best: Best) -> str:
+        """Why the run is over after so many steps, and how to prolong it; empty if it is not."""
+        train = self.config.train
+        if step >= self.total_steps:
+            return f"{step} steps, {train.epochs} epochs. Raise train.epochs"
+        if 0 < train.patience <= best.since:
+            return (
+                f"no better AP than {best.ap:.3f} (step {best.step}) in {best.since} evaluations. Raise train.patience"
+            )
+        return ""
 
     def write_config(self) -> None:
         """Writes the settings and the classes where people look for them."""

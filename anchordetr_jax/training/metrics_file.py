@@ -42,11 +42,16 @@ class MetricsFile:
         self._file.close()
 
 
-def has_evaluation(workdir: epath.PathLike, step: int) -> bool:
-    """Whether the metrics of a run hold an evaluation after so many steps."""
+def read_evaluations(workdir: epath.PathLike, last_step: int) -> list[tuple[int, float]]:
+    """(step, AP) of every evaluation up to a step that the metrics of a run hold; -inf where AP is not a number."""
     path = epath.Path(workdir) / METRICS_FILE
     lines = path.read_text().splitlines() if path.exists() else []
-    return any(EVALUATION_PREFIX in line and _step_of(line) == step for line in lines)
+    evaluations = []
+    for line in lines:
+        if EVALUATION_PREFIX in line and (step := _step_of(line)) <= last_step:
+            ap = json.loads(line).get(EVALUATION_PREFIX + "AP")
+            evaluations.append((int(step), -math.inf if ap is None else ap))
+    return evaluations
 
 
 def _step_of(line: str) -> float:
@@ -56,7 +61,12 @@ def _step_of(line: str) -> float:
         return math.inf  # Cut off when the run was killed: dropped, whichever step it was of.
 
 
+def rounded(value: float) -> float:
+    """A number as a line of the metrics has it; -inf if it is not finite."""
+    return float(f"{value:.6g}") if math.isfinite(value) else -math.inf
+
+
 def _short(value: Any) -> Any:
     if not isinstance(value, float):
         return value
-    return float(f"{value:.6g}") if math.isfinite(value) else None
+    return rounded(value) if math.isfinite(value) else None

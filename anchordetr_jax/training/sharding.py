@@ -34,16 +34,25 @@ FSDP_RULES: tuple[ShardingRule, ...] = (ShardingRule(r"backbone/stem/.*", math.i
 """The first rule whose pattern matches decides."""
 
 
-def start_distributed(coordinator: str = "", num_processes: int | None = None, process_id: int | None = None) -> None:
+def start_distributed(
+    coordinator: str = "",
+    num_processes: int | None = None,
+    process_id: int | None = None,
+    *,
+    timeout_seconds: float = 0,
+) -> None:
     """Joins the processes of a multi-host run. Call it before anything asks JAX for devices.
 
-    Without arguments JAX's own detection (TPU pods, SLURM, Kubernetes) is used; it is an error if that finds nothing.
+    Without a coordinator JAX's own detection (TPU pods, SLURM, Kubernetes) is used; it is an error if that finds
+    nothing. Where a `Watchdog` of `timeout_seconds` is to tell of processes that die, JAX's own, whose message names
+    nobody, waits until well after that.
     """
+    heartbeat = max(100, round(3 * timeout_seconds))
     try:
         if coordinator:
-            jax.distributed.initialize(coordinator, num_processes, process_id)
+            jax.distributed.initialize(coordinator, num_processes, process_id, heartbeat_timeout_seconds=heartbeat)
         else:
-            jax.distributed.initialize()
+            jax.distributed.initialize(heartbeat_timeout_seconds=heartbeat)
     except (ValueError, RuntimeError) as error:
         first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(

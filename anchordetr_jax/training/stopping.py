@@ -1,5 +1,6 @@
 """Stopping on request: a signal lets the step in progress end, so that a checkpoint can be written first."""
 
+import os
 import signal
 from types import FrameType
 from typing import Any, Self
@@ -14,7 +15,7 @@ class StopRequest:
     """While it is entered, SIGTERM and SIGINT are noted instead of ending the process; a second one ends it at once.
 
     With several processes all must stop after the same step, so there JAX's own preemption service (SIGTERM to any of
-    them) is asked instead.
+    them) is asked instead, and SIGINT is passed on as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -24,6 +25,8 @@ class StopRequest:
     def __enter__(self) -> Self:
         if jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
+        else:
+            self._before = {signal.SIGINT: signal.signal(signal.SIGINT, self._pass_on)}
         return self
 
     def __exit__(self, *exception: object) -> None:
@@ -38,6 +41,10 @@ class StopRequest:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.received = signal.Signals(number)
         self._restore()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        self._restore()
+        os.kill(os.getpid(), signal.SIGTERM)
 
     def _restore(self) -> None:
         for number, handler in self._before.items():

@@ -1,12 +1,13 @@
 """`metrics.jsonl` over several starts of a run."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.training.metrics_file import MetricsFile, has_evaluation
+from anchordetr_jax.training.metrics_file import MetricsFile, read_evaluations, rounded
 
 
 def steps(workdir: Path) -> list[int]:
@@ -43,12 +44,14 @@ def test_numbers_that_are_not_finite_are_null(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": None, "rate": 2.5}
 
 
-def test_evaluations_are_known_by_their_step(tmp_path: Path) -> None:
-    assert not has_evaluation(tmp_path, 5)
+def test_evaluations_come_back_as_they_were_written(tmp_path: Path) -> None:
+    assert read_evaluations(tmp_path, 9) == []
     with MetricsFile(tmp_path, 0) as metrics:
         metrics.write(5, {"loss": 1.0})
-        metrics.write(6, {"val/AP": 0.5})
-    assert [has_evaluation(tmp_path, step) for step in (5, 6)] == [False, True]
+        metrics.write(6, {"val/AP": 1 / 3})
+        metrics.write(8, {"val/AP": float("nan")})
+        metrics.write(12, {"val/AP": 0.5})
+    assert read_evaluations(tmp_path, 9) == [(6, rounded(1 / 3)), (8, -math.inf)]
 
 
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path: Path) -> None:
