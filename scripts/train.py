@@ -43,7 +43,8 @@ PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, fr
 def main() -> None:
     config = read_config()
     if DISTRIBUTED.value or COORDINATOR.value:
-        start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+        timeout = config.train.timeout_seconds
+        start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, timeout_seconds=timeout)
     keep_compilations()
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
