@@ -62,13 +62,15 @@ class MultiHeadAttention(nnx.Module):
 
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
-        q, k, v = (
-            _split_heads(projection(x), self.heads)
-            for projection, x in ((self.query, queries), (self.key, keys), (self.value, values))
-        )
-        weights = _weights(q, k, valid).astype(v.dtype)  # [B,n,Q,k]
+        v = _split_heads(self.value(values), self.heads)
+        weights = self.weights(queries, keys, valid).astype(v.dtype)
         mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
         return self.out(mixed.reshape(queries.shape))
+
+    def weights(self, queries: jax.Array, keys: jax.Array, valid: jax.Array | None) -> jax.Array:
+        """Attention [B,n,Q,k], which sums to one over the valid keys."""
+        q, k = (_split_heads(projection(x), self.heads) for projection, x in ((self.query, queries), (self.key, keys)))
+        return _weights(q, k, valid)
 
 
 class RowColumnMemory(NamedTuple):
