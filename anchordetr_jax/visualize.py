@@ -156,6 +156,14 @@ def worst_misses(misses: Sequence[Miss], path: epath.PathLike, *, columns: int =
     _write_png(_stacked([legend, _grid(cells, columns, gap=20)]), path)
 
 
+def picture_grid(
+    pictures: Sequence[Image.Image], titles: Sequence[str], path: epath.PathLike, *, columns: int = 3
+) -> None:
+    """Writes pictures as a grid, each under its title."""
+    cells = [_titled(picture, title) for picture, title in zip(pictures, titles, strict=True)]
+    _write_png(_grid(cells, columns, gap=20), path)
+
+
 def _draw(image: np.ndarray, boxes: Boxes, cell: int) -> Image.Image:
     picture = _enlarged(image, cell)
     factor = picture.width / image.shape[1]
