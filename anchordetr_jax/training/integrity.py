@@ -8,7 +8,7 @@ from etils import epath
 from anchordetr_jax.files import write_json
 
 CHECKSUMS_FILE = "checksums.json"
-_BLOCK_BYTES = 1 << 24
+_BLOCK_BYTES = 1 << 20
 
 
 def write_checksums(directory: epath.Path) -> None:
