@@ -1,6 +1,7 @@
 """Telling a sound checkpoint from a damaged one, by the size and checksum of every file, kept beside them."""
 
 import json
+import os
 import zlib
 
 from etils import epath
@@ -8,6 +9,7 @@ from etils import epath
 from anchordetr_jax.files import write_json
 
 CHECKSUMS_FILE = "checksums.json"
+_FINISHED_MARK = "commit_success.txt"
 _BLOCK_BYTES = 1 << 20
 
 
@@ -20,13 +22,15 @@ def write_checksums(directory: epath.Path) -> None:
 def find_damage(directory: epath.Path) -> str | None:
     """What is wrong with the files of a checkpoint, in a few words; None if nothing is, or no checksums were recorded.
 
-    (A run that is killed between finishing a checkpoint and recording it leaves a good one without checksums.)
+    (A run that is killed between finishing a checkpoint and recording it leaves a good one without checksums. In an
+    object store, where a folder cannot get its name at the end, Orbax marks those that are finished.)
     """
     try:
         record = json.loads((directory / CHECKSUMS_FILE).read_text())
         expected = {name: (int(size), int(checksum)) for name, (size, checksum) in record.items()}
     except FileNotFoundError:
-        return None
+        unfinished = "://" in os.fspath(directory) and not (directory / _FINISHED_MARK).exists()
+        return "it is only half written" if unfinished else None
     except (ValueError, TypeError, AttributeError):
         return f"{CHECKSUMS_FILE} is unreadable"
     files = _files(directory)

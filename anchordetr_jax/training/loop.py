@@ -34,6 +34,8 @@ from anchordetr_jax.training.watchdog import Watchdog
 Evaluate = Callable[[AnchorDETR, int], dict[str, float]]
 """(model, steps taken) to scores by name, "AP" among them. Called by all processes; the scores of process 0 count."""
 
+AfterLine = Callable[[int, dict[str, Any]], None]
+"""(steps taken, the numbers written of them)."""
 
 _SHOWN_SCORES = ("AP", "AP50", "AP75")
 
@@ -73,7 +75,7 @@ def train(
     data: TrainingData,
     *,
     evaluate: Evaluate | None = None,
-    after_evaluation: Callable[[], None] | None = None,
+    after_line: AfterLine | None = None,
     mesh: Mesh | None = None,
 ) -> Outcome:
     """Trains until the last epoch is over or a signal asks to stop.
@@ -87,7 +89,7 @@ def train(
         workdir: folder of the run.
         data: the training images.
         evaluate: called every `train.evaluate_every` epochs, and after the last one.
-        after_evaluation: called on process 0 when its scores are in `metrics.jsonl`.
+        after_line: called on process 0 with each line that `metrics.jsonl` gets; the next step waits for it.
         mesh: the devices; all of them by default.
 
     Raises:
@@ -98,12 +100,10 @@ def train(
     check_batch_size(config.train.batch_size, mesh, "train.batch_size", accumulate=config.train.accumulate)
     run = _Run(config, epath.Path(workdir), data, mesh)
     with Watchdog(config.train.timeout_seconds) as watchdog:
-        return _train(run, watchdog, evaluate, after_evaluation)
+        return _train(run, watchdog, evaluate, after_line)
 
 
-def _train(
-    run: "_Run", watchdog: Watchdog, evaluate: Evaluate | None, after_evaluation: Callable[[], None] | None
-) -> Outcome:
+def _train(run: "_Run", watchdog: Watchdog, evaluate: Evaluate | None, after_line: AfterLine | None) -> Outcome:
     config, data, mesh, workdir = run.config, run.data, run.mesh, run.workdir
     state = run.restored_or_new()
     step = int(state.step)
@@ -128,12 +128,17 @@ def _train(
             nonlocal saved
             if saved != step:
                 progress.flush()
+                if metrics_file is not None:
+                    metrics_file.flush()
                 checkpoints.save(step, state)
                 saved = step
 
         def write(values: dict[str, Any]) -> None:
             if metrics_file is not None:
-                metrics_file.write(step, {"epoch": round(run.epochs_at(step), 4), **values})
+                line = {"epoch": round(run.epochs_at(step), 4), **values}
+                metrics_file.write(step, line)
+                if after_line is not None:
+                    after_line(step, line)
 
         def evaluate_now() -> None:
             nonlocal best
@@ -150,9 +155,9 @@ def _train(
             # Last, as it tells that the evaluation need not be repeated.
             write({EVALUATION_PREFIX + name: value for name, value in scores.items()})
             shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _SHOWN_SCORES if name in scores)
+            if metrics_file is not None:
+                metrics_file.flush()
             progress.say(f"Epoch {run.epochs_at(step):.4g}, step {step}: {shown}")
-            if after_evaluation is not None and jax.process_index() == 0:
-                after_evaluation()
             progress.restart_clock()
 
         if evaluation_due:

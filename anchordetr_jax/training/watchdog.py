@@ -71,18 +71,17 @@ def find_fault(peers: dict[int, Peer], me: int, now: float, timeout: float) -> s
     """What is wrong with the other processes, in a sentence without its full stop; None if nothing is."""
     running: dict[int, Report] = {}
     for index, peer in peers.items():
-        if peer.report is None:
-            if now - peer.heard_at > _STUCK_FACTOR * timeout:
-                return f"Process {index} has not begun to train {now - peer.heard_at:.0f} s after this one"
-            return None  # Nothing can be said before all are there.
-        if index == me or peer.report.state == _DONE:
-            running |= {index: peer.report} if index == me else {}
-        elif peer.report.state == _LEFT:
+        if peer.report is None or (peer.report.state == _DONE and index != me):
+            continue
+        if peer.report.state == _LEFT and index != me:
             return f"Process {index} has stopped ({peer.report.reason or 'its own message says why'})"
-        elif now - peer.heard_at > timeout:
+        if now - peer.heard_at > timeout and index != me:
             return f"Process {index} has not answered for {now - peer.heard_at:.0f} s: it hangs or has died"
-        else:
-            running[index] = peer.report
+        running[index] = peer.report
+    if missing := {index: now - peer.heard_at for index, peer in peers.items() if peer.report is None}:
+        if max(missing.values()) > _STUCK_FACTOR * timeout:
+            return f"{_processes(list(missing))} has not begun to train {max(missing.values()):.0f} s after this one"
+        return None
     still = min(now - peers[index].moved_at for index in running)
     if still <= _STUCK_FACTOR * timeout:
         return None

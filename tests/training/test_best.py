@@ -1,0 +1,111 @@
+"""The best evaluation of a run, in itself and in whole runs: kept, and the run ended when none is better for long."""
+
+import dataclasses
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anchordetr_jax.config import Config, MeshConfig
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.training import loop
+from anchordetr_jax.training.best import Best, read_best
+from anchordetr_jax.training.checkpoint import find_checkpoint, load_variables, read_meta, saved_shapes, saved_steps
+from anchordetr_jax.training.loop import Outcome, train
+from anchordetr_jax.training.metrics_file import MetricsFile
+from anchordetr_jax.training.sharding import make_mesh
+from tests.training.tiny import CONFIG, NoiseData, StandIn, equal
+
+SCORES = {5: 0.1, 10: 0.3, 15: 0.2, 20: 0.3, 25: 0.25, 30: 0.9}
+
+
+@pytest.fixture(autouse=True)
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "AnchorDETR", StandIn)
+
+
+class KilledAt(NoiseData):
+    """Ends the run before the batch of a step."""
+
+    def __init__(self, step: int):
+        self.at = step
+
+    def batch(self, step: int) -> Batch:
+        if step == self.at:
+            raise RuntimeError("killed")
+        return super().batch(step)
+
+
+def settings(**changes: Any) -> Config:
+    changes = {"epochs": 6, "checkpoint_every": 1000, "keep_best": True, **changes}
+    return dataclasses.replace(CONFIG, train=dataclasses.replace(CONFIG.train, **changes))
+
+
+def run(workdir: Path, config: Config, data: NoiseData | None = None) -> Outcome:
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    return train(config, workdir, data or NoiseData(), evaluate=lambda model, step: {"AP": SCORES[step]}, mesh=mesh)
+
+
+def weights(checkpoint: Path) -> Any:
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    shapes = saved_shapes(checkpoint).items()
+    wanted = {name: jax.ShapeDtypeStruct(shape, "float32", sharding=device) for name, shape in shapes}
+    return load_variables(checkpoint, wanted)
+
+
+@given(st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, math.nan]), max_size=8))
+def test_the_best_is_the_first_of_the_highest(scores: list[float]) -> None:
+    best = Best()
+    for step, ap in enumerate(scores):
+        best = best.after(step, ap)
+    numbers = [ap for ap in scores if not math.isnan(ap)]
+    assert best.step == (scores.index(max(numbers)) if numbers else -1)
+    assert best.newest == len(scores) - 1
+    assert best.since == (len(scores) - 1 - best.step)
+
+
+def test_the_best_is_known_from_the_metrics_to_the_bit(tmp_path: Path) -> None:
+    told = Best()
+    with MetricsFile(tmp_path, 0) as metrics:
+        for step, ap in ((5, 1 / 7), (10, 1 / 7), (15, math.nan), (20, 0.1)):
+            told = told.after(step, ap)
+            metrics.write(step, {"val/AP": ap})
+    assert read_best(tmp_path, 20) == told == Best(0.142857, step=5, since=3, newest=20)
+    assert read_best(tmp_path, 5) == Best(0.142857, step=5, since=0, newest=5)
+
+
+def test_a_run_ends_early_keeps_the_best_and_goes_on_when_patience_is_raised(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, settings(patience=3), KilledAt(17))
+    assert saved_steps(tmp_path / "checkpoints")[-1] == 15
+    assert saved_steps(tmp_path / "best") == [10]
+    assert run(tmp_path, settings(patience=3)) == Outcome(step=25, stopped_by=None)
+    assert "Stopped early: no better AP than 0.300 (step 10) in 3 evaluations" in "".join(capsys.readouterr())
+    assert saved_steps(tmp_path / "checkpoints")[-1] == 25
+    assert run(tmp_path, settings(patience=3)) == Outcome(step=25, stopped_by=None)
+    assert "This run is finished: no better AP than 0.300" in capsys.readouterr().out
+    assert read_meta(find_checkpoint(tmp_path / "best")).step == 10
+    assert find_checkpoint(tmp_path).name == "25"
+
+    assert run(tmp_path, settings(patience=4)) == Outcome(step=30, stopped_by=None)
+    assert saved_steps(tmp_path / "best") == [30]
+    assert equal(weights(tmp_path / "best/30"), weights(tmp_path / "checkpoints/30"))
+    found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    assert {line["step"]: line["val/AP"] for line in found if "val/AP" in line} == SCORES
+
+
+def test_a_best_checkpoint_from_after_the_one_that_is_gone_on_from_is_not_trusted(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, settings(), KilledAt(12))
+    assert saved_steps(tmp_path / "best") == [10]
+    (tmp_path / "checkpoints/10/meta/data.json").unlink()  # so that it goes on from 5
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path, settings(), KilledAt(7))
+    assert saved_steps(tmp_path / "best") == []
