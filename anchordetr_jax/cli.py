@@ -34,11 +34,35 @@ from anchordetr_jax.errors import UserError
 flags.disclaim_key_flags()  # --help lists --config among the flags of the script that asked for it.
 
 
-def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool = True) -> Callable[..., Config]:
+class ReadConfig:
+    """Reads the settings that the parsed flags ask for, when it is called."""
+
+    def __init__(self, path: flags.FlagHolder, changes: flags.FlagHolder):
+        self._path, self._changes = path, changes
+
+    def __call__(self, otherwise: Config | None = None) -> Config:
+        """The settings; without an experiment file `otherwise`, with the changes in it. Raises as `load_config`."""
+        if self._path.value is None and otherwise is not None:
+            return change_config(config_to_dict(otherwise), self._changes.value)
+        return load_config(self._path.value or "", self._changes.value)
+
+    def given(self) -> frozenset[str]:
+        """Names of the settings ("model.dilation") that the command line sets, or the experiment file to something else
+        than the default. Raises as `load_config`.
+        """
+        names = {change.partition("=")[0] for change in self._changes.value}
+        if self._path.value is not None:
+            default = _flat(default_config().to_dict())
+            from_file = _flat(_run_file(self._path.value).to_dict())
+            names |= {name for name, value in from_file.items() if name not in default or default[name] != value}
+        return frozenset(names)
+
+
+def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool = True) -> ReadConfig:
     """Defines the flag `--config FILE.py`, whose settings `--config.SETTING=VALUE` changes.
 
-    Returns a function that reads the file once the flags are parsed; see `load_config` for what it raises. Where the
-    flag is not required, the function takes the settings to start from without a file, say those of a checkpoint.
+    Returns what reads the file once the flags are parsed. Where the flag is not required, it takes the settings to
+    start from without a file, say those of a checkpoint.
     """
     path = flags.DEFINE_string(
         "config", None, "Experiment file, one of configs/; --config.train.epochs=20 changes a setting.", flag_values
@@ -49,12 +73,7 @@ def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool
     if required:
         flags.mark_flag_as_required("config", flag_values)
 
-    def read(otherwise: Config | None = None) -> Config:
-        if path.value is None and otherwise is not None:
-            return change_config(config_to_dict(otherwise), changes.value)
-        return load_config(path.value or "", changes.value)
-
-    return read
+    return ReadConfig(path, changes)
 
 
 def load_config(path: str, changes: Iterable[str] = ()) -> Config:
@@ -173,6 +192,13 @@ def _value(text: str, like: Any) -> Any:
     except (ValueError, SyntaxError):
         value = text
     return (value,) if isinstance(like, tuple) and not isinstance(value, tuple | list) else value
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
+    return flat
 
 
 def _run_file(path: str) -> ml_collections.ConfigDict:

@@ -206,15 +206,20 @@ class OptimizerConfig:
     """The optimiser and its schedule. The defaults are the official recipe."""
 
     name: Literal["adamw", "sgd"] = "adamw"
+    """SGD has a momentum of 0.9."""
     learning_rate: float = 1e-4
+    """Of all parameters but the backbone's."""
     backbone_learning_rate: float = 1e-5
+    """Of the backbone's parameters."""
     learning_rates: tuple[str, ...] = ()
     """Learning rates of further groups of parameters, each as "PATTERN=RATE", e.g. "decoder/.*=3e-5". The first regular
     expression that matches a parameter's whole path decides; the two rates above are for all that none matches."""
     weight_decay: float = 1e-4
+    """Of every trained parameter; decoupled from the gradient with AdamW."""
     clip_norm: float = 0.1
     """The gradient's norm over all parameters is clipped to this. 0: not clipped."""
     schedule: Literal["step", "cosine"] = "step"
+    """How learning rates fall: at once, or along a cosine to nothing at the end."""
     drop_epoch: int = 40
     """With `step`: learning rates fall to a tenth after every `drop_epoch` epochs."""
     warmup_steps: int = 0
@@ -263,7 +268,9 @@ class TrainConfig:
     """How long to train, and what is written down on the way."""
 
     seed: int = 42
+    """Of initial weights, order of images and augmentation: the same seed gives the same run."""
     epochs: int = 50
+    """Passes over the training images."""
     batch_size: int = 8
     """Images a step, over all devices and hosts."""
     accumulate: int = 1
@@ -273,9 +280,12 @@ class TrainConfig:
     usual. It starts lower, so that the first weights are soon forgotten."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl."""
+    tensorboard: bool = True
+    """Write the same numbers, and pictures of predictions, for TensorBoard too, into the workdir's `tensorboard`."""
     checkpoint_every: int = 1000
     """Steps between checkpoints (one is also written at the end, and on SIGTERM)."""
     keep_checkpoints: int = 2
+    """The newest so many are kept."""
     evaluate_every: int = 1
     """Epochs between evaluations on the validation images. 0: none."""
     keep_best: bool = False

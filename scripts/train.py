@@ -2,13 +2,15 @@
 
 python scripts/train.py --config configs/NAME.py --workdir DIR [--config.data.root=FOLDER]
 
-DIR gets checkpoints/, metrics.jsonl, curves.png, predictions.png, config.json and the newest evaluation.json. Giving
-the same command again continues from the newest checkpoint. Any setting is changed with --config.SETTING=VALUE.
+DIR gets checkpoints/, metrics.jsonl, tensorboard/, curves.png, a grid of predictions after each evaluation
+(predictions.png, and all of them in predictions/), config.json and the newest evaluation.json. Giving the same command
+again continues from the newest checkpoint. Any setting is changed with --config.SETTING=VALUE.
 
 On several hosts every process runs this command with --distributed; where JAX cannot tell the processes from the
 environment (on TPU pods, SLURM and Kubernetes it can), with --coordinator, --num_processes and --process_id too.
 """
 
+import contextlib
 import signal
 import sys
 
@@ -23,14 +25,13 @@ from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.source import open_source
 from anchordetr_jax.evaluation.evaluate import Evaluator
-from anchordetr_jax.evaluation.report import write_predictions
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import write_json
+from anchordetr_jax.finetune import prepare_start
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.plots import plot_curves
 from anchordetr_jax.training.loop import Evaluate, resolve_classes, train
-from anchordetr_jax.training.metrics_file import METRICS_FILE
 from anchordetr_jax.training.sharding import make_mesh, start_distributed
+from anchordetr_jax.watching import RunWatch
 
 read_config = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run continues it.", required=True)
@@ -49,23 +50,31 @@ def main() -> None:
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     workdir = epath.Path(WORKDIR.value)
+    config, remarks = prepare_start(config, read_config.given(), workdir)
+    if jax.process_index() == 0:
+        print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
     dataset = open_source(config.data, "train")
     config = resolve_classes(config, dataset.categories)
     data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
     mesh = make_mesh(config.mesh)
-    evaluate = make_evaluate(config, workdir, mesh, dataset.categories) if config.train.evaluate_every else None
-
-    def renew_curves() -> None:
-        plot_curves(workdir / METRICS_FILE, workdir / "curves.png")
-
-    outcome = train(config, workdir, data, evaluate=evaluate, after_evaluation=renew_curves, mesh=mesh)
+    with contextlib.ExitStack() as stack:
+        watch = None
+        if jax.process_index() == 0:
+            watch = stack.enter_context(RunWatch(workdir, tensorboard=config.train.tensorboard))
+        evaluate = None
+        if config.train.evaluate_every:
+            evaluate = make_evaluate(config, workdir, mesh, dataset.categories, watch)
+        after_line = None if watch is None else watch.line
+        outcome = train(config, workdir, data, evaluate=evaluate, after_line=after_line, mesh=mesh)
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name
         print(f"Stopped by {name} after step {outcome.step}, which is saved: the same command goes on from there.")
         sys.exit(128 + outcome.stopped_by)
 
 
-def make_evaluate(config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh, categories: Categories) -> Evaluate:
+def make_evaluate(
+    config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh, categories: Categories, watch: RunWatch | None
+) -> Evaluate:
     """Scores a model on the validation images, and leaves the scores and some predictions in the workdir."""
     validation = open_source(config.data, "val", categories)
     check_categories(categories, validation.categories, validation.name)
@@ -73,9 +82,9 @@ def make_evaluate(config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh, 
 
     def evaluate(model: AnchorDETR, step: int) -> dict[str, float]:
         result = evaluator.run(model)
-        if jax.process_index() == 0 and result.scores is not None:
+        if watch is not None and result.scores is not None:
             write_json(workdir / "evaluation.json", {"step": step, **result.scores.to_dict()}, indent=2)
-            write_predictions(workdir / "predictions.png", validation, result.results)
+            watch.predictions(step, validation, result.results)
         return result.metrics
 
     return evaluate

@@ -53,6 +53,14 @@ def test_a_setting_on_the_command_line_overrides_the_file(settings_of: ReadSetti
     assert settings_of("--config.train.epochs=7").train.epochs == 7
 
 
+def test_settings_of_the_file_and_of_the_command_line_are_known_as_given(experiment: str) -> None:
+    flag_values = flags.FlagValues()
+    read_config = cli.define_config(flag_values)
+    # One of them at its default value: it is given all the same.
+    cli.parse(["script.py", "--config", experiment, "--config.model.dilation=True"], flag_values)
+    assert read_config.given() == {"train.epochs", "model.dilation"}
+
+
 def test_without_a_file_the_given_settings_are_changed() -> None:
     flag_values = flags.FlagValues()
     read_config = cli.define_config(flag_values, required=False)

@@ -29,6 +29,14 @@ NAMES_ARGUMENT, OUTPUTS_ARGUMENT, LABELS_ARGUMENT = "categories", "class_outputs
 """What an exported file's `args` hold besides official arguments, so that it comes back as it was."""
 
 
+class UntoldError(UserError):
+    """A file's tensors and `args` leave a setting open that was not given either."""
+
+    def __init__(self, path: str | Path, setting: str, question: str, flag: str):
+        super().__init__(f"{path} does not say {question}: say it with {flag}.")
+        self.setting, self.question = setting, question
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Weights:
     """What a weight file holds, in this project's terms."""
@@ -228,7 +236,7 @@ def _backbone(state_dict: Mapping[str, np.ndarray]) -> Weights:
 def _settle(settings: dict[str, Any], name: str, given: Any, path: str | Path, question: str, flag: str) -> None:
     """Takes a setting that tensors do not tell from the file's args, or else as given."""
     if name not in settings and given is None:
-        raise UserError(f"{path} does not say {question}: say it with {flag}.")
+        raise UntoldError(path, name, question, flag)
     if name in settings and given is not None and settings[name] != given:
         raise UserError(f"{path} says that {name} is {settings[name]!r}, not {given!r}: leave the flag out.")
     settings.setdefault(name, given)

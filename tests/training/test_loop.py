@@ -123,19 +123,19 @@ def test_a_finished_run_says_so_and_changes_nothing(whole_run: Path, capsys: pyt
 
 
 def test_the_model_is_evaluated_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
-    renewed: list[int] = []
+    told: list[tuple[int, float | None]] = []
 
     def evaluate(model: Any, step: int) -> dict[str, float]:
         assert isinstance(model, StandIn)
         return {"AP": step / 100}
 
-    def renew() -> None:
-        renewed.append(len(lines(tmp_path)))
+    def tell(step: int, line: dict[str, Any]) -> None:
+        told.append((step, line.get("val/AP")))
 
-    run(tmp_path, config=settings(epochs=3, evaluate_every=2), evaluate=evaluate, after_evaluation=renew)
+    run(tmp_path, config=settings(epochs=3, evaluate_every=2), evaluate=evaluate, after_line=tell)
     scores = {line["step"]: line["val/AP"] for line in lines(tmp_path) if "val/AP" in line}
     assert scores == {10: 0.1, 15: 0.15}
-    assert len(renewed) == 2
+    assert told == [(line["step"], line.get("val/AP")) for line in lines(tmp_path)]
 
 
 def test_an_evaluation_that_was_cut_off_is_done_when_the_run_goes_on(tmp_path: Path) -> None:

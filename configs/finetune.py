@@ -1,0 +1,29 @@
+r"""Fine-tunes a detector on a data set of your own: a folder in COCO's format, as Roboflow, CVAT and others export it.
+
+    python scripts/inspect_dataset.py MY_COCO
+    python scripts/train.py --config configs/finetune.py --config.data.root=MY_COCO \
+        --config.init_from=official.pth --workdir runs/mine
+
+`init_from` is a weight file of the official code (or of torchvision's ResNet), a checkpoint, or a run's workdir; the
+network is that one's. Where a weight file does not say whether it is DC5 or C5, add --config.model.dilation=True (DC5)
+or False (C5). No validation images: --config.data.val_fraction=0.1. Little memory: --config.train.batch_size=2, and
+smaller images: --config.augment.train_sizes=400,448,512 --config.augment.eval_size=512 --config.augment.max_size=853.
+
+Hardware: one GPU or TPU. Without one, start from assets/shapes_start, a detector small enough for a CPU.
+Expected AP: what the data allows; curves.png and predictions/ show after every epoch whether it learns.
+"""
+
+import ml_collections
+
+from anchordetr_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = default_config()
+    config.architecture = "start"
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 100
+    config.train.epochs = 30
+    config.train.batch_size = 4
+    config.eval.batch_size = 4
+    return config
