@@ -71,15 +71,11 @@ def plot_curves(metrics_jsonl: epath.PathLike, path: epath.PathLike) -> None:
             x, y = _series(entries, key, "epoch" if over_epochs else "step", positive=logarithmic)
             _draw_series(panel, x, y, label, colour, smooth=key != "learning_rate")
         if panel.has_data() and logarithmic:
-            panel.set_yscale("log")
-            plain = FuncFormatter(lambda value, _: f"{value:g}")
-            panel.yaxis.set_major_formatter(plain)
-            panel.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
-            panel.yaxis.set_minor_formatter(plain)
+            _logarithmic(panel)
         if panel.has_data() and len(series) > 1:
             panel.legend(frameon=False, fontsize=9)
         if not panel.has_data():
-            panel.text(0.5, 0.5, "nothing yet", transform=panel.transAxes, ha="center", va="center", color="#999999")
+            _nothing_yet(panel)
     axes[0, 1].set_ylim(bottom=0)
     axes[1, 1].set_ylim(bottom=0)
     axes[1, 1].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
@@ -121,6 +117,149 @@ def plot_precision_recall(scores: Scores, path: epath.PathLike, *, max_classes: 
             f"By class, IoU 0.50 (the {max_classes} with most objects of {len(classes)})", loc="left", fontsize=11
         )
     _save(figure, path)
+
+
+def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:
+    """Lays runs over one another: training loss, AP, AP50 and learning rate.
+
+    Args:
+        runs: by the name in the legend, the lines of a run's metrics (`read_metrics`).
+        path: of the PNG file.
+    """
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    axes = figure.subplots(2, 2)
+    panels: tuple[tuple[Axes, str, str], ...] = (
+        (axes[0, 0], "Training loss", "loss"),
+        (axes[0, 1], "Validation AP", "val/AP"),
+        (axes[1, 0], "Validation AP50", "val/AP50"),
+        (axes[1, 1], "Learning rate", "learning_rate"),
+    )
+    axis = "epoch" if all("epoch" in entry for entries in runs.values() for entry in entries) else "step"
+    for panel, title, key in panels:
+        _style(panel, title, axis)
+        for number, (name, entries) in enumerate(runs.items()):
+            x, y = _series(entries, key, axis, positive=key == "loss")
+            colour = _COLOURS[number % len(_COLOURS)]
+            if key.startswith("val/") and len(y):
+                panel.axhline(y.max(), color=colour, linewidth=0.7, linestyle=":", alpha=0.6)
+            _draw_series(panel, x, y, name, colour, smooth=key == "loss")
+        if not panel.has_data():
+            _nothing_yet(panel)
+    if axes[0, 0].has_data():
+        _logarithmic(axes[0, 0])
+    for panel in (axes[0, 1], axes[1, 0], axes[1, 1]):
+        panel.set_ylim(bottom=0)
+    axes[1, 1].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+    # One legend for all panels: the best AP stands beside each name.
+    handles: dict[str, Any] = {}
+    for panel in axes.flat:
+        for line, label in zip(*panel.get_legend_handles_labels(), strict=True):
+            handles.setdefault(label, line)
+    labels = []
+    for name in handles:
+        scores = _series(runs[name], "val/AP", axis)[1]
+        labels.append(f"{name}   (best AP {scores.max():.3f})" if len(scores) else name)
+    if handles:
+        columns = 1 if max(map(len, labels)) > 60 else 2
+        figure.legend(handles.values(), labels, loc="outside lower center", ncols=columns, frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def plot_objects(
+    sizes: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: Mapping[str, Mapping[str, int]], path: epath.PathLike
+) -> None:
+    """Draws how large the objects of a data set are, of which shapes, how many to an image and to a class.
+
+    Args:
+        sizes: by split, float [n, 2] (width, height) in pixels of its objects, and int [images] objects an image.
+        classes: by split, the number of objects of each class.
+        path: of the PNG file.
+    """
+    figure = Figure(figsize=(12, 8), layout="constrained")
+    (size, shape), (number, per_class) = figure.subplots(2, 2)
+    _style(size, "Size of objects", "root of area (pixels)")
+    _style(shape, "Shape of objects", "width / height")
+    _style(number, "Objects in an image", "objects")
+    _style(per_class, "Objects of each class", "objects")
+    areas = {split: np.sqrt(wh.prod(axis=1)) for split, (wh, _) in sizes.items()}
+    _histograms(size, areas, logarithmic=True)
+    _histograms(shape, {split: wh[:, 0] / wh[:, 1] for split, (wh, _) in sizes.items()}, logarithmic=True)
+    for border, name in ((32, "small | medium"), (96, "medium | large")):
+        if size.has_data() and size.get_xlim()[0] < border < size.get_xlim()[1]:
+            size.axvline(border, color="#999999", linewidth=0.9, linestyle="--")
+            size.text(
+                border, 0.99, f" {name}", transform=size.get_xaxis_transform(), fontsize=8, color="#777777", va="top"
+            )
+    counts = {split: per_image for split, (_, per_image) in sizes.items()}
+    most = max((int(values.max()) for values in counts.values() if len(values)), default=0)
+    step = max(1, -(-(most + 1) // 40))
+    _bars(number, counts, np.arange(0, most + step + 1, step) - 0.5)
+    _class_bars(per_class, classes)
+    for panel in (size, shape, number):
+        panel.set_ylabel("share")
+        if len(sizes) > 1 and panel.has_data():
+            panel.legend(frameon=False, fontsize=9)
+    _save(figure, path)
+
+
+def _histograms(panel: Axes, values: Mapping[str, np.ndarray], *, logarithmic: bool) -> None:
+    together = np.concatenate([*values.values(), np.zeros(0)])
+    if len(together) == 0:
+        _nothing_yet(panel)
+        return
+    low, high = together.min(), together.max()
+    _bars(panel, values, np.geomspace(low / 1.05, high * 1.05, 41) if logarithmic else np.linspace(low, high, 41))
+    if logarithmic:
+        panel.set_xscale("log")
+        plain = FuncFormatter(lambda value, _: f"{value:g}")
+        panel.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        panel.xaxis.set_major_formatter(plain)
+        panel.xaxis.set_minor_formatter(FuncFormatter(lambda value, _: ""))
+
+
+def _bars(panel: Axes, values: Mapping[str, np.ndarray], edges: np.ndarray) -> None:
+    """Histograms of shares, the first filled and the others as outlines over it."""
+    for place, ((name, array), colour) in enumerate(zip(values.items(), _COLOURS, strict=False)):
+        if len(array):
+            shares = np.histogram(array, edges)[0] / len(array)
+            panel.stairs(shares, edges, fill=place == 0, color=colour, alpha=0.55 if place == 0 else 1.0, label=name)
+
+
+def _class_bars(panel: Axes, classes: Mapping[str, Mapping[str, int]], shown: int = 20) -> None:
+    totals: dict[str, int] = {}
+    for counts in classes.values():
+        for name, count in counts.items():
+            totals[name] = totals.get(name, 0) + count
+    names = sorted(totals, key=lambda name: -totals[name])[:shown]
+    if not names:
+        _nothing_yet(panel)
+        return
+    left = np.zeros(len(names))
+    for (split, counts), colour in zip(classes.items(), _COLOURS, strict=False):
+        widths = np.array([counts.get(name, 0) for name in names], float)
+        panel.barh(range(len(names)), widths, left=left, color=colour, alpha=0.75, label=split)
+        left += widths
+    for place, total in enumerate(left):
+        panel.text(total, place, f" {total:.0f}", va="center", fontsize=8, color="#555555")
+    panel.set_yticks(range(len(names)), [name if len(name) <= 24 else name[:23] + "…" for name in names], fontsize=8)
+    panel.invert_yaxis()
+    panel.margins(x=0.12)
+    if len(totals) > shown:
+        panel.set_title(f"Objects of each class (the {shown} with most of {len(totals)})", loc="left", fontsize=11)
+    if len(classes) > 1:
+        panel.legend(frameon=False, fontsize=9, loc="lower right")
+
+
+def _nothing_yet(panel: Axes) -> None:
+    panel.text(0.5, 0.5, "nothing yet", transform=panel.transAxes, ha="center", va="center", color="#999999")
+
+
+def _logarithmic(panel: Axes) -> None:
+    panel.set_yscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    panel.yaxis.set_major_formatter(plain)
+    panel.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    panel.yaxis.set_minor_formatter(plain)
 
 
 def _series(

@@ -1,0 +1,43 @@
+"""Lays the curves of several runs over one another: training loss, AP, AP50 and learning rate.
+
+python scripts/plot_runs.py RUN… [--output runs.png]
+
+RUN is the workdir of a run, finished or still going on, or its metrics.jsonl.
+"""
+
+import os
+from collections.abc import Sequence
+
+from absl import flags
+
+from anchordetr_jax import cli
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.plots import plot_runs, read_metrics
+from anchordetr_jax.training.metrics_file import METRICS_FILE
+
+OUTPUT = flags.DEFINE_string("output", "runs.png", "PNG file.")
+
+
+def main(arguments: list[str]) -> None:
+    if not arguments:
+        raise UserError("Give one or more runs: python scripts/plot_runs.py RUN…")
+    files = [
+        argument if argument.endswith(".jsonl") else os.path.join(argument, METRICS_FILE) for argument in arguments
+    ]
+    runs = {name: read_metrics(file) for name, file in zip(names_of(files), files, strict=True)}
+    plot_runs(runs, OUTPUT.value)
+    print(f"The curves are in {OUTPUT.value}.")
+
+
+def names_of(files: Sequence[str]) -> list[str]:
+    """Of each run as much of its folder's path, from its end, as tells it from the others."""
+    paths = [os.path.abspath(file).split(os.sep)[:-1] or [file] for file in files]
+    for length in range(1, max(map(len, paths)) + 1):
+        names = ["/".join(path[-length:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [f"{number}: {'/'.join(path[-1:])}" for number, path in enumerate(paths, start=1)]
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_arguments=True)
