@@ -11,12 +11,11 @@ from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.finetune import prepare_start
-from anchordetr_jax.interop.convert import exported
 from anchordetr_jax.interop.torch_file import write_torch_file
 from anchordetr_jax.interop.weights import state_dict_from_variables
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.definition import ModelDefinition
-from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, read_meta, save_variables, saved_shapes
+from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, save_variables, saved_shapes
 
 CELLS = Categories(ids=(1, 2), names=("red", "white"))
 NETWORK = ModelConfig(num_anchors=4, num_classes=2, encoder_layers=1, decoder_layers=1, dilation=False, ffn_dim=32)
@@ -33,14 +32,6 @@ def zeros() -> dict[str, np.ndarray]:
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("start") / "checkpoint"
     save_variables(path, {"class_head/bias": np.zeros(2, np.float32)}, CELLS, START)
-    return path
-
-
-@pytest.fixture(scope="module")
-def silent_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Official weights without the arguments that would tell C5 from DC5."""
-    path = tmp_path_factory.mktemp("file") / "weights.pth"
-    write_torch_file(path, {"model": state_dict_from_variables(zeros(), NETWORK)})
     return path
 
 
@@ -65,24 +56,19 @@ def test_without_being_asked_the_network_does_not_follow(checkpoint: Path, tmp_p
     assert prepare_start(given, (), tmp_path) == (given, ())
 
 
-def test_a_weight_file_becomes_a_checkpoint_in_the_workdir(tmp_path: Path) -> None:
-    content, _ = exported(zeros(), START, CELLS, outputs=91)
-    write_torch_file(tmp_path / "weights.pth", content)
-    config, remarks = prepare_start(starting_from(tmp_path / "weights.pth"), (), tmp_path / "run")
-    assert config.init_from == str(tmp_path / "run" / "start")
-    assert config.model.dilation is False
-    assert config.model.num_anchors == 4
-    assert read_meta(tmp_path / "run" / "start").categories == CELLS
-    assert saved_shapes(tmp_path / "run" / "start").keys() == zeros().keys()
-    assert "Converted" in remarks[0]
-
-
-def test_what_a_weight_file_does_not_say_is_asked_for_as_a_setting(silent_file: Path, tmp_path: Path) -> None:
+def test_a_weight_file_becomes_a_checkpoint_in_the_workdir_once_it_is_told_what_it_does_not_say(tmp_path: Path) -> None:
+    # Official weights without the arguments that would tell C5 from DC5.
+    file = tmp_path / "weights.pth"
+    write_torch_file(file, {"model": state_dict_from_variables(zeros(), NETWORK)})
     with pytest.raises(UserError, match=r"whether it is a C5 or a DC5 model: .*--config\.model\.dilation=True \(DC5\)"):
-        prepare_start(starting_from(silent_file), (), tmp_path)
-    said = starting_from(silent_file, model=ModelConfig(dilation=True))
-    config, _ = prepare_start(said, {"model.dilation"}, tmp_path)
-    assert config.model.dilation is True
+        prepare_start(starting_from(file), (), tmp_path / "run")
+    said = starting_from(file, model=ModelConfig(dilation=False))
+    config, remarks = prepare_start(said, {"model.dilation"}, tmp_path / "run")
+    start = tmp_path / "run" / "start"
+    assert config.init_from == str(start)
+    assert config.model == dataclasses.replace(NETWORK, num_classes=0)
+    assert saved_shapes(start).keys() == zeros().keys()
+    assert f"Converted {file} into {start}" in remarks[0]
 
 
 def test_a_run_that_has_checkpoints_needs_its_start_no_more(checkpoint: Path, tmp_path: Path) -> None:
