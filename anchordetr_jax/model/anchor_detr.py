@@ -64,12 +64,12 @@ class AnchorDETR(nnx.Module):
         if config.num_classes < 1:
             raise ValueError("ModelConfig.num_classes must be set before the model is built")
         self.config = config
-        C, dtype = config.hidden_dim, compute_dtype(config)
+        C, dtype, remat = config.hidden_dim, compute_dtype(config), config.remat
         self.backbone: ResNet | CompactBackbone
         if config.backbone == "compact":
-            self.backbone = CompactBackbone(dilation=config.dilation, dtype=dtype, rngs=rngs)
+            self.backbone = CompactBackbone(dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
         else:
-            self.backbone = ResNet(config.backbone, dilation=config.dilation, dtype=dtype, rngs=rngs)
+            self.backbone = ResNet(config.backbone, dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
         self.input_projections = nnx.List(
             [
                 InputProjection(channels, config, kernel=kernel, stride=stride, rngs=rngs)

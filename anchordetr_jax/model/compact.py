@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.layers import linear
+from anchordetr_jax.model.layers import apply_layer, linear
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32
 from anchordetr_jax.model.valid_area import leading_area
@@ -59,7 +59,8 @@ class CompactBackbone(nnx.Module):
 
     channels = WIDTHS
 
-    def __init__(self, *, dilation: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, *, dilation: bool, remat: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.remat = remat
         self.dtype = jnp.dtype(dtype)
         self.strides = (4, 2, 1 if dilation else 2)
         channels_in = 3
@@ -83,6 +84,6 @@ class CompactBackbone(nnx.Module):
             x = stem(_patches(_zero_outside(x, sizes), stride))
             sizes = None if sizes is None else (sizes + stride - 1) // stride
             for block in stage:
-                x = block(x, sizes)
+                x = apply_layer(block, self.remat, x, sizes)
             features.append(_zero_outside(x, sizes))
         return features, sizes

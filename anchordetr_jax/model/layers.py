@@ -1,6 +1,7 @@
 """Linear maps and convolutions with this project's dtypes, precision and initial weights."""
 
 import itertools
+from typing import Any
 
 import jax
 from flax import nnx
@@ -74,3 +75,10 @@ class MLP(nnx.Module):
         for layer in self.layers[:-1]:
             x = jax.nn.relu(layer(x))
         return self.layers[-1](x)
+
+
+def apply_layer(layer: nnx.Module, remat: bool, *arguments: Any) -> Any:
+    """layer(*arguments), keeping nothing but the arguments until the backward pass where `remat` is set."""
+    if not remat:
+        return layer(*arguments)  # type: ignore[operator]
+    return nnx.remat(lambda module, *args: module(*args))(layer, *arguments)

@@ -1,11 +1,13 @@
 """ResNet-50 and -101 with frozen BatchNorm (He et al. 2016, in the form with the stride on each bottleneck's 3x3)."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.layers import convolution
+from anchordetr_jax.model.layers import apply_layer, convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32
 from anchordetr_jax.model.valid_area import halve, leading_area
@@ -14,11 +16,10 @@ BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 EXPANSION = 4
 
 
-class _Area:
+class _Area(NamedTuple):
     """The valid area at one stage; does nothing where padding is treated as image."""
 
-    def __init__(self, sizes: jax.Array | None):
-        self.sizes = sizes
+    sizes: jax.Array | None
 
     def halved(self) -> "_Area":
         return _Area(None if self.sizes is None else halve(self.sizes))
@@ -84,10 +85,12 @@ class Stage(nnx.Module):
         *,
         stride: int,
         dilation: int,
+        remat: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         self.stride = stride
+        self.remat = remat
         # A dilated stage's first block keeps dilation 1, as where its stride was.
         self.blocks = nnx.List(
             [
@@ -107,7 +110,7 @@ class Stage(nnx.Module):
         """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),O] and the valid area there."""
         area_out = area.halved() if self.stride == 2 else area
         for i, block in enumerate(self.blocks):
-            x = block(x, area if i == 0 else area_out, area_out)
+            x = apply_layer(block, self.remat, x, area if i == 0 else area_out, area_out)
         return x, area_out
 
 
@@ -116,12 +119,21 @@ class ResNet(nnx.Module):
 
     channels = (512, 1024, 2048)
 
-    def __init__(self, depth: str, *, dilation: bool, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, depth: str, *, dilation: bool, remat: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         blocks = BLOCKS[depth]
         self.stem = Stem(dtype=dtype, rngs=rngs)
 
         def stage(channels_in: int, width: int, index: int, stride: int, dilation: int = 1) -> Stage:
-            return Stage(channels_in, width, blocks[index], stride=stride, dilation=dilation, dtype=dtype, rngs=rngs)
+            return Stage(
+                channels_in,
+                width,
+                blocks[index],
+                stride=stride,
+                dilation=dilation,
+                remat=remat,
+                dtype=dtype,
+                rngs=rngs,
+            )
 
         self.layer1 = stage(64, 64, 0, 1)
         self.layer2 = stage(256, 128, 1, 2)

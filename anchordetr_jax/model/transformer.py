@@ -1,6 +1,6 @@
 """The encoder over feature cells and the decoder over anchor-pattern queries (Anchor DETR, sections 3.2 to 3.4)."""
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
-from anchordetr_jax.model.layers import linear
+from anchordetr_jax.model.layers import apply_layer, linear
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype
 from anchordetr_jax.model.valid_area import ValidArea
@@ -127,9 +127,9 @@ class Encoder(nnx.Module):
         B, S, h, w, C = x.shape
         for i, layer in enumerate(self.spatial):
             maps = x.reshape(B * S, h, w, C)
-            x = _apply(layer, self.remat, maps, memory).reshape(B, S, h, w, C)
+            x = apply_layer(layer, self.remat, maps, memory).reshape(B, S, h, w, C)
             if i < len(self.level):
-                x = _apply(self.level[i], self.remat, x, self.level_embedding[...])
+                x = apply_layer(self.level[i], self.remat, x, self.level_embedding[...])
         return x
 
 
@@ -190,13 +190,6 @@ class Decoder(nnx.Module):
         """Queries x [B,Q,C], features [B*S,h,w,C] -> [L,B,Q,C]."""
         outputs = []
         for layer in self.layers:
-            x = _apply(layer, self.remat, x, positions, features, memory)
+            x = apply_layer(layer, self.remat, x, positions, features, memory)
             outputs.append(x)
         return jnp.stack(outputs)
-
-
-def _apply(layer: Any, remat: bool, *arguments: Any) -> jax.Array:
-    """layer(*arguments), forgetting its activations until the backward pass where `remat` is set."""
-    if not remat:
-        return layer(*arguments)
-    return nnx.remat(lambda module, *args: module(*args))(layer, *arguments)
