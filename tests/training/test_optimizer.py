@@ -1,6 +1,7 @@
 """The optimiser's arithmetic is PyTorch's, and its schedules follow the epochs."""
 
 import dataclasses
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.config import OptimizerConfig
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.optimizer import clip_by_total_norm, make_optimizer, schedule_factor, total_norm
 from tests.tolerances import EXACT64, SAME32
 
@@ -118,6 +120,40 @@ def test_warmup_rises_evenly_to_the_full_rate(schedule: Literal["step", "cosine"
 def test_each_group_has_its_own_rate() -> None:
     rates = make_optimizer(RECIPE, steps_before=five_an_epoch, epochs=4).learning_rates(12)
     np.testing.assert_allclose([rates["rest"], rates["backbone"]], [1e-3, 1e-4], rtol=SAME32)
+
+
+def test_a_pattern_gives_parameters_a_rate_of_their_own_on_the_same_schedule(x64: None) -> None:
+    rates = (r".*/bias=0", r"backbone/layer\d/.*=3e-2", r"(?=anchors).*=2e-2")
+    config = dataclasses.replace(RECIPE, name="sgd", weight_decay=0.0, clip_norm=0.0, learning_rates=rates)
+    optimizer = make_optimizer(config, steps_before=five_an_epoch, epochs=4)
+    ones = {path: jnp.ones(()) for path in [*SHAPES, "backbone/stem/kernel"]}
+    changes, _ = optimizer.update(ones, optimizer.init(ones), ones, jnp.asarray(12))
+    expected = {
+        "backbone/layer2/kernel": 3e-3,
+        "backbone/layer2/bias": 0,  # the first pattern that matches
+        "backbone/stem/kernel": 1e-4,
+        "decoder/kernel": 1e-3,
+        "anchors": 2e-3,
+    }
+    assert {path: -float(change) for path, change in changes.items()} == pytest.approx(expected, rel=EXACT64)
+
+
+@pytest.mark.parametrize("pattern", ["decoder/kernal", "kernel", ".*/kernel"])
+def test_a_pattern_that_decides_for_no_parameter_is_a_mistake(pattern: str) -> None:
+    config = dataclasses.replace(RECIPE, learning_rates=("decoder/.*=1", "backbone/.*=1", f"{pattern}=1"))
+    with pytest.raises(UserError, match=rf"optimizer\.learning_rates.*{re.escape(pattern)}.*no trained parameter"):
+        make_optimizer(config, steps_before=five_an_epoch, epochs=4).init({path: jnp.ones(1) for path in SHAPES})
+
+
+@pytest.mark.parametrize("entry", ["decoder", "decoder/.*=fast", "=1e-4", "decoder/.*=-1", "decoder/.*=nan", "(x=1"])
+def test_a_rate_that_cannot_be_read_is_named(entry: str) -> None:
+    with pytest.raises(UserError, match=rf"optimizer\.learning_rates.*{re.escape(repr(entry))}"):
+        OptimizerConfig(learning_rates=(entry,))
+
+
+def test_two_rates_for_one_pattern_are_a_mistake() -> None:
+    with pytest.raises(UserError, match="twice"):
+        OptimizerConfig(learning_rates=("decoder/.*=1", "decoder/.*=2"))
 
 
 def test_the_schedule_follows_the_step_it_is_told() -> None:

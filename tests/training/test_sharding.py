@@ -83,6 +83,13 @@ def test_a_batch_must_divide_over_the_devices() -> None:
         check_batch_size(12, mesh, "train.batch_size")
 
 
+def test_micro_batches_must_divide_the_images_of_a_device() -> None:
+    mesh = make_mesh(MeshConfig())
+    check_batch_size(16, mesh, "train.batch_size", accumulate=2)
+    with pytest.raises(UserError, match=r"train\.accumulate.*4.*divide.*2 \('train\.batch_size'=16 over 8"):
+        check_batch_size(16, mesh, "train.batch_size", accumulate=4)
+
+
 def test_each_device_gets_its_images() -> None:
     images = batch().images
     shared: Any = global_batch(batch(), make_mesh(MeshConfig(fsdp=2))).images

@@ -2,6 +2,7 @@
 
 import pytest
 
+from anchordetr_jax.config import OptimizerConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.definition import ModelDefinition, count, variables_of
 from anchordetr_jax.training.state import split_variables, trainable_paths
@@ -32,6 +33,16 @@ def test_splitting_keeps_every_variable_once() -> None:
 def test_a_pattern_that_is_no_regular_expression_is_named() -> None:
     with pytest.raises(UserError, match=r"optimizer\.freeze.*\(unclosed"):
         trainable_paths(ModelDefinition.abstract(build_stand_in), ("(unclosed",))
+
+
+def test_a_pattern_that_matches_no_parameter_is_named() -> None:
+    with pytest.raises(UserError, match=r"optimizer\.freeze.*'layers/0', which matches no parameter"):
+        trainable_paths(ModelDefinition.abstract(build_stand_in), (r"backbone/.*", "layers/0"))
+
+
+def test_the_default_may_match_nothing() -> None:
+    definition = ModelDefinition.abstract(build_stand_in)
+    assert trainable_paths(definition, OptimizerConfig().freeze) == definition.param_paths
 
 
 def test_freezing_everything_is_a_mistake() -> None:

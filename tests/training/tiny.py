@@ -1,7 +1,7 @@
 """A stand-in detector that compiles in a moment, and batches for it."""
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
@@ -15,7 +15,7 @@ from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.model.anchor_detr import Predictions
 from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
-from anchordetr_jax.training.sharding import ShardingRule, make_mesh
+from anchordetr_jax.training.sharding import ShardingRule, global_batch, make_mesh
 from anchordetr_jax.training.state import TrainState
 from anchordetr_jax.training.step import TrainStep, abstract_state, initial_state, make_train_step
 
@@ -122,13 +122,30 @@ def trainer(
 
     definition = ModelDefinition.abstract(build)
     optimizer = make_optimizer(config.optimizer, steps_before=lambda epoch: 5 * epoch, epochs=config.train.epochs)
-    abstract = abstract_state(definition, optimizer, mesh, freeze=freeze, rules=rules)
+    ema = config.train.ema_decay > 0
+    abstract = abstract_state(definition, optimizer, mesh, freeze=freeze, rules=rules, ema=ema)
     if model is StandIn:
-        state = initial_state(definition, build, optimizer, mesh, freeze=freeze, rules=rules)
+        state = initial_state(definition, build, optimizer, mesh, freeze=freeze, rules=rules, ema=ema)
     else:
         state = random_state(abstract)
     step = make_train_step(definition, optimizer, config, mesh, abstract)
     return Trainer(config, mesh, definition, optimizer, abstract, state, step)
+
+
+def run(made: Trainer, batches: Iterable[Batch]) -> list[dict[str, float]]:
+    """Takes a step with each batch (this process's share of it); gives the metrics, and leaves the last state in
+    `made`."""
+    metrics = []
+    for one in batches:
+        made.state, values = made.step(made.state, global_batch(one, made.mesh))
+        metrics.append({name: float(value) for name, value in values.items()})
+    return metrics
+
+
+def changed(config: Config, **settings: Any) -> Config:
+    """The settings with some changed, given as group={name: value}."""
+    groups = {group: dataclasses.replace(getattr(config, group), **values) for group, values in settings.items()}
+    return dataclasses.replace(config, **groups)
 
 
 def random_state(abstract: TrainState) -> TrainState:
