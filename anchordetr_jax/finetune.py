@@ -88,7 +88,8 @@ def _convert(
         }
         raise UserError(f"{file} does not say {error.question}: say it by {ways[error.setting]}.") from None
     save_variables(start, weights.variables, weights.categories, weights.config)
-    return weights.config.model, (f"Converted {file} into {start}: {describe_weights(weights)}", *weights.remarks)
+    # Its remarks are about classes, which start anew where they differ, and about its recipe, which is not followed.
+    return weights.config.model, (f"Converted {file} into {start}: {describe_weights(weights)}",)
 
 
 def _following(config: Config, model: ModelConfig, given: Collection[str]) -> Config:

@@ -77,6 +77,8 @@ def inspect(config: Config) -> tuple[list[SplitInspection], list[str]]:
     inspections: list[SplitInspection] = []
     remarks: list[str] = []
     for split in SPLITS:
+        if split == "val" and config.data.val_fraction > 0:
+            continue  # These are training images.
         try:
             files = split_files(config.data, split)
             if not files.annotations.is_file():
