@@ -1,8 +1,34 @@
 """Anchor DETR, an object detector, in JAX.
 
-Importing the package imports nothing else, so that the command line can answer a mistake before JAX has started:
-`anchordetr_jax.model` turns pixels into predictions, `.detection` predictions into losses and boxes, `.data` files into
-batches, `.training` batches into checkpoints, `.evaluation` checkpoints into numbers.
+    from anchordetr_jax import Detector
+    detections = Detector.from_pretrained("runs/mine").predict("street.jpg")
+
+Importing the package imports nothing else, so that the command line can answer a mistake before JAX has started; the
+names here are fetched when they are first used. `anchordetr_jax.model` turns pixels into predictions, `.detection`
+predictions into losses and boxes, `.data` files into batches, `.training` batches into checkpoints, `.evaluation`
+checkpoints into numbers.
 """
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anchordetr_jax.detections import Detection as Detection
+    from anchordetr_jax.detections import Detections as Detections
+    from anchordetr_jax.errors import UserError as UserError
+    from anchordetr_jax.predict import Detector as Detector
+
 __version__ = "0.1.0"
+__all__ = ["Detection", "Detections", "Detector", "UserError", "__version__"]
+
+_HOMES = {"Detection": "detections", "Detections": "detections", "Detector": "predict", "UserError": "errors"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -117,7 +117,8 @@ def draw_detections(
     taken: list[tuple[float, float, float, float]] = []
     for i in reversed(order):
         if names[i]:
-            text = names[i] if scores is None else f"{names[i]} {scores[i]:.2f}"
+            score = "" if scores is None else f" {scores[i]:.2f}"
+            text = _fitting(names[i], score, font, picture.width)
             _draw_tag(draw, text, scaled[i], colours[i], font, line, picture.size, taken)
     return picture
 
@@ -222,7 +223,7 @@ def _draw_tag(
     size: tuple[int, int],
     taken: list[tuple[float, float, float, float]],
 ) -> None:
-    pad = max(1, round(font.size / 6))
+    pad = _padding(font)
     width = draw.textlength(text, font=font) + 2 * pad
     ascent, descent = font.getmetrics()
     height = ascent + descent + pad
@@ -249,6 +250,22 @@ def _draw_tag(
     draw.rectangle(best, fill=colour)
     bright = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 140
     draw.text((best[0] + pad, best[1] + pad / 2), text, font=font, fill=(0, 0, 0) if bright else (255, 255, 255))
+
+
+def _fitting(name: str, score: str, font: ImageFont.FreeTypeFont, width: int) -> str:
+    """Name and score, the name cut short where they would not fit into so many pixels."""
+    room = width - 2 * _padding(font)
+    text = name + score
+    for length in range(len(name) - 1, -1, -1):
+        if font.getlength(text) <= room:
+            break
+        text = f"{name[:length].rstrip()}…{score}"
+    return text
+
+
+def _padding(font: ImageFont.FreeTypeFont) -> int:
+    """Pixels between a tag's text and its border."""
+    return max(1, round(font.size / 6))
 
 
 def _overlap(a: tuple[float, float, float, float], b: tuple[float, float, float, float]) -> float:

@@ -1,12 +1,16 @@
-"""An image file, of whatever kind, as RGB pixels."""
+"""Images of whatever kind, in files or in memory, as RGB pixels."""
 
 import io
+from typing import Any
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
 from anchordetr_jax.errors import UserError
+
+_LARGEST = Image.MAX_IMAGE_PIXELS or 0
+"""Pixels from which Pillow warns of an image; at twice as many it refuses it."""
 
 
 def read_image(path: epath.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
@@ -37,7 +41,10 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
             image = ImageOps.exif_transpose(image)
         pixels = _rgb(image)
     except Image.UnidentifiedImageError:
-        raise UserError(f"Image file {name} is not an image of a known format.") from None
+        hint = "; save it as JPEG or PNG first" if name.lower().endswith((".heic", ".heif", ".svg", ".pdf")) else ""
+        raise UserError(f"Image file {name} is not an image of a known format{hint}.") from None
+    except Image.DecompressionBombError:
+        raise UserError(f"Image file {name} is too large (over {2 * _LARGEST / 1e6:.0f} million pixels).") from None
     except Exception as error:  # Pillow's readers meet damaged files with exceptions of many kinds
         raise UserError(f"Image file {name} is damaged ({error}).") from None
     if size is not None and pixels.shape[:2] != size:
@@ -46,10 +53,65 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
     return pixels
 
 
+def picture_pixels(image: Image.Image, name: str = "The image") -> np.ndarray:
+    """The pixels of a Pillow image, turned as its EXIF data says: uint8 RGB [h, w, 3].
+
+    Raises `UserError`, beginning with `name`, when the file behind it is damaged.
+    """
+    try:
+        return _rgb(ImageOps.exif_transpose(image))
+    except Exception as error:  # Pillow reads files late, and meets damaged ones with exceptions of many kinds
+        raise UserError(f"{name} cannot be decoded ({error}).") from None
+
+
+def array_pixels(array: Any, name: str = "The image") -> np.ndarray:
+    """Pixels in an array of the usual kinds, as uint8 RGB [h, w, 3].
+
+    Args:
+        array: [h, w], or [h, w, c] with 1 (grey), 3 (RGB) or 4 (RGBA) channels: integers from 0 to 255, uint16 up to
+            65535, floats from 0 to 1, or bools.
+        name: begins the message of an error.
+
+    Raises `UserError` for other shapes and values.
+    """
+    pixels = np.asarray(array)
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
+        raise UserError(f"{name} has its channels first, {pixels.shape}: transpose it to [height, width, channels].")
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or 0 in pixels.shape:
+        raise UserError(f"{name} has the shape {pixels.shape}: give [height, width] or [height, width, 3].")
+    pixels = _eight_bits(pixels, name)
+    if pixels.ndim == 2:
+        pixels = pixels[:, :, None]
+    if pixels.shape[2] == 1:
+        return np.repeat(pixels, 3, axis=2)
+    return np.ascontiguousarray(pixels[:, :, :3])
+
+
+def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
+    """Values of any of the usual ranges as uint8."""
+    kind = pixels.dtype.kind
+    if pixels.dtype == np.uint8:
+        return pixels
+    if kind == "b":
+        return pixels.astype(np.uint8) * 255
+    if kind not in "uif":
+        raise UserError(f"{name} has values of type {pixels.dtype}: give uint8, or floats from 0 to 1.")
+    highest = {"f": 1, "u": 65535 if pixels.dtype == np.uint16 else 255, "i": 255}[kind]
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (low >= 0 and high <= highest):  # so that NaN is refused as well
+        raise UserError(
+            f"{name} has {pixels.dtype} values from {low:g} to {high:g}: give uint8, or floats from 0 to 1."
+        )
+    scale = {1: 255.0, 255: 1.0, 65535: 1 / 257}[highest]
+    return np.rint(pixels.astype(np.float32) * np.float32(scale)).astype(np.uint8)
+
+
 def _rgb(image: Image.Image) -> np.ndarray:
     if image.mode.startswith("I"):  # 16 bits a pixel (as `I` too), which Pillow's own conversion would cut at 255
         grey = (np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
+    if image.mode == "F" and (values := np.asarray(image)).min() >= 0 and values.max() <= 1:
+        return np.repeat(np.rint(values * 255).astype(np.uint8)[:, :, None], 3, axis=2)
     if image.mode in ("P", "PA"):
         image = image.convert("RGBA")  # a palette with transparency warns when it is converted to RGB directly
     return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

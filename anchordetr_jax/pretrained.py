@@ -1,0 +1,84 @@
+"""A detector's model and classes from wherever its weights lie: a run, a checkpoint, or an official weight file."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from flax import nnx
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.interop.convert import read_weights
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.definition import ModelDefinition
+from anchordetr_jax.training.checkpoint import load_model
+
+OFFICIAL_WEIGHTS = "https://github.com/megvii-research/AnchorDETR"
+
+CHOICES = {"dtype": ("float32", "bfloat16", "float64"), "padding": ("invariant", "official")}
+
+
+class Pretrained(NamedTuple):
+    """A model with its weights, the settings of the run that made it, and its classes (None: nobody knows them)."""
+
+    model: AnchorDETR
+    config: Config
+    categories: Categories | None
+
+
+def load_pretrained(
+    path: str | os.PathLike[str],
+    *,
+    dilation: bool | None = None,
+    annotations: str | os.PathLike[str] | None = None,
+    **overrides: Any,
+) -> Pretrained:
+    """Loads a detector.
+
+    Args:
+        path: a workdir, its checkpoints folder, one checkpoint, or a `.pth` or `.safetensors` file with official
+            weights.
+        dilation: for a weight file that does not say: DC5 (True) or C5 (False).
+        annotations: for a weight file: a COCO-format file whose categories its class outputs stand for. The default
+            for 91 outputs is COCO's.
+        overrides: `ModelConfig` settings that differ from the checkpoint's, such as `dtype="bfloat16"`.
+
+    Raises:
+        UserError: there are no weights of a whole detector at `path`, they are damaged, or something has to be told.
+    """
+    text = os.fspath(path)
+    for setting, values in CHOICES.items():
+        if overrides.get(setting, values[0]) not in values:
+            raise UserError(f"{setting} must be one of {', '.join(values)}, not {overrides[setting]!r}.")
+    if overrides.get("dtype") == "float64" and not jax.config.read("jax_enable_x64"):
+        raise UserError('dtype="float64" needs jax.config.update("jax_enable_x64", True) before anything else.')
+    if "://" in text or os.path.isdir(text):
+        model, meta = load_model(text, **overrides)
+        return Pretrained(model, meta.config, meta.categories)
+    if not os.path.exists(text):
+        raise UserError(
+            f"There is nothing at {text}: give a run's workdir, a checkpoint, or a .pth or .safetensors file (the "
+            f"official ones: {OFFICIAL_WEIGHTS})."
+        )
+    return _from_file(Path(text), dilation, annotations, overrides)
+
+
+def _from_file(
+    path: Path, dilation: bool | None, annotations: str | os.PathLike[str] | None, overrides: dict[str, Any]
+) -> Pretrained:
+    weights = read_weights(path, dilation=dilation, annotations=None if annotations is None else os.fspath(annotations))
+    if all(name.startswith("backbone/") for name in weights.variables):
+        raise UserError(
+            f"{path} holds a backbone alone, which detects nothing: train a detector from it (train.init_from)."
+        )
+    config = dataclasses.replace(weights.config, model=dataclasses.replace(weights.config.model, **overrides))
+    definition = ModelDefinition.abstract(lambda: AnchorDETR(config.model, rngs=nnx.Rngs(0)))
+    device = jax.local_devices()[0]
+    variables = {
+        name: jax.device_put(weights.variables[name].astype(shape.dtype), device)
+        for name, shape in definition.shapes.items()
+    }
+    return Pretrained(definition.merge(variables), config, weights.categories)

@@ -1,0 +1,130 @@
+"""Videos frame by frame, in and out, with PyAV (`pip install av`), which brings its own FFmpeg."""
+
+import fractions
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from anchordetr_jax.errors import UserError
+
+RIGHT_ANGLE = 90
+FALLBACK_RATE = fractions.Fraction(25)
+
+
+class UnreadableVideoError(UserError):
+    """A video whose frames cannot be had, or not all of them."""
+
+
+class VideoReader:
+    """The frames of a video file in order, turned as its metadata says. A context manager.
+
+    Raises `UnreadableVideoError` when PyAV is not installed, or the file is missing or no video.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]):
+        self.path = os.fspath(path)
+        self._av = _import_av(self.path)
+        self._errors = (OSError, self._av.error.FFmpegError)
+        try:
+            self._container: Any = self._av.open(self.path)
+        except self._errors as error:
+            raise UnreadableVideoError(f"Video {self.path} cannot be opened ({_reason(error)}).") from None
+        if not self._container.streams.video:
+            self._container.close()
+            raise UnreadableVideoError(f"{self.path} has no video in it.")
+        self._stream = self._container.streams.video[0]
+        self._stream.thread_type = "AUTO"
+
+    @property
+    def rate(self) -> fractions.Fraction:
+        """Frames a second."""
+        return self._stream.average_rate or FALLBACK_RATE
+
+    @property
+    def num_frames(self) -> int | None:
+        """As far as the file tells without being decoded."""
+        if self._stream.frames:
+            return self._stream.frames
+        if self._container.duration is None:
+            return None
+        return round(self._container.duration / 1e6 * float(self.rate)) or None
+
+    def __iter__(self) -> Iterator[np.ndarray]:
+        """uint8 RGB [h, w, 3]. Raises `UnreadableVideoError` naming the file at a frame that is damaged."""
+        try:
+            for frame in self._container.decode(self._stream):
+                pixels = frame.to_ndarray(format="rgb24")
+                # FFmpeg gives the angle counter-clockwise, as numpy turns.
+                yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / RIGHT_ANGLE)))
+        except self._errors as error:
+            raise UnreadableVideoError(f"Video {self.path} is damaged ({_reason(error)}).") from None
+
+    def __enter__(self) -> "VideoReader":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._container.close()
+
+
+class VideoWriter:
+    """Writes an MP4 file (H.264, which browsers play), frame by frame. A context manager; the file appears once it is
+    complete, or, after an error, not at all."""
+
+    def __init__(self, path: str | os.PathLike[str], rate: fractions.Fraction):
+        self.path = Path(path)
+        self._partial = self.path.with_name(f".{self.path.stem}.{os.getpid()}.partial.mp4")
+        self._av = _import_av(self.path)
+        self._errors = (OSError, self._av.error.FFmpegError)
+        self._rate = rate
+        self._container: Any = None
+        self._stream: Any = None
+
+    def add(self, frame: np.ndarray) -> None:
+        """uint8 RGB [h, w, 3], of one size throughout. Raises `UserError` when the file cannot be written."""
+        height, width = (side - side % 2 for side in frame.shape[:2])  # the codec stores colours for 2 x 2 pixels
+        try:
+            if self._container is None:
+                self._container = self._av.open(os.fspath(self._partial), "w")
+                self._stream = self._container.add_stream("libx264", rate=self._rate)
+                self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
+                self._stream.options = {"crf": "20"}
+            picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
+            self._container.mux(self._stream.encode(picture))
+        except self._errors as error:
+            raise UserError(f"Cannot write {self.path} ({_reason(error)}); check the folder and its disk.") from None
+
+    def __enter__(self) -> "VideoWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if self._container is not None:
+                if error is None:
+                    self._container.mux(self._stream.encode())
+                self._container.close()
+                if error is None:
+                    os.replace(self._partial, self.path)
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+def _import_av(path: str | os.PathLike[str]) -> Any:
+    try:
+        import av
+    except ImportError:
+        raise UnreadableVideoError(
+            f"{os.fspath(path)} is a video, which takes the package av: pip install av."
+        ) from None
+    return av
+
+
+def _reason(error: Exception) -> str:
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,226 @@
+"""Detects objects on images, folders of them, and videos, and draws what it finds.
+
+python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5]
+
+DIR gets a picture with boxes for every image, an MP4 for every video (which takes `pip install av`), and
+detections.json in COCO's form. --checkpoint is a run's workdir, one checkpoint, or a .pth or .safetensors file with
+official weights. A file that cannot be read is named and passed over; the command fails only if none could be read.
+"""
+
+import collections
+import itertools
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tqdm
+from absl import flags
+
+from anchordetr_jax import cli
+from anchordetr_jax.compilation import keep_compilations
+from anchordetr_jax.data.folder import SUFFIXES
+from anchordetr_jax.detections import Detections
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import write_json
+from anchordetr_jax.image_inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
+from anchordetr_jax.output_names import output_names
+from anchordetr_jax.predict import Detector
+from anchordetr_jax.video import UnreadableVideoError, VideoReader, VideoWriter
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", required=True
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures and detections.json.", required=True)
+THRESHOLD = flags.DEFINE_float("threshold", 0.5, "Detections with a lower score are left out.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images or frames that the network gets at a time.")
+DILATION = flags.DEFINE_bool("dilation", None, "For a weight file that does not say: DC5; --nodilation: C5.")
+ANNOTATIONS = flags.DEFINE_string(
+    "annotations", None, "For a weight file: the COCO-format file whose categories it was trained on."
+)
+DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "What the network computes in.")
+DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.")
+
+DETECTIONS_FILE = "detections.json"
+
+
+def main(arguments: list[str]) -> None:
+    if not 0 <= THRESHOLD.value <= 1:
+        raise UserError(f"--threshold is a score between 0 and 1, not {THRESHOLD.value:g}.")
+    if BATCH_SIZE.value < 1:
+        raise UserError(f"--batch_size must be at least 1, not {BATCH_SIZE.value}.")
+    paths = all_files(arguments)
+    output = Path(OUTPUT.value)
+    targets = dict(zip(paths, output_names(paths), strict=True))
+    check_output(output, targets)
+    keep_compilations()
+    detector = Detector.from_pretrained(
+        CHECKPOINT.value, dilation=DILATION.value, annotations=ANNOTATIONS.value, dtype=DTYPE.value
+    )
+    results = Results(detector)
+    try:
+        detect_on_images(detector, [path for path in paths if not is_video(path)], output, targets, results)
+        for path in filter(is_video, paths):
+            detect_on_video(detector, path, output / targets[path], results)
+    finally:  # also what was found before Ctrl-C
+        if results.records:
+            write_json(output / DETECTIONS_FILE, results.as_coco(paths))
+    report(output, len(paths), results)
+
+
+class Results:
+    """What was found, on its way to `detections.json`."""
+
+    def __init__(self, detector: Detector):
+        self.detector = detector
+        self.records: dict[tuple[str, int], tuple[dict[str, Any], Detections]] = {}
+        """An image's entry and its detections by file, and, of a video, frame."""
+        self.unreadable = 0
+
+    def add(self, path: str, detections: Detections, **frame: Any) -> None:
+        """Keeps the detections of an image, or of a `frame` of a video, and says which."""
+        height, width = detections.image_size
+        image = {"file_name": path, "width": width, "height": height, **frame}
+        self.records[path, frame.get("frame", 0)] = (image, detections)
+
+    def skip(self, problem: UserError) -> None:
+        """Names a file that cannot be read."""
+        tqdm.tqdm.write(f"{problem} It is passed over.", file=sys.stderr)
+        self.unreadable += 1
+
+    @property
+    def num_files(self) -> int:
+        return len({path for path, _ in self.records})
+
+    @property
+    def num_objects(self) -> int:
+        return sum(len(detections) for _, detections in self.records.values())
+
+    def as_coco(self, paths: Sequence[str]) -> dict[str, Any]:
+        """A data set in COCO's form whose annotations have scores; its images in the order of the files."""
+        places = {path: place for place, path in enumerate(paths)}
+        images: list[dict[str, Any]] = []
+        annotations: list[dict[str, Any]] = []
+        for key in sorted(self.records, key=lambda key: (places[key[0]], key[1])):
+            image, detections = self.records[key]
+            images.append({"id": len(images) + 1, **image})
+            for entry in detections.to_coco(len(images)):
+                area = round(entry["bbox"][2] * entry["bbox"][3], 3)
+                annotations.append({"id": len(annotations) + 1, **entry, "area": area, "iscrowd": 0})
+        ids = self.detector.category_ids
+        categories = [{"id": ids[label], "name": name} for label, name in self.detector.names.items()]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def all_files(arguments: Sequence[str]) -> list[str]:
+    """The images and videos given, those in folders too, each once."""
+    if not arguments:
+        raise UserError("Say which images: python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
+    found: dict[str, str] = {}
+    for argument in arguments:
+        path = local_path(argument)
+        for file in list_folder(path, (*SUFFIXES, *VIDEO_SUFFIXES)) if os.path.isdir(path) else [path]:
+            found.setdefault(os.path.realpath(file), file)
+    return list(found.values())
+
+
+def check_output(output: Path, targets: dict[str, str]) -> None:
+    """Makes the folder, and sees to it that nothing is drawn over what is drawn from."""
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        probe = output / f".{os.getpid()}.probe"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise UserError(f"Cannot write into {output} ({error.strerror}); give another --output.") from None
+    inputs = {os.path.realpath(path) for path in targets}
+    for name in targets.values():
+        if os.path.realpath(output / name) in inputs:
+            raise UserError(f"The picture {output / name} would replace the image itself; give another --output.")
+
+
+def detect_on_images(
+    detector: Detector, paths: list[str], output: Path, targets: dict[str, str], results: Results
+) -> None:
+    """Detects and draws; pictures are drawn and written while the next batch is computed."""
+    drawing: collections.deque[Any] = collections.deque()
+    with (
+        ThreadPoolExecutor(max_workers=4) as pool,
+        tqdm.tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=not paths) as bar,
+    ):
+        try:
+            for index, outcome in detector.predict_each(paths, THRESHOLD.value, batch_size=BATCH_SIZE.value):
+                path = paths[index]
+                if isinstance(outcome, UserError):
+                    results.skip(outcome)
+                else:
+                    results.add(path, outcome)
+                    if DRAW.value:
+                        drawing.append(pool.submit(draw, outcome, output / targets[path]))
+                    if len(drawing) > 2 * BATCH_SIZE.value:
+                        drawing.popleft().result()
+                bar.update()
+            for picture in drawing:
+                picture.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def draw(detections: Detections, target: Path) -> None:
+    """Writes an image's picture."""
+    picture = detections.draw()
+    try:
+        picture.save(target, quality=92)  # of JPEG files; PNG has no such thing
+    except OSError as error:
+        raise UserError(f"Cannot write {target} ({error.strerror or error}); check the disk.") from error
+
+
+def detect_on_video(detector: Detector, path: str, target: Path, results: Results) -> None:
+    """Detects on every frame and writes the video anew, with boxes; without its sound."""
+    try:
+        with VideoReader(path) as reader, VideoWriter(target, reader.rate) as writer:
+            rate = float(reader.rate)
+            with tqdm.tqdm(desc=Path(path).name, total=reader.num_frames, unit="frame", dynamic_ncols=True) as bar:
+                number = 0
+                for frames in read_ahead(chunks(iter(reader), BATCH_SIZE.value)):
+                    found = detector.predict(frames, THRESHOLD.value, batch_size=BATCH_SIZE.value)
+                    assert isinstance(found, list)
+                    for frame, detections in zip(frames, found, strict=True):
+                        if DRAW.value:
+                            writer.add(np.asarray(detections.draw(frame)))
+                        results.add(path, detections, frame=number, seconds=round(number / rate, 3))
+                        number += 1
+                    bar.update(len(frames))
+    except UnreadableVideoError as error:
+        results.skip(error)
+
+
+def chunks(frames: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Frames, `size` at a time."""
+    while chunk := list(itertools.islice(frames, size)):
+        yield chunk
+
+
+def read_ahead(parts: Iterator[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+    """The parts, each decoded while the one before is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        coming: Future[list[np.ndarray]] = pool.submit(next, parts, [])
+        while part := coming.result():
+            coming = pool.submit(next, parts, [])
+            yield part
+
+
+def report(output: Path, num_files: int, results: Results) -> None:
+    """Says what came of it; an error if nothing did."""
+    if not results.records:
+        raise UserError(f"None of the {num_files} files could be read." if num_files > 1 else "It could not be read.")
+    frames = "" if len(results.records) == results.num_files else f" ({len(results.records)} images and frames)"
+    skipped = f"; {results.unreadable} could not be read" if results.unreadable else ""
+    print(f"{results.num_objects} objects in {results.num_files} files{frames} are in {output}{skipped}")
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_arguments=True)
