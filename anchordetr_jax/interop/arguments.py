@@ -131,6 +131,16 @@ def arguments_from_config(config: Config) -> dict[str, Any]:
     return arguments
 
 
+def architecture_arguments(config: Config) -> dict[str, Any]:
+    """The official arguments that its command needs to build this network: C5 or DC5, and what is not its default."""
+    usual, asked = arguments_from_config(Config()), arguments_from_config(config)
+    return {
+        name: asked[name]
+        for name, setting in SETTINGS.items()
+        if setting.startswith("model.") and (name == "dilation" or asked[name] != usual[name])
+    }
+
+
 def _our_value(name: str, value: Any) -> Any:
     if name == "dilation" and isinstance(value, str):  # the official command line takes the words, too
         value = {"true": True, "false": False}.get(value.lower(), value)

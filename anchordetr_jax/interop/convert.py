@@ -12,7 +12,12 @@ from anchordetr_jax.data.coco import Categories, CocoDataset
 from anchordetr_jax.data.coco_categories import coco_categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop.architecture import is_resnet, read_architecture
-from anchordetr_jax.interop.arguments import arguments_from_config, config_with, settings_from_arguments
+from anchordetr_jax.interop.arguments import (
+    architecture_arguments,
+    arguments_from_config,
+    config_with,
+    settings_from_arguments,
+)
 from anchordetr_jax.interop.class_outputs import OFFICIAL_OUTPUTS, gather_outputs, output_places, spread_outputs
 from anchordetr_jax.interop.correspondence import correspondences, resnet_correspondences
 from anchordetr_jax.interop.torch_file import read_state_dict, write_torch_file
@@ -153,8 +158,8 @@ def export_weights(
         categories = read_categories(annotations, config.data.labels)
     content, places = exported(variables, config, categories, outputs)
     write_torch_file(path, content)
-    said = "--dilation=True" if config.model.dilation else "--dilation=False"
-    remarks = [f"The official code evaluates it with {said} --eval --resume {path}."]
+    flags = " ".join(f"--{name} {value}" for name, value in architecture_arguments(config).items())
+    remarks = [f"The official code evaluates it with: main.py --eval --resume {path} {flags}"]
     if len(places) < outputs or not np.array_equal(places, np.arange(outputs)):
         remarks.insert(
             0, f"Its {len(places)} class outputs were put among {outputs} by category id; the rest never fire."

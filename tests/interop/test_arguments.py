@@ -6,6 +6,7 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop.arguments import (
     SETTINGS,
+    architecture_arguments,
     arguments_from_config,
     config_with,
     refuse_unknown,
@@ -47,6 +48,13 @@ def test_settings_come_back_from_their_arguments() -> None:
     assert config.model.attention == "standard"
     assert config.optimizer.name == "sgd"
     assert config_with(Config(), settings_from_arguments(arguments_from_config(config))) == config
+
+
+def test_the_official_command_is_told_of_c5_or_dc5_and_of_what_is_not_its_default() -> None:
+    assert architecture_arguments(Config()) == {"dilation": True}
+    config = config_from(attention_type="nn.MultiheadAttention", dilation=False, lr=0.5, enc_layers=2)
+    asked = {"dilation": False, "attention_type": "nn.MultiheadAttention", "enc_layers": 2}
+    assert architecture_arguments(config) == asked
 
 
 @pytest.mark.parametrize(("word", "dilated"), [("False", False), ("true", True)])
