@@ -104,6 +104,40 @@ def test_every_image_and_layer_gets_the_least_total_cost(backend):
             assert (result[layer, image, count:] == -1).all()
 
 
+def odd_cases(kind: str, *, images: int, rows: int, queries: int) -> Case:
+    """As many images of random, tied or degenerate objects and predictions, in two layers."""
+    rng = np.random.default_rng(1)
+    num_boxes = rng.integers(0, rows + 1, images)
+    target_boxes, labels = rng.uniform(0.1, 0.9, (images, rows, 4)), rng.integers(0, 3, (images, rows))
+    logits = rng.normal(-1, 2, (2, images, queries, 3))
+    boxes = rng.uniform(0.1, 0.9, (2, images, queries, 4))
+    if kind == "tied":  # objects drawn twice, and queries that all say one of two things
+        target_boxes, labels = target_boxes[:, np.arange(rows) // 2], labels[:, np.arange(rows) // 2]
+        logits, boxes = (array[:, :, np.arange(queries) % 2] for array in (logits, boxes))
+    elif kind == "degenerate":  # no width or no height, predicted or true; scores beyond doubt
+        target_boxes[..., 2:] *= rng.integers(0, 2, (images, rows, 2))
+        boxes[..., 2:] *= rng.integers(0, 2, (2, images, queries, 2))
+        logits *= 100
+    targets = Targets(jnp.asarray(target_boxes), jnp.asarray(labels, jnp.int32), jnp.asarray(num_boxes, jnp.int32))
+    return jnp.asarray(logits), jnp.asarray(boxes), targets
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("queries", [4, 9], ids="{} queries".format)
+@pytest.mark.parametrize("kind", ["random", "tied", "degenerate"])
+def test_hundreds_of_odd_images_get_the_least_total_cost(kind, queries, backend):
+    case = odd_cases(kind, images=100, rows=6, queries=queries)
+    config = MatcherConfig(backend=backend)
+    costs, result = np.asarray(jitted_costs(*case, config=config)), np.asarray(jitted(*case, config=config))
+    for layer, image in np.ndindex(2, 100):
+        problem = costs[layer, image, : case[2].num_boxes[image]]
+        targets = np.flatnonzero(result[layer, image] >= 0)
+        chosen = result[layer, image, targets]
+        assert len(set(chosen)) == len(targets) == min(problem.shape)
+        best = problem[linear_sum_assignment(problem)].sum()
+        np.testing.assert_allclose(problem[targets, chosen].sum(), best, rtol=EXACT64, atol=EXACT64)
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_targets_beyond_the_number_of_queries_stay_unmatched(backend):
     case = random_case(queries=3)

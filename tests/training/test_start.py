@@ -13,7 +13,7 @@ from anchordetr_jax.training.checkpoint import save_variables
 from anchordetr_jax.training.sharding import to_host
 from anchordetr_jax.training.start import load_start
 from anchordetr_jax.training.state import TrainState
-from tests.training.tiny import CATEGORIES, CONFIG, trainer
+from tests.training.tiny import CATEGORIES, CONFIG, changed, equal, trainer
 
 FIVE = Categories(ids=(1, 2, 3, 4, 5), names=("a", "b", "c", "d", "e"), scheme="contiguous")
 FIVE_CLASSES = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_classes=5))
@@ -55,6 +55,13 @@ def test_weights_keep_the_placement_of_the_state(checkpoint: str) -> None:
     before = trainer(devices=4, fsdp=2).state
     state, _ = load_start(checkpoint, before, CATEGORIES)
     assert {n: v.sharding for n, v in state.params.items()} == {n: v.sharding for n, v in before.params.items()}
+
+
+def test_an_average_of_the_weights_starts_from_what_was_loaded(checkpoint: str) -> None:
+    averaged = trainer(changed(CONFIG, train={"ema_decay": 0.9}), devices=4, fsdp=2).state
+    state, _ = load_start(checkpoint, averaged, CATEGORIES)
+    assert equal(to_host(state.ema), to_host(state.params))
+    assert {n: v.sharding for n, v in state.ema.items()} == {n: v.sharding for n, v in state.params.items()}
 
 
 def test_a_class_head_of_another_size_starts_anew(checkpoint: str, other_weights: Arrays) -> None:

@@ -1,30 +1,20 @@
 """One training step: what it computes, on however many devices, and what it refuses."""
 
-import dataclasses
-from typing import Any
+import math
+import re
 
 import jax
 import numpy as np
 import pytest
 
-from anchordetr_jax.config import MatcherConfig, ModelConfig
+from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.training.sharding import ShardingRule, global_batch, to_host
-from tests.tolerances import GRADIENT64_RELATIVE, STEPS64_RELATIVE
-from tests.training.tiny import CONFIG, MODEL, StandIn, Trainer, batch, equal, trainer
+from anchordetr_jax.training.sharding import global_batch, to_host
+from tests.tolerances import EXACT64, GRADIENT64_RELATIVE, LOSS64_RELATIVE
+from tests.training.tiny import CONFIG, MODEL, StandIn, batch, changed, equal, run, trainer
 
-WIDE_MODEL = dataclasses.replace(MODEL, dtype="float64")
-WIDE = dataclasses.replace(CONFIG, model=WIDE_MODEL)
-HOST = dataclasses.replace(WIDE, matcher=MatcherConfig(backend="host"))
-
-
-def run(made: Trainer, batches: list[Any]) -> list[dict[str, float]]:
-    """Takes a step with each batch; gives the metrics, and leaves the last state in `made`."""
-    metrics = []
-    for one in batches:
-        made.state, values = made.step(made.state, global_batch(one, made.mesh))
-        metrics.append({name: float(value) for name, value in values.items()})
-    return metrics
+WIDE = changed(CONFIG, model={"dtype": "float64"})
+HOST = changed(WIDE, matcher={"backend": "host"})
 
 
 def test_the_loss_falls_on_a_batch_that_is_repeated() -> None:
@@ -32,26 +22,27 @@ def test_the_loss_falls_on_a_batch_that_is_repeated() -> None:
     assert losses[-1] < 0.8 * losses[0]
 
 
-@pytest.mark.parametrize(("devices", "fsdp"), [(4, 1), (4, 2), (8, 8)])
-def test_the_number_of_devices_changes_nothing(devices: int, fsdp: int, x64: None) -> None:
-    batches = [batch(seed) for seed in range(5)]
-    one, many = trainer(HOST), trainer(HOST, devices=devices, fsdp=fsdp)
-    for expected, found in zip(run(one, batches), run(many, batches), strict=True):
-        assert found == pytest.approx(expected, rel=GRADIENT64_RELATIVE)
-    for path, value in to_host(one.state.params).items():
-        np.testing.assert_allclose(to_host(many.state.params)[path], value, rtol=0, atol=STEPS64_RELATIVE)
+@pytest.mark.parametrize(("devices", "accumulate"), [(1, 8), (2, 2)])
+def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(devices: int, accumulate: int, x64: None) -> None:
+    """With plain gradient descent of rate 1, parameters change by the gradient."""
+    descent = {"name": "sgd", "learning_rate": 1.0, "backbone_learning_rate": 1.0, "weight_decay": 0, "clip_norm": 0}
+    plain = changed(WIDE, optimizer=descent)
+    whole, parts = trainer(plain), trainer(changed(plain, train={"accumulate": accumulate}), devices=devices)
+    before = to_host(whole.state.params)
+    assert run(parts, [batch()])[0] == pytest.approx(run(whole, [batch()])[0], rel=LOSS64_RELATIVE)
+    after, expected = to_host(parts.state.params), to_host(whole.state.params)
+    for path, value in before.items():
+        gradient = value - expected[path]
+        assert np.linalg.norm(after[path] - expected[path]) <= GRADIENT64_RELATIVE * np.linalg.norm(gradient)
 
 
-def test_the_number_of_devices_changes_nothing_for_the_detector_itself(x64: None) -> None:
-    small = dataclasses.replace(HOST, model=dataclasses.replace(WIDE_MODEL, decoder_layers=1))
-    split_large = (ShardingRule(".*", 2**13),)
-    batches = [batch(seed, images=4, size=(32, 48)) for seed in range(2)]
-    one = trainer(small, model=AnchorDETR)
-    many = trainer(small, model=AnchorDETR, devices=4, fsdp=2, rules=split_large)
-    for expected, found in zip(run(one, batches), run(many, batches), strict=True):
-        assert found == pytest.approx(expected, rel=GRADIENT64_RELATIVE)
-    for path, value in to_host(one.state.params).items():
-        np.testing.assert_allclose(to_host(many.state.params)[path], value, rtol=0, atol=STEPS64_RELATIVE)
+def test_micro_batches_without_objects_or_images_leave_the_step_as_it_is(x64: None) -> None:
+    one = batch()
+    counts, valid = one.num_boxes.copy(), one.valid.copy()
+    counts[2:4], valid[4:6] = 0, False
+    one = one._replace(num_boxes=counts, valid=valid)
+    whole, parts = trainer(WIDE), trainer(changed(WIDE, train={"accumulate": 4}))
+    assert run(parts, [one])[0] == pytest.approx(run(whole, [one])[0], rel=LOSS64_RELATIVE)
 
 
 def test_both_matchers_take_the_same_step(x64: None) -> None:
@@ -91,13 +82,14 @@ def test_a_batch_without_objects_is_a_step_like_others() -> None:
 
 
 def test_a_step_that_is_not_finite_changes_nothing_but_the_counters() -> None:
-    made = trainer()
+    made = trainer(changed(CONFIG, train={"ema_decay": 0.9}))
     run(made, [batch(1)])
     before = to_host(made.state)
     poisoned = batch(2)._replace(images=np.full((8, 8, 12, 3), np.nan, np.float32))
     metrics = run(made, [poisoned, poisoned])
     after = to_host(made.state)
-    assert equal((before.params, before.frozen, before.opt_state), (after.params, after.frozen, after.opt_state))
+    for name in ("params", "frozen", "opt_state", "ema"):
+        assert equal(getattr(before, name), getattr(after, name)), name
     assert [values["refused"] for values in metrics] == [1, 1]
     assert [int(after.step), int(after.bad_steps), int(after.bad_steps_in_row)] == [3, 2, 2]
 
@@ -111,26 +103,68 @@ def test_a_good_step_ends_a_row_of_bad_ones() -> None:
 
 
 def test_a_refused_step_moves_the_schedule_along() -> None:
-    made = trainer(dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, warmup_steps=4)))
+    made = trainer(changed(CONFIG, optimizer={"warmup_steps": 4}))
     poisoned = batch(2)._replace(images=np.full((8, 8, 12, 3), np.nan, np.float32))
     rates = [values["learning_rate"] for values in run(made, [poisoned, poisoned])]
     assert rates == pytest.approx([0.25e-2, 0.5e-2])
 
 
 def test_frozen_variables_keep_their_values() -> None:
-    optimizer = dataclasses.replace(CONFIG.optimizer, freeze=(r"layers/0/.*",))
-    made = trainer(dataclasses.replace(CONFIG, optimizer=optimizer))
+    made = trainer(changed(CONFIG, optimizer={"freeze": (r"layers/0/.*",)}))
     before = to_host({**made.state.params, **made.state.frozen})
     run(made, [batch()])
     after = to_host({**made.state.params, **made.state.frozen})
-    changed = {path for path in before if not np.array_equal(before[path], after[path])}
-    assert before.keys() - changed == {"scale", "layers/0/kernel", "layers/0/bias"}
+    moved = {path for path in before if not np.array_equal(before[path], after[path])}
+    assert before.keys() - moved == {"scale", "layers/0/kernel", "layers/0/bias"}
 
 
 def test_the_gradient_norm_is_told_before_clipping() -> None:
-    unclipped = dataclasses.replace(CONFIG, optimizer=dataclasses.replace(CONFIG.optimizer, clip_norm=0.0))
+    unclipped = changed(CONFIG, optimizer={"clip_norm": 0.0})
     norms = [run(trainer(config), [batch()])[0]["grad_norm"] for config in (CONFIG, unclipped)]
     assert norms[0] == norms[1] > 0.1
+
+
+def test_the_average_moves_towards_the_weights_by_what_the_decay_leaves(x64: None) -> None:
+    made = trainer(changed(WIDE, train={"ema_decay": 0.15}), devices=4, fsdp=2)
+    average = to_host(made.state.params)
+    for step, decay in enumerate([1 / 10, 0.15, 0.15]):  # After n steps it is at most (1 + n) / (10 + n).
+        run(made, [batch(step)])
+        params = to_host(made.state.params)
+        average = {path: decay * value + (1 - decay) * params[path] for path, value in average.items()}
+    for path, value in to_host(made.state.ema).items():
+        np.testing.assert_allclose(value, average[path], rtol=0, atol=EXACT64)
+
+
+def test_an_average_changes_nothing_about_training() -> None:
+    averaged, plain = trainer(changed(CONFIG, train={"ema_decay": 0.9})), trainer()
+    assert run(averaged, [batch(0), batch(1)]) == run(plain, [batch(0), batch(1)])
+    assert equal(to_host(averaged.state.params), to_host(plain.state.params))
+
+
+@pytest.mark.parametrize("fsdp", [1, 2])
+def test_devices_tell_each_other_their_gradient_once_and_nothing_of_images(fsdp: int) -> None:
+    """With micro-batches, too. With `fsdp` they also tell each other their shares of the parameters, beforehand."""
+    made = trainer(changed(CONFIG, train={"accumulate": 2}), devices=4, fsdp=fsdp)
+    assert hasattr(made.step, "lower")
+    said = collectives(made.step.lower(made.abstract, global_batch(batch(), made.mesh)).compile().as_text())
+    params = made.state.params
+    split = {path for path, value in params.items() if not value.sharding.is_fully_replicated}
+    size = {path: value.size // (fsdp if path in split else 1) for path, value in params.items()}
+    assert said.keys() == ({"all-reduce"} if fsdp == 1 else {"all-reduce", "all-gather", "reduce-scatter"})
+    assert sum(size.values()) <= said["all-reduce"] <= sum(size.values()) + 30
+    if fsdp > 1:
+        assert said["all-gather"] == sum(params[path].size for path in split)
+        assert said["reduce-scatter"] == sum(size[path] for path in split)
+
+
+def collectives(program: str) -> dict[str, int]:
+    """Numbers that each kind of collective of a compiled program delivers to a device."""
+    delivered: dict[str, int] = {}
+    pattern = r"= (.*?) (all-reduce|all-gather|reduce-scatter|all-to-all|collective-permute)(?:-start)?\("
+    for shapes, kind in re.findall(pattern, program):
+        sizes = [math.prod(map(int, dims.split(","))) if dims else 1 for dims in re.findall(r"\w+\[([\d,]*)\]", shapes)]
+        delivered[kind] = delivered.get(kind, 0) + sum(sizes)
+    return delivered
 
 
 def test_the_first_state_is_the_same_on_any_mesh() -> None:
