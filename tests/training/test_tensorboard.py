@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
@@ -45,10 +46,12 @@ def test_steps_that_are_taken_again_hide_what_was_said_of_them(tmp_path: Path) -
     with TensorBoard(tmp_path) as board:
         for step in (10, 20, 30, 40):
             board.line(step, {"loss": 1.0})
+    assert len(scalars(tmp_path)) == 4
     # The run goes on from a checkpoint of step 25.
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     with TensorBoard(tmp_path) as board:
         board.line(30, {"loss": 2.0})
+    assert len(scalars(tmp_path)) == 5
     starts = [event.step for event in events(tmp_path) if event.session_log.status == event.session_log.START]
     assert starts[-1] == 21
 
@@ -59,3 +62,17 @@ def test_a_picture_is_shown_no_larger_than_it_is_useful(tmp_path: Path) -> None:
         board.picture(7, "val/predictions", tmp_path / "wide.png")
     (picture,) = [value.image for event in events(tmp_path) for value in event.summary.value]
     assert (picture.width, picture.height) == (1600, 16)
+
+
+def test_a_full_disk_ends_the_writing_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(event: Event) -> None:
+        raise OSError(28, "No space left on device")
+
+    with TensorBoard(tmp_path) as board:
+        board.line(1, {"loss": 1.0})
+        monkeypatch.setattr(board._writer, "write_event", refuse)
+        for step in range(2, 5):
+            board.line(step, {"loss": 1.0})
+    assert len([record for record in caplog.records if "No space left" in record.getMessage()]) == 1
