@@ -11,7 +11,7 @@ from flax import nnx
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.interop.convert import read_weights
+from anchordetr_jax.interop.convert import UntoldError, read_weights
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.training.checkpoint import load_model
@@ -69,7 +69,17 @@ def load_pretrained(
 def _from_file(
     path: Path, dilation: bool | None, annotations: str | os.PathLike[str] | None, overrides: dict[str, Any]
 ) -> Pretrained:
-    weights = read_weights(path, dilation=dilation, annotations=None if annotations is None else os.fspath(annotations))
+    named = None if annotations is None else os.fspath(annotations)
+    try:
+        weights = read_weights(path, dilation=dilation, annotations=named)
+    except UntoldError as error:
+        if error.setting != "model.dilation":
+            raise UserError(
+                f"{path} does not say {error.question}: make a checkpoint of it first, with convert_weights.py import."
+            ) from None
+        raise UserError(
+            f"{path} does not say {error.question}: say dilation=False (C5) or dilation=True (DC5)."
+        ) from None
     if all(name.startswith("backbone/") for name in weights.variables):
         raise UserError(
             f"{path} holds a backbone alone, which detects nothing: train a detector from it (train.init_from)."

@@ -1,0 +1,89 @@
+"""Draws what Anchor DETR's detections are made of: anchor points, patterns, and row and column attention.
+
+python scripts/explain.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.3]
+
+DIR gets, for each of the first few images, NAME_anchors.png (all anchor points; the detections, joined to theirs and
+coloured by pattern) and NAME_attention.png (where the best detections' queries looked), and, of all images together,
+patterns.png (which sizes and shapes of objects each pattern finds). The more images, the more the last one tells.
+"""
+
+import sys
+from pathlib import Path
+
+import tqdm
+from absl import flags
+
+from anchordetr_jax import cli
+from anchordetr_jax.compilation import keep_compilations
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.explain import Explanation, explain
+from anchordetr_jax.explain_pictures import anchor_picture, attention_picture, pattern_picture
+from anchordetr_jax.image_inputs import GivenImage, gather_images
+from anchordetr_jax.output_names import output_names
+from anchordetr_jax.predict import Detector
+
+CHECKPOINT = flags.DEFINE_string(
+    "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", required=True
+)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.", required=True)
+THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Detections with a lower score are left out.")
+DETECTIONS = flags.DEFINE_integer("detections", 6, "Attention is drawn for so many detections of an image.")
+LAYER = flags.DEFINE_integer("layer", None, "Decoder layer whose attention is drawn, from 1; the last one by default.")
+PICTURES = flags.DEFINE_integer("pictures", 8, "Images that get pictures of their own; patterns.png counts all.")
+DILATION = flags.DEFINE_bool("dilation", None, "For a weight file that does not say: DC5; --nodilation: C5.")
+ANNOTATIONS = flags.DEFINE_string(
+    "annotations", None, "For a weight file: the COCO-format file whose categories it was trained on."
+)
+
+
+def main(arguments: list[str]) -> None:
+    if not 0 <= THRESHOLD.value <= 1:
+        raise UserError(f"--threshold is a score between 0 and 1, not {THRESHOLD.value:g}.")
+    if DETECTIONS.value < 1:
+        raise UserError(f"--detections must be at least 1, not {DETECTIONS.value}.")
+    if not arguments:
+        raise UserError("Say which images: python scripts/explain.py IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
+    images, _ = gather_images(arguments)
+    keep_compilations()
+    detector = Detector.from_pretrained(CHECKPOINT.value, dilation=DILATION.value, annotations=ANNOTATIONS.value)
+    layers = detector.model.config.decoder_layers
+    if LAYER.value is not None and not 1 <= LAYER.value <= layers:
+        raise UserError(f"--layer must be from 1 to {layers}, the decoder layers of this detector, not {LAYER.value}.")
+    names = output_names([str(image.path) for image in images])
+    explanations: list[Explanation] = []
+    for image, name in zip(tqdm.tqdm(images, unit="image", dynamic_ncols=True), names, strict=True):
+        explanation = explained(detector, image)
+        if explanation is None:
+            continue
+        if len(explanations) < PICTURES.value:
+            draw(explanation, Path(OUTPUT.value) / Path(name).stem)
+        explanations.append(explanation.without_attention())
+    if not explanations:
+        raise UserError("No image could be read.")
+    pattern_picture(explanations, Path(OUTPUT.value) / "patterns.png", threshold=THRESHOLD.value)
+    skipped = len(images) - len(explanations)
+    print(
+        f"Pictures of {min(len(explanations), PICTURES.value)} images, and patterns.png of {len(explanations)}, are in "
+        f"{OUTPUT.value}" + (f"; {skipped} could not be read" if skipped else "")
+    )
+
+
+def explained(detector: Detector, image: GivenImage) -> Explanation | None:
+    """The explanation of an image; None, and a line that says why, if it cannot be read."""
+    try:
+        return explain(detector, image, most=detector.max_detections)
+    except UserError as error:
+        tqdm.tqdm.write(f"{error} It is passed over.", file=sys.stderr)
+        return None
+
+
+def draw(explanation: Explanation, target: Path) -> None:
+    """Writes both pictures of an image."""
+    anchor_picture(explanation, f"{target}_anchors.png", threshold=THRESHOLD.value)
+    queries = explanation.above(THRESHOLD.value, DETECTIONS.value)
+    layer = -1 if LAYER.value is None else LAYER.value - 1
+    attention_picture(explanation, f"{target}_attention.png", queries=queries, layer=layer)
+
+
+if __name__ == "__main__":
+    cli.run(main, takes_arguments=True)
