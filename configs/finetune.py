@@ -9,7 +9,7 @@ network is that one's. Where a weight file does not say whether it is DC5 or C5,
 or False (C5). No validation images: --config.data.val_fraction=0.1. Little memory: --config.train.batch_size=2, and
 smaller images: --config.augment.train_sizes=400,448,512 --config.augment.eval_size=512 --config.augment.max_size=853.
 
-Hardware: one GPU or TPU. Without one, start from assets/shapes_start, a detector small enough for a CPU.
+Hardware: one GPU or TPU. Without one: configs/finetune_cpu.py, with a detector small enough for a CPU.
 Expected AP: what the data allows; curves.png and predictions/ show after every epoch whether it learns.
 """
 
@@ -25,5 +25,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.warmup_steps = 100
     config.train.epochs = 30
     config.train.batch_size = 4
+    config.train.keep_best = True
     config.eval.batch_size = 4
     return config

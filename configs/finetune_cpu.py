@@ -1,0 +1,34 @@
+"""Fine-tunes the small detector of assets/shapes_start on a data set of your own, on a CPU, for a first look.
+
+    python scripts/train.py --config configs/finetune_cpu.py --config.data.root=MY_COCO --workdir runs/first
+
+Images are made small (short side 144), so objects should fill a tenth of it or more. For a detector that is meant in
+earnest: configs/finetune.py, with released weights, on a GPU or TPU.
+
+Hardware: two CPU cores, about ten minutes for 200 images. Expected AP on BCCD (blood cells, 205 images): above 0.40.
+"""
+
+import runpy
+from pathlib import Path
+
+import ml_collections
+
+HERE = Path(__file__).resolve().parent
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = runpy.run_path(str(HERE / "finetune.py"))["get_config"]()
+    config.init_from = str(HERE.parent / "assets" / "shapes_start")
+    config.data.num_buckets = 1  # a second shape would be compiled for longer than its padding costs
+    config.augment.train_sizes = (112, 128, 144)
+    config.augment.eval_size = 144
+    config.augment.max_size = 192
+    config.augment.crop_probability = 0.0
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.backbone_learning_rate = 1e-3
+    config.optimizer.warmup_steps = 20
+    config.train.epochs = 20
+    config.train.batch_size = 8
+    config.train.evaluate_every = 5
+    config.eval.batch_size = 8
+    return config
