@@ -157,10 +157,12 @@ class CocoDataset:
         return read_image(self.file_path(row), (height, width))
 
     def ground_truth(self) -> dict[str, Any] | None:
-        """The annotation file's content, as far as it is about these images; None with `annotated=False`."""
+        """The annotation file's content, as far as it is about these images and classes; None with
+        `annotated=False`."""
         if not self.annotated:
             return None
         content = _load_json(self.annotations_file)
+        content["categories"] = [record for record in content["categories"] if record["id"] in self.categories.ids]
         if self._elsewhere:
             for key, name in (("images", "id"), ("annotations", "image_id")):
                 content[key] = [record for record in content[key] if record[name] not in self._elsewhere]

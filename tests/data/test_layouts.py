@@ -172,6 +172,7 @@ def test_a_category_that_only_heads_the_others_is_no_class(tmp_path: Path) -> No
     file.write_text(json.dumps(content))
     dataset = open_split(DataConfig(root=str(tmp_path)), "train")
     assert dataset.categories.names == ("red", "white")
+    assert [category["id"] for category in (dataset.ground_truth() or {})["categories"]] == [1, 2]
     assert "Category 0 ('cells') only heads the others: it is no class." in dataset.remarks
     content["annotations"][0]["category_id"] = 0
     file.write_text(json.dumps(content))
