@@ -11,7 +11,7 @@ from PIL import Image
 
 from anchordetr_jax.data.problems import Problem, SplitInspection, find_overlap, inspect_split
 
-Change = Callable[[dict[str, Any], Path], None]
+Change = Callable[[dict[str, Any], Path], object]
 
 
 def data_set(folder: Path, split: str = "train", seed: int = 0) -> dict[str, Any]:
