@@ -2,12 +2,12 @@
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import matplotlib
 import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
@@ -60,9 +60,8 @@ def attention_picture(
     figure = Figure(
         figsize=(columns * panel * 1.12, rows * (panel * height / width * 0.95 + 0.95)), layout="constrained"
     )
-    for place, (query, cell) in enumerate(
-        zip(queries, figure.subfigures(rows, columns, squeeze=False).flat, strict=False)
-    ):
+    cells: Any = figure.subfigures(rows, columns, squeeze=False)
+    for place, (query, cell) in enumerate(zip(queries, cells.flat, strict=False)):
         grid = cell.subplots(
             2, 2, gridspec_kw={"width_ratios": [1, 0.13], "height_ratios": [0.16, 1], "wspace": 0.0, "hspace": 0.0}
         )
@@ -145,7 +144,8 @@ def _draw_attention(explanation: Explanation, query: int, layer: int, main: Axes
     over_columns, over_rows = explanation.marginals(query, layer)
     main.imshow(_heated(explanation.image, attention, explanation.extent), extent=(0, width, height, 0))
     left, up, right, down = explanation.boxes[query] * [width, height, width, height]
-    colour = to_hex(tuple(part / 255 for part in class_colour(explanation.labels[query])))
+    red, green, blue = class_colour(int(explanation.labels[query]))
+    colour = f"#{red:02x}{green:02x}{blue:02x}"
     for edge, line in (("black", 3.4), (colour, 2.0)):
         main.add_patch(Rectangle((left, up), right - left, down - up, fill=False, edgecolor=edge, linewidth=line))
     x, y = explanation.anchor_points[explanation.anchors[query]] * [width, height]

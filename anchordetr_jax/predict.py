@@ -134,7 +134,7 @@ class Detector:
         shown = ", ".join(list(self.names.values())[:3]) + (", …" if len(self.names) > 3 else "")
         return f"<Detector with {self.model.config.backbone}, {len(self.names)} classes ({shown})>"
 
-    def predict(self, images: Any, threshold: float = 0.5, *, batch_size: int = 8) -> Detections | list[Detections]:
+    def predict(self, images: Any, threshold: float = 0.5, *, batch_size: int = 8) -> Any:
         """Detects objects in one image, or in many.
 
         Args:

@@ -187,7 +187,6 @@ def detect_on_video(detector: Detector, path: str, target: Path, results: Result
                 number = 0
                 for frames in read_ahead(chunks(iter(reader), BATCH_SIZE.value)):
                     found = detector.predict(frames, THRESHOLD.value, batch_size=BATCH_SIZE.value)
-                    assert isinstance(found, list)
                     for frame, detections in zip(frames, found, strict=True):
                         if DRAW.value:
                             writer.add(np.asarray(detections.draw(frame)))

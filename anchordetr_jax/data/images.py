@@ -75,7 +75,7 @@ def array_pixels(array: Any, name: str = "The image") -> np.ndarray:
     Raises `UserError` for other shapes and values.
     """
     pixels = np.asarray(array)
-    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] > 4:
         raise UserError(f"{name} has its channels first, {pixels.shape}: transpose it to [height, width, channels].")
     if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or 0 in pixels.shape:
         raise UserError(f"{name} has the shape {pixels.shape}: give [height, width] or [height, width, 3].")
