@@ -56,6 +56,7 @@ class OfficialCode:
                 self.transformer = importlib.import_module("models.transformer")
                 self.misc = importlib.import_module("util.misc")
                 self.transforms = importlib.import_module("datasets.transforms")
+                self.coco = importlib.import_module("datasets.coco")
         except ImportError as error:
             raise UserError(
                 f"The official code needs a Python package that is not installed ({error}): pip install torch "
@@ -171,7 +172,7 @@ class OfficialCode:
             {"labels": torch.from_numpy(labels.astype(np.int64)), "boxes": torch.from_numpy(boxes.astype(dtype))}
             for boxes, labels in case.targets
         ]
-        optimizer = self._optimizer(model, arguments)
+        optimizer = self.make_optimizer(model, arguments)
         assignments: list[Any] = []
         handle = criterion.matcher.register_forward_hook(lambda module, args, pairs: assignments.append(pairs))
         total_losses, total_norms = [], []
@@ -201,7 +202,7 @@ class OfficialCode:
                 name: float(np.linalg.norm(array.astype(np.float64))) for name, array in figures.tensors_after.items()
             }
 
-    def _optimizer(self, model: Any, arguments: Any) -> Any:
+    def make_optimizer(self, model: Any, arguments: Any) -> Any:
         """As its command builds it, which cannot be called by itself."""
         groups: dict[float, list[Any]] = {arguments.lr: [], arguments.lr_backbone: []}
         for name, parameter in model.named_parameters():

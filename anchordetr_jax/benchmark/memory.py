@@ -1,0 +1,42 @@
+"""Memory and operations of row-column and of standard attention over the size of the features, by the compiler."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from anchordetr_jax.benchmark.report import Row
+from anchordetr_jax.config import Config, MeshConfig
+from anchordetr_jax.interop.weights import definition_of
+from anchordetr_jax.planning import lower_train_step, read_plan
+from anchordetr_jax.training.sharding import make_mesh
+
+
+def compare_attention(config: Config, shapes: Sequence[tuple[int, int]], *, training: bool) -> list[Row]:
+    """A row for each image shape (H, W): temporaries and FLOPs of one image with either attention."""
+    rows: list[Row] = []
+    for shape in shapes:
+        row: dict[str, str | float | None] = {"image": f"{shape[0]}x{shape[1]}"}
+        for attention in ("rcda", "standard"):
+            model = dataclasses.replace(config.model, attention=attention)
+            plan = _plan(dataclasses.replace(config, model=model), shape, training)
+            row[f"{attention}, MB"] = plan[0] / 1e6
+            row[f"{attention}, GFLOP"] = plan[1] / 1e9
+        row["share of standard's memory"] = float(row["rcda, MB"] or 0) / float(row["standard, MB"] or 1)
+        rows.append(row)
+    return rows
+
+
+def _plan(config: Config, shape: tuple[int, int], training: bool) -> tuple[int, float]:
+    """(temporary bytes, FLOPs)."""
+    if training:
+        mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+        lowered = lower_train_step(config, mesh, batch_size=1, image_shape=shape, max_boxes=100)
+        plan = read_plan(lowered.compile())
+        return plan.temporary_bytes, plan.flops
+    definition = definition_of(config.model)
+    images, sizes = jax.ShapeDtypeStruct((1, *shape, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.int32)
+    forward = jax.jit(lambda variables, *inputs: definition.merge(variables)(*inputs))
+    plan = read_plan(forward.lower(definition.shapes, images, sizes).compile())
+    return plan.temporary_bytes, plan.flops

@@ -1,0 +1,125 @@
+"""The official code's forward pass and training step, from a user's own checkout, eager, compiled or in mixed
+precision."""
+
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.interop.figures import ImageTargets
+from anchordetr_jax.interop.official import OfficialCode
+
+
+class OfficialPrograms:
+    """What is to be timed of it. Use it as a context: the code runs only within."""
+
+    def __init__(self, code: OfficialCode, config: Config, state_dict: Mapping[str, np.ndarray]):
+        self.code, self.config, self.state_dict = code, config, state_dict
+        self.torch = code.torch
+        self.device = "cuda" if self.torch.cuda.is_available() else "cpu"
+        self._running = contextlib.ExitStack()
+
+    def __enter__(self) -> "OfficialPrograms":
+        self._running.enter_context(self.code.running("float32"))
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._running.close()
+
+    def forward(self, images: np.ndarray, *, compiled: bool = False, mixed: bool = False) -> Callable[[], Any]:
+        """Normalised images float32 [B,H,W,3], none of them padded, to logits and boxes of all decoder layers."""
+        model = self.code.build(self.config, self.state_dict, "float32")[0].to(self.device).eval()
+        samples = self._samples(images)
+        call = self.torch.compile(model) if compiled else model
+
+        def run() -> None:
+            with self.torch.no_grad(), self._precision(mixed):
+                call(samples)
+            self._wait()
+
+        return run
+
+    def train(
+        self, images: np.ndarray, targets: Sequence[ImageTargets], *, mixed: bool = False, compiled: bool = False
+    ) -> Callable[[], Any]:
+        """A whole training step; each run goes on from the one before."""
+        model, criterion, _, arguments = self.code.build(self.config, self.state_dict, "float32")
+        model, criterion = model.to(self.device).train(), criterion.to(self.device).train()
+        optimizer = self.code.make_optimizer(model, arguments)
+        samples = self._samples(images)
+        tensor = self.torch.from_numpy
+        wanted = [
+            {
+                "labels": tensor(labels.astype(np.int64)).to(self.device),
+                "boxes": tensor(boxes.astype(np.float32)).to(self.device),
+            }
+            for boxes, labels in targets
+        ]
+        call = self.torch.compile(model) if compiled else model
+
+        def run() -> None:
+            with self._precision(mixed):
+                outputs = call(samples)
+            losses = criterion({name: _in_float32(value) for name, value in outputs.items()}, wanted)
+            loss = sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses)
+            optimizer.zero_grad()
+            loss.backward()
+            self.torch.nn.utils.clip_grad_norm_(model.parameters(), arguments.clip_max_norm)
+            optimizer.step()
+            self._wait()
+
+        return run
+
+    def multiply_adds(self, images: np.ndarray) -> float | None:
+        """Multiply-adds of a forward pass as fvcore counts them; None where fvcore is not installed."""
+        try:
+            from fvcore.nn import FlopCountAnalysis
+        except ImportError:
+            return None
+        code, model = self.code, self.code.build(self.config, self.state_dict, "float32")[0].eval()
+        torch = self.torch
+
+        class OfPixels(torch.nn.Module):  # type: ignore[misc, name-defined]
+            """The model as a function of an array, which is all that can be traced."""
+
+            def __init__(self) -> None:
+                super().__init__()
+                self.model = model
+
+            def forward(self, pixels: Any) -> Any:
+                mask = torch.zeros(pixels.shape[0], *pixels.shape[2:], dtype=torch.bool)
+                outputs = self.model(code.misc.NestedTensor(pixels, mask))
+                return outputs["pred_logits"], outputs["pred_boxes"]
+
+        analysis = FlopCountAnalysis(OfPixels(), torch.from_numpy(_channels_first(images)))
+        analysis.unsupported_ops_warnings(False)
+        analysis.uncalled_modules_warnings(False)
+        analysis.tracer_warnings("none")
+        return float(analysis.total())
+
+    def _samples(self, images: np.ndarray) -> Any:
+        pixels = self.torch.from_numpy(_channels_first(images)).to(self.device)
+        mask = self.torch.zeros(images.shape[:3], dtype=self.torch.bool, device=self.device)
+        return self.code.misc.NestedTensor(pixels, mask)
+
+    @contextlib.contextmanager
+    def _precision(self, mixed: bool) -> Iterator[None]:
+        with self.torch.autocast(self.device, dtype=self.torch.bfloat16, enabled=mixed):
+            yield
+
+    def _wait(self) -> None:
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+
+
+def _channels_first(images: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(images.transpose(0, 3, 1, 2), np.float32)
+
+
+def _in_float32(value: Any) -> Any:
+    """A tensor, or a list of dicts of them, as the losses want it after mixed precision."""
+    if isinstance(value, list):
+        return [{name: tensor.float() for name, tensor in one.items()} for one in value]
+    return value.float()

@@ -1,0 +1,102 @@
+"""This package's programs, compiled for one shape and ready to be run again and again."""
+
+import dataclasses
+import functools
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchordetr_jax.config import Config, MatcherConfig
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.detection.matching import Targets, match
+from anchordetr_jax.interop.weights import definition_of, variables_from_state_dict
+from anchordetr_jax.training.optimizer import make_optimizer
+from anchordetr_jax.training.sharding import global_batch, make_mesh
+from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
+from anchordetr_jax.training.step import make_train_step
+
+
+class Program(NamedTuple):
+    """A compiled program, and what the compiler says of it."""
+
+    run: Callable[[], Any]
+    """Runs it once, and waits for the result."""
+    flops: float
+    temporary_bytes: int
+    compile_seconds: float
+
+
+def forward_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: Batch) -> Program:
+    """From uint8 pixels to the logits and boxes of all decoder layers."""
+    definition = definition_of(config.model)
+    variables = jax.device_put(variables_from_state_dict(state_dict, config.model))
+
+    def forward(variables: Any, images: jax.Array, image_sizes: jax.Array) -> Any:
+        return definition.merge(variables)(images, image_sizes)
+
+    arguments = variables, jax.device_put(batch.images), jax.device_put(batch.image_sizes)
+    compiled, seconds = _compile(jax.jit(forward), *arguments)
+    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds)
+
+
+def train_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: Batch) -> Program:
+    """A whole training step: forward, matching, losses, gradients, update. Each run goes on from the one before."""
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    definition = definition_of(config.model)
+    optimizer = make_optimizer(config.optimizer, steps_before=lambda epoch: 1000 * epoch, epochs=config.train.epochs)
+    variables = variables_from_state_dict(state_dict, config.model)
+    trained = trainable_paths(definition, config.optimizer.freeze)
+    state = jax.device_put(
+        new_state(*split_variables(jax.tree.map(jnp.asarray, variables), trained), optimizer.init),
+        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
+    )
+    step: Any = make_train_step(definition, optimizer, config, mesh, state)
+    on_device = global_batch(batch, mesh)
+    compiled, seconds = _compile(step, state, on_device)
+
+    def run() -> None:
+        nonlocal state
+        state, metrics = compiled(state, on_device)
+        jax.block_until_ready((state, metrics))
+
+    return _program(run, compiled, seconds)
+
+
+def matching_program(config: MatcherConfig, logits: np.ndarray, boxes: np.ndarray, targets: Targets) -> Program:
+    """Costs and assignments of all decoder layers: logits [L,B,Q,K], boxes [L,B,Q,4] -> queries [L,B,N]."""
+    arguments = jax.device_put((logits, boxes, targets))
+    compiled, seconds = _compile(jax.jit(functools.partial(match, config=config)), *arguments)
+    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds)
+
+
+def product_flops_a_second(size: int = 2048, dtype: str = "float32") -> float:
+    """What one large matrix product reaches on this machine: the peak to measure by where no other is known."""
+    a = jnp.ones((size, size), dtype)
+    product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
+    jax.block_until_ready(product(a, a))
+    times = []
+    for _ in range(5):
+        start = time.perf_counter()
+        jax.block_until_ready(product(a, a))
+        times.append(time.perf_counter() - start)
+    return 2 * size**3 / min(times)
+
+
+def with_dtype(config: Config, dtype: Literal["float32", "bfloat16"]) -> Config:
+    """The settings with another compute dtype."""
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+
+
+def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
+    start = time.perf_counter()
+    compiled = function.lower(*arguments).compile()
+    return compiled, time.perf_counter() - start
+
+
+def _program(run: Callable[[], Any], compiled: Any, seconds: float) -> Program:
+    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
+    return Program(run, costs["flops"], memory.temp_size_in_bytes, seconds)

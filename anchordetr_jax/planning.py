@@ -1,0 +1,193 @@
+"""Compiling a train step for devices that are not there, and reading what the compiler says of it."""
+
+import dataclasses
+import re
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.sharding import Mesh
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.definition import ModelDefinition
+from anchordetr_jax.training.optimizer import make_optimizer
+from anchordetr_jax.training.sharding import batch_sharding
+from anchordetr_jax.training.step import abstract_state, make_train_step
+
+_STEPS_AN_EPOCH = 1000  # Of no consequence: it only moves the steps at which the learning rate drops.
+
+
+class Chip(NamedTuple):
+    """A TPU generation, by its maker's published figures; units are those of the fields' names."""
+
+    peak_tflops: float
+    """Of bfloat16 products."""
+    clock_ghz: float
+    """By which the compiler's cycles become seconds."""
+    memory_gb: float
+    memory_gb_a_second: float
+    link_gb_a_second: float
+    """Between chips, all links of one together, one way."""
+
+
+CHIPS = {
+    "v4": Chip(275, 1.05, 32, 1228, 150),
+    "v5e": Chip(197, 1.5, 16, 819, 100),
+    "v5p": Chip(459, 1.75, 95, 2765, 300),
+    "v6e": Chip(918, 1.75, 32, 1640, 200),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """Communication between devices: all operations of one name."""
+
+    operation: str
+    count: int
+    """How often it stands in the program."""
+    bytes: int
+    """Of the results of all of them, a device."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """What the compiler says of a program, for one device."""
+
+    temporary_bytes: int
+    argument_bytes: int
+    """Parameters, optimiser state and batch. Results take no more, for the state is donated."""
+    flops: float
+    bytes_accessed: float
+    cycles: int
+    """The compiler's estimate, all operations one after the other. 0 where it makes none (CPU, GPU)."""
+    collectives: tuple[Collective, ...]
+
+    @property
+    def memory_bytes(self) -> int:
+        """Arguments and temporaries together."""
+        return self.temporary_bytes + self.argument_bytes
+
+    @property
+    def collective_bytes(self) -> int:
+        """Of all collectives together."""
+        return sum(collective.bytes for collective in self.collectives)
+
+    def compute_seconds(self, chip: Chip) -> float:
+        """Time of a step without communication, by the compiler's estimate."""
+        return self.cycles / (chip.clock_ghz * 1e9)
+
+    def communication_seconds(self, chip: Chip) -> float:
+        """Time to send what the collectives send, at full speed of the links and with nothing hidden behind compute.
+
+        A reduction over many chips sends everything about twice: its parts to be summed, and the sums.
+        """
+        return 2 * self.collective_bytes / (chip.link_gb_a_second * 1e9)
+
+    def peak_share(self, chip: Chip) -> float:
+        """FLOP/s by the compiler's estimate, as a share of what the chip can do."""
+        return self.flops / self.compute_seconds(chip) / (chip.peak_tflops * 1e12)
+
+
+def abstract_batch(batch_size: int, image_shape: tuple[int, int], max_boxes: int, mesh: Mesh) -> Batch:
+    """Shapes, dtypes and shardings of a batch of `batch_size` images padded to `image_shape` (H, W) pixels."""
+
+    def array(*shape: int, dtype: Any) -> Any:
+        return jax.ShapeDtypeStruct((batch_size, *shape), dtype, sharding=batch_sharding(mesh))
+
+    return Batch(
+        images=array(*image_shape, 3, dtype=jnp.uint8),
+        image_sizes=array(2, dtype=jnp.int32),
+        boxes=array(max_boxes, 4, dtype=jnp.float32),
+        labels=array(max_boxes, dtype=jnp.int32),
+        num_boxes=array(dtype=jnp.int32),
+        rows=array(dtype=jnp.int32),
+        valid=array(dtype=jnp.bool_),
+        original_sizes=array(2, dtype=jnp.int32),
+    )
+
+
+def lower_train_step(
+    config: Config, mesh: Mesh, *, batch_size: int, image_shape: tuple[int, int], max_boxes: int
+) -> jax.stages.Lowered:
+    """The real train step for one shape of batch, ready to be compiled; no array is made.
+
+    Args:
+        config: all settings; `model.num_classes` must be set.
+        mesh: devices, which need not be of this machine.
+        batch_size: images over all devices.
+        image_shape: (H, W) pixels.
+        max_boxes: targets an image is padded to.
+    """
+    definition = ModelDefinition.abstract(lambda: AnchorDETR(config.model, rngs=nnx.Rngs(0)))
+    optimizer = make_optimizer(
+        config.optimizer, steps_before=lambda epoch: epoch * _STEPS_AN_EPOCH, epochs=config.train.epochs
+    )
+    state = abstract_state(definition, optimizer, mesh, freeze=config.optimizer.freeze)
+    step: Any = make_train_step(definition, optimizer, config, mesh, state)
+    return step.lower(state, abstract_batch(batch_size, image_shape, max_boxes, mesh))
+
+
+def read_plan(compiled: jax.stages.Compiled) -> Plan:
+    """What a compiled program needs, a device."""
+    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    assert memory is not None
+    assert costs is not None
+    return Plan(
+        temporary_bytes=memory.temp_size_in_bytes,
+        argument_bytes=memory.argument_size_in_bytes,
+        flops=costs["flops"],
+        bytes_accessed=costs["bytes accessed"],
+        cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text or ""))),
+        collectives=find_collectives(text or ""),
+    )
+
+
+_COLLECTIVE = re.compile(
+    r" = (?P<result>.*?) (?P<operation>all-reduce|reduce-scatter|all-gather|all-to-all|collective-permute)"
+    r"(?P<start>-start)?\("
+)
+_ARRAY = re.compile(r"\b(?P<type>pred|[a-z]+(?P<bits>\d+)\w*)\[(?P<shape>[\d,]*)\]")
+
+
+def find_collectives(hlo: str) -> tuple[Collective, ...]:
+    """All collectives in a compiled program's text, those that send most first."""
+    found: dict[str, list[int]] = {}
+    for match in _COLLECTIVE.finditer(hlo):
+        sizes = [_array_bytes(array) for array in _ARRAY.finditer(match["result"])]
+        if match["start"] and match["operation"] in ("all-gather", "collective-permute"):
+            sizes = sizes[len(sizes) // 2 :]  # A started one's result has its operands in front.
+        found.setdefault(match["operation"], []).append(sum(sizes))
+    collectives = [Collective(operation, len(sizes), sum(sizes)) for operation, sizes in found.items()]
+    return tuple(sorted(collectives, key=lambda collective: -collective.bytes))
+
+
+def _array_bytes(array: re.Match[str]) -> int:
+    count = 1
+    for length in filter(None, array["shape"].split(",")):
+        count *= int(length)
+    return count if array["type"] == "pred" else count * int(array["bits"]) // 8
+
+
+def tpu_devices(topology: str) -> Sequence[jax.Device]:
+    """The chips of a TPU slice such as "v5e:16x16", as the compiler knows them; none need be there.
+
+    Raises:
+        UserError: the TPU compiler is not installed, or knows no such slice.
+    """
+    from jax.experimental import topologies
+
+    if topology.partition(":")[0] not in CHIPS:
+        raise UserError(f"Topology {topology!r} must begin with one of {', '.join(CHIPS)}, as in v5e:4x4.")
+    try:
+        return topologies.get_topology_desc(topology_name=topology, platform="tpu").devices
+    except Exception as error:  # JAX raises whatever the compiler's plug-in does.
+        first_line = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(
+            f"The TPU compiler cannot plan for {topology!r}: {first_line} "
+            "(it comes with `pip install libtpu`; v4 and v5p have three dimensions, as in v4:4x4x4)."
+        ) from error

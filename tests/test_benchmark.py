@@ -1,0 +1,55 @@
+"""What a benchmark prints is what it measured."""
+
+import json
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anchordetr_jax.benchmark.ours import matching_program
+from anchordetr_jax.benchmark.report import table, write
+from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread
+from anchordetr_jax.config import MatcherConfig
+from anchordetr_jax.detection.matching import Targets
+
+
+def test_contestants_take_turns_and_each_begins_a_round() -> None:
+    runs: list[str] = []
+    contestants = [Contestant(name, lambda name=name: runs.append(name)) for name in "ab"]  # type: ignore[misc]
+    seconds = alternate(contestants, rounds=2, warmup=1)
+    assert "".join(runs) == "ab" + "ba" + "ab"
+    assert [len(times) for times in seconds.values()] == [2, 2]
+
+
+def test_a_ratio_is_one_of_medians() -> None:
+    assert ratio([4.0, 6.0, 100.0], [3.0, 3.0, 0.1]) == 2.0
+    assert median([1.0, 5.0, 2.0]) == 2.0
+
+
+def test_the_spread_is_half_the_middle_half() -> None:
+    assert spread([1.0, 2.0, 3.0, 4.0, 5.0]) == pytest.approx(1 / 3)
+    assert spread([2.0]) == 0.0
+
+
+def test_tables_have_a_column_for_every_figure() -> None:
+    lines = table([{"program": "ours", "ms": 1234.5}, {"program": "theirs", "share": 0.5}]).splitlines()
+    assert [cell.strip() for cell in lines[0].strip("|").split("|")] == ["program", "ms", "share"]
+    assert [cell.strip() for cell in lines[2].strip("|").split("|")] == ["ours", "1234", "-"]
+    assert len({len(line) for line in lines}) == 1
+
+
+def test_a_written_table_says_how_it_was_made(tmp_path: Path) -> None:
+    write(tmp_path / "new", "model", [{"program": "ours", "ms": 1.0}])
+    written = json.loads((tmp_path / "new" / "model.json").read_text())
+    assert written["rows"] == [{"program": "ours", "ms": 1.0}]
+    assert {"date", "device", "versions", "command"} <= written.keys()
+
+
+def test_a_program_gives_its_operations_and_runs_again() -> None:
+    rng = np.random.default_rng(0)
+    targets = Targets(jnp.full((1, 2, 4), 0.5, jnp.float32), jnp.zeros((1, 2), jnp.int32), jnp.ones(1, jnp.int32))
+    logits, boxes = rng.normal(size=(1, 1, 5, 3)).astype(np.float32), rng.uniform(0.2, 0.4, (1, 1, 5, 4))
+    program = matching_program(MatcherConfig(backend="device"), logits, boxes.astype(np.float32), targets)
+    assert program.flops > 0
+    np.testing.assert_array_equal(program.run(), program.run())
