@@ -90,7 +90,8 @@ def pattern_picture(explanations: Sequence[Explanation], path: epath.PathLike, *
     ratios = sides[:, 0] / sides[:, 1] * proportions
 
     figure = Figure(figsize=(max(9, 3.1 * num_patterns), 7.2), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=[1, 0.9])
+    halves: Any = figure.subfigures(2, 1, height_ratios=[1, 0.9])
+    top, bottom = halves
     lowest = max(0.005, float(sides.min(initial=1.0)) / 1.3)
     for pattern, axes in enumerate(top.subplots(1, num_patterns, squeeze=False, sharex=True, sharey=True)[0]):
         mine = np.flatnonzero(patterns == pattern)

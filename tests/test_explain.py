@@ -43,7 +43,7 @@ def test_attention_lies_on_the_image_and_sums_to_one(detector: Detector) -> None
         assert attention.sum() == pytest.approx(1, abs=SAME32)
         over_columns, over_rows = explanation.marginals(query, 0)
         assert (len(over_columns), len(over_rows)) == (6, 4)
-    assert explanation.extent == (1.0, pytest.approx(48 / 44))
+    assert explanation.extent == pytest.approx((1, 48 / 44))
 
 
 def test_pictures_are_drawn_of_many_and_of_no_detections(detector: Detector, tmp_path: Path) -> None:
