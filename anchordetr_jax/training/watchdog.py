@@ -11,6 +11,7 @@ import dataclasses
 import json
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -107,11 +108,13 @@ class Watchdog:
         self._client: Any = distributed.global_state.client
         self._on = timeout_seconds > 0 and jax.process_count() > 1 and self._client is not None
         self._me = jax.process_index()
-        self._interval = min(max(timeout_seconds / 20, 0.2), 5.0)
+        # Less often where many processes read what all have written; else fast enough for `_delay_aborts`.
+        self._interval = max(min(max(timeout_seconds / 20, 0.2), 1.5), jax.process_count() / 100)
         self._peers: dict[int, Peer] = {}
         self._report = Report()
         self._evaluating = False
         self._leaving = False
+        self._store_asked_at = 0.0
         self._store_answered_at = 0.0
         self._store_failed = False
         self._lock = threading.Lock()
@@ -133,7 +136,7 @@ class Watchdog:
         _delay_aborts()
         now = time.monotonic()
         self._peers = {index: Peer(heard_at=now, moved_at=now) for index in range(jax.process_count())}
-        self._store_answered_at = now
+        self._store_asked_at = self._store_answered_at = now
         for work in (self._tell_and_hear, self._watch):
             self._threads.append(threading.Thread(target=work, name=f"watchdog {work.__name__}", daemon=True))
             self._threads[-1].start()
@@ -177,6 +180,7 @@ class Watchdog:
             place, mark = _place(self._main) if self._evaluating else ("", "")
             self._report = dataclasses.replace(self._report, beat=self._report.beat + 1, place=place, mark=mark)
             value = json.dumps(dataclasses.asdict(self._report))
+            self._store_asked_at = time.monotonic()
             self._client.key_value_set(f"{_FOLDER}{self._me}", value, allow_overwrite=True)
             entries = self._client.key_value_dir_get(_FOLDER)
             now = time.monotonic()
@@ -190,7 +194,7 @@ class Watchdog:
 
     def _watch(self) -> None:
         before = time.monotonic()
-        while not self._ended.wait(self._interval):
+        while not self._ended.wait(min(self._interval, 0.5)):
             now = time.monotonic()
             if now - before > self._timeout / 2 + self._interval:  # This process itself was stopped for a while.
                 self._store_answered_at = now
@@ -206,8 +210,11 @@ class Watchdog:
         zero = self._peers[0].report
         if self._me == 0 or (zero is not None and zero.state == _DONE):
             return None
+        unanswered = self._store_asked_at > self._store_answered_at and now - self._store_asked_at > 1
+        if unanswered and _refuses(distributed.global_state.coordinator_address):
+            self._store_failed = True
         if self._store_failed:
-            return "Process 0 has died (its connection is closed)"
+            return "Process 0 has died: nothing answers at its address"
         if (silent := now - self._store_answered_at) > self._timeout:
             return f"Process 0 has not answered for {silent:.0f} s: it hangs or has died"
         return None
@@ -224,7 +231,7 @@ class Watchdog:
         self._report = dataclasses.replace(self._report, state=_LEFT, reason=fault)
         threading.Thread(target=self._part, daemon=True).start()  # It blocks if process 0 is stopped.
         deadline = time.monotonic() + (self._timeout if self._me == 0 else 2 * self._interval)
-        while time.monotonic() < deadline and not self._parted():
+        while time.monotonic() < deadline and not self._parted() and not self._store_failed:
             time.sleep(self._interval / 4)
         _exit_now(1)
 
@@ -261,10 +268,23 @@ def _place(thread: int | None) -> tuple[str, str]:
     return "", mark
 
 
+def _refuses(address: str | None) -> bool:
+    """Whether the host at HOST:PORT is there and says that no process listens. (One that is stopped still listens.)"""
+    host, _, port = (address or "").rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
+    except ConnectionRefusedError:
+        return True
+    except (OSError, ValueError):
+        pass
+    return False
+
+
 def _delay_aborts() -> None:
     """Makes an abort of this process sleep first, so that the watching thread can tell why.
 
     When process 0 dies, JAX's client aborts the others within milliseconds, naming nobody, and offers no other way.
+    Until then it answers no more calls, so the watching thread has to find out by itself, within these six seconds.
     The handler is libc's own sleep(), called with the signal's number as seconds: Python code could not run there.
     """
     try:
