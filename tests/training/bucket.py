@@ -57,8 +57,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         key, query = self._asked()
         if "name" not in query:  # a list
-            start = f"{key}{query.get('prefix', '')}"
-            self._answer(200, json.dumps({"items": [_about(name) for name in sorted(_names(start))]}).encode())
+            prefix = f"{key}{query.get('prefix', '')}"
+            self._answer(200, json.dumps({"items": [_about(name) for name in sorted(_names(prefix))]}).encode())
         elif key not in Bucket.store:
             self._answer(404)
         elif "alt" not in query:
