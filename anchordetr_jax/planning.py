@@ -127,7 +127,8 @@ def lower_train_step(
     optimizer = make_optimizer(
         config.optimizer, steps_before=lambda epoch: epoch * _STEPS_AN_EPOCH, epochs=config.train.epochs
     )
-    state = abstract_state(definition, optimizer, mesh, freeze=config.optimizer.freeze)
+    ema = config.train.ema_decay > 0
+    state = abstract_state(definition, optimizer, mesh, freeze=config.optimizer.freeze, ema=ema)
     step: Any = make_train_step(definition, optimizer, config, mesh, state)
     return step.lower(state, abstract_batch(batch_size, image_shape, max_boxes, mesh))
 
