@@ -6,6 +6,8 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from anchordetr_jax.config import Config, DataConfig, EvalConfig
@@ -57,7 +59,7 @@ def verify_evaluation(
         else:
             imported = read_weights(file, dilation=dilation, annotations=root / ANNOTATIONS.format("val"))
             config = imported.config
-            model = definition_of(config.model).merge(imported.variables)
+            model = definition_of(config.model).merge(jax.tree.map(jnp.asarray, imported.variables))
         numbers, theirs = code.evaluate(config, file, folder, folder)
         settings = Config(data=DataConfig(root=str(folder), labels=config.data.labels), eval=EvalConfig(batch_size=1))
         dataset = open_split(settings.data, "val")
