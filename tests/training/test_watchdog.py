@@ -1,4 +1,4 @@
-"""What the reports of several processes say about them. (Real processes: tests/test_train_script.py.)"""
+"""What the reports of several processes say about them."""
 
 import dataclasses
 
