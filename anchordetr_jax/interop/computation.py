@@ -98,11 +98,7 @@ def _losses(case: Case, config: Config, figures: Figures) -> None:
 
     matches, figures.costs, losses = _to_numpy(find(logits, boxes, targets))
     figures.losses = _official_losses(losses)
-    figures.matches = {
-        (layer, image): {target: int(matches[layer, image, target]) for target in range(len(objects.labels))}
-        for layer in range(len(matches))
-        for image, objects in enumerate(case.targets)
-    }
+    figures.matches = matched_pairs(matches)
 
 
 def _train(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
@@ -130,6 +126,16 @@ def _train(case: Case, config: Config, variables: Mapping[str, Any], figures: Fi
         after = state_dict_from_variables(_to_numpy({**state.params, **state.frozen}), config.model)
         figures.tensors_after = after
         figures.norms_after = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in after.items()}
+
+
+def matched_pairs(matches: np.ndarray) -> dict[tuple[int, int], dict[int, int]]:
+    """The query of each target by decoder layer and image, from int [L,B,N] with -1 where a target has none."""
+    layers, images, _ = matches.shape
+    return {
+        (layer, image): {target: query for target, query in enumerate(matches[layer, image].tolist()) if query >= 0}
+        for layer in range(layers)
+        for image in range(images)
+    }
 
 
 class _WithGradients(NamedTuple):
