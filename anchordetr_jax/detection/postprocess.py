@@ -39,7 +39,9 @@ def top_detections(
     dtype = jnp.promote_types(jnp.promote_types(logits.dtype, boxes.dtype), jnp.float32)
     scores = jax.nn.sigmoid(logits.astype(dtype)).reshape(images, queries * classes)
     scores, pairs = lax.top_k(scores, min(max_detections, queries * classes))
-    corners = jnp.take_along_axis(cxcywh_to_xyxy(boxes.astype(dtype)), (pairs // classes)[..., None], axis=1)
+    # The quotient in this form, and no remainder, because ONNX's converter knows no other for a batch of any size.
+    best = lax.div(pairs, jnp.full_like(pairs, classes))
+    corners = jnp.take_along_axis(cxcywh_to_xyxy(boxes.astype(dtype)), best[..., None], axis=1)
     height, width = original_sizes[:, 0], original_sizes[:, 1]
     scale = jnp.stack([width, height, width, height], axis=-1).astype(dtype)
-    return Detections(scores, (pairs % classes).astype(jnp.int32), corners * scale[:, None, :])
+    return Detections(scores, (pairs - best * classes).astype(jnp.int32), corners * scale[:, None, :])

@@ -8,7 +8,7 @@ from jax.typing import DTypeLike
 from anchordetr_jax.model.layers import apply_layer, linear
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32
-from anchordetr_jax.model.valid_area import leading_area
+from anchordetr_jax.model.valid_area import leading_area, strided
 
 WIDTHS = (24, 48, 64)
 BLOCKS = (1, 2, 2)
@@ -82,7 +82,7 @@ class CompactBackbone(nnx.Module):
         features = []
         for stride, stem, stage in zip(self.strides, self.stems, self.stages, strict=True):
             x = stem(_patches(_zero_outside(x, sizes), stride))
-            sizes = None if sizes is None else (sizes + stride - 1) // stride
+            sizes = None if sizes is None else strided(sizes, stride)
             for block in stage:
                 x = apply_layer(block, self.remat, x, sizes)
             features.append(_zero_outside(x, sizes))

@@ -41,7 +41,7 @@ class Stem(nnx.Module):
         """[B,H,W,3] -> [B,ceil(H/4),ceil(W/4),64]; `area` is that of the half-size grid."""
         x = jax.nn.relu(area.zero_outside(self.norm(self.conv(x))))
         x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros do as -inf would: nothing here is negative
-        return nnx.max_pool(x, (3, 3), strides=(2, 2), padding="VALID")
+        return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
 
 
 class Bottleneck(nnx.Module):

@@ -9,6 +9,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 
 class ValidArea(NamedTuple):
@@ -32,9 +33,17 @@ def leading_area(sizes: jax.Array, shape: tuple[int, int]) -> ValidArea:
     return ValidArea(rows, columns)
 
 
+def strided(sizes: jax.Array, stride: int) -> jax.Array:
+    """Valid sizes, int [B,2], after a stage of some stride: rounded up. Zero padding does what a border of zeros does.
+
+    The quotient is written in this form because ONNX's converter knows no other for a batch of any size.
+    """
+    return lax.div(sizes + (stride - 1), jnp.full_like(sizes, stride))
+
+
 def halve(sizes: jax.Array) -> jax.Array:
-    """Valid sizes after a stage of stride 2: half, rounded up. Zero padding then does what a border of zeros does."""
-    return (sizes + 1) // 2
+    """Valid sizes after a stage of stride 2."""
+    return strided(sizes, 2)
 
 
 def nearest_area(image_sizes: jax.Array, image_shape: tuple[int, int], shape: tuple[int, int]) -> ValidArea:

@@ -1,0 +1,118 @@
+"""Conversion to ONNX by jax2onnx, with a comparison in onnxruntime: a converter's mistakes are silent ones."""
+
+import importlib.metadata
+import importlib.util
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchordetr_jax.detection.postprocess import Detections
+from anchordetr_jax.errors import UserError
+
+OPSET = 21
+INPUTS = ("images", "image_sizes", "original_sizes")
+OUTPUTS = Detections._fields
+PACKAGES = ("onnx", "onnxruntime", "jax2onnx")
+INSTALL = "pip install -e '.[onnx]', then pip install --no-deps 'jax2onnx>=0.17.1,<0.18'"
+LARGEST_SCORE_DIFFERENCE = 1e-3
+LARGEST_BOX_DIFFERENCE = 1e-3
+"""Relative to the longer side of the image. float32 differs by a hundredth of both, a mistake by far more."""
+
+Detect = Callable[[Mapping[str, Any], jax.Array, jax.Array, jax.Array], Detections]
+"""Weights by name, images, image sizes, original sizes -> detections."""
+
+
+def require() -> None:
+    """Raises `UserError` if a package that the conversion takes is not installed."""
+    missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
+    if missing:
+        raise UserError(f"Export to ONNX takes {' and '.join(missing)}: {INSTALL}.")
+
+
+def input_shapes(batch: Any, shape: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
+    """Shapes and dtypes of `INPUTS` for a batch size (or a symbolic one) and an image shape (H, W)."""
+    sizes = jax.ShapeDtypeStruct((batch, 2), jnp.int32)
+    return [jax.ShapeDtypeStruct((batch, *shape, 3), jnp.uint8), sizes, sizes]
+
+
+def convert(
+    detect: Detect, variables: Mapping[str, jax.Array], shape: tuple[int, int], batch: int | str
+) -> tuple[bytes, str]:
+    """An ONNX model of `detect` with the weights in it, checked, and a sentence on how far its detections are off.
+
+    `batch` is a number or, for every size, any string. Raises `UserError` if the conversion fails, or gives a model
+    that detects something else.
+    """
+    import jax2onnx
+    import onnx
+
+    size = batch if isinstance(batch, int) else jax.export.symbolic_shape("batch")[0]
+    logging.getLogger("onnx_ir").setLevel(logging.ERROR)
+    try:
+        model = jax2onnx.to_onnx(
+            lambda *inputs: tuple(detect(variables, *inputs)),
+            inputs=input_shapes(size, shape),
+            model_name="anchor_detr",
+            opset=OPSET,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+        )
+        _drop_unused(model.graph)
+        onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # a converter fails with exceptions of every kind
+        first = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"This detector cannot be converted to ONNX by jax2onnx {importlib.metadata.version('jax2onnx')}: {first}"
+        ) from error
+    data = model.SerializeToString()
+    inputs = example_inputs(batch if isinstance(batch, int) else 2, shape)
+    return data, compare(data, jax.jit(detect)(variables, *inputs), inputs)
+
+
+def example_inputs(batch: int, shape: tuple[int, int]) -> list[np.ndarray]:
+    """Images of noise with borders of padding."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (batch, *shape, 3), dtype=np.uint8)
+    image_sizes = np.stack([rng.integers(side * 3 // 4, side + 1, batch) for side in shape], axis=1).astype(np.int32)
+    return [images, image_sizes, image_sizes]
+
+
+def compare(model: bytes, expected: Detections, inputs: Sequence[np.ndarray]) -> str:
+    """Says how far an ONNX model's detections, in onnxruntime on the CPU, are from those expected.
+
+    Raises `UserError` if they are others. Detections of nearly equal scores may stand in another order, so a box is
+    compared with the nearest one of its class.
+    """
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    outputs = session.run(list(OUTPUTS), dict(zip(INPUTS, inputs, strict=True)))
+    scores, labels, boxes = (np.asarray(output, np.float64) for output in outputs)
+    other_scores, other_labels, other_boxes = (np.asarray(output, np.float64) for output in expected)
+    distances = np.abs(boxes[:, :, None] - other_boxes[:, None]).max(axis=-1)
+    distances = np.where(labels[:, :, None] == other_labels[:, None], distances, np.inf).min(axis=-1)
+    # The last of them may have changed places with one that is not reported.
+    score, box = float(np.abs(scores - other_scores).max()), float(np.sort(distances, axis=1)[:, :-1].max())
+    if not (score < LARGEST_SCORE_DIFFERENCE and box < LARGEST_BOX_DIFFERENCE * max(inputs[0].shape[1:3])):
+        raise UserError(
+            f"The ONNX model does not detect what the detector does (scores differ by up to {score:.2g}, boxes by "
+            f"{box:.2g} pixels): use the program for JAX."
+        )
+    return f"scores differ from the detector's by at most {score:.1e}, boxes by {box:.1e} pixels (on noise)"
+
+
+def _drop_unused(graph: Any) -> None:
+    """Removes constants that nothing refers to, of which onnxruntime warns one by one."""
+    used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
+    for node in graph.node:
+        for attribute in node.attribute:
+            used |= {name for inner in attribute.g.node for name in inner.input}
+    kept = [constant for constant in graph.initializer if constant.name in used]
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

@@ -1,0 +1,131 @@
+"""Detects objects on images with the exported detector in this file's folder. It needs nothing of its maker's package.
+
+python sample.py IMAGE... [--threshold 0.5] [--batch 8]    takes: pip install jax flatbuffers numpy pillow
+python sample.py --onnx IMAGE...                           takes: pip install onnxruntime numpy pillow
+"""
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+FOLDER = Path(__file__).resolve().parent
+ROWS = 8  # images at a time, where the batch may have any size
+
+Run = Callable[[np.ndarray, np.ndarray, np.ndarray], Sequence[Any]]
+"""images uint8 [B,H,W,3], image sizes int32 [B,2], original sizes int32 [B,2], sizes being (height, width) -> scores
+[B,D], labels [B,D], boxes [B,D,4] (left, top, right, bottom in pixels of the original image)."""
+
+
+class Found(NamedTuple):
+    """One detection."""
+
+    name: str
+    score: float
+    box: list[float]
+    """left, top, right, bottom in pixels."""
+
+
+def read_metadata() -> dict[str, Any]:
+    """What is in the folder."""
+    return json.loads((FOLDER / "metadata.json").read_text())
+
+
+def load_jax(file: str, weights_file: str) -> Run:
+    """The detector as a program for JAX, on whatever device JAX runs on."""
+    import jax
+    from jax import export
+
+    program = jax.jit(export.deserialize(bytearray((FOLDER / file).read_bytes())).call)
+    with np.load(FOLDER / weights_file) as arrays:
+        weights = jax.device_put({name: arrays[name] for name in arrays.files})
+    return lambda *inputs: program(weights, *inputs)
+
+
+def load_onnx(file: str) -> Run:
+    """The detector as an ONNX model, on the CPU."""
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(FOLDER / file, providers=["CPUExecutionProvider"])
+    names = ("images", "image_sizes", "original_sizes")
+    return lambda *inputs: session.run(["scores", "labels", "boxes"], dict(zip(names, inputs, strict=True)))
+
+
+def resized_size(size: tuple[int, int], eval_size: int, max_size: int, shape: tuple[int, int]) -> tuple[int, int]:
+    """The (height, width) that an image is resized to: as in evaluation, or less where that is larger than `shape`."""
+    short, long = min(size), max(size)
+    target = eval_size
+    if long / short * eval_size > max_size:
+        target = max(round(max_size * short / long), 1)
+    other = target * long // short
+    height, width = (other, target) if size[0] >= size[1] else (target, other)
+    scale = min(shape[0] / height, shape[1] / width)
+    if scale < 1:
+        height, width = (
+            max(min(int(side * scale + 1e-6), most), 1) for side, most in zip((height, width), shape, strict=True)
+        )
+    return height, width
+
+
+def detect(pictures: Sequence[Image.Image], metadata: dict[str, Any], run: Run, rows: int) -> Iterator[Sequence[Any]]:
+    """Scores [D], labels [D] and boxes [D,4] of each picture (RGB), best first, of `rows` pictures at a time."""
+    shape = tuple(metadata["shape"])
+    for start in range(0, len(pictures), rows):
+        batch = pictures[start : start + rows]
+        images = np.zeros((rows, *shape, 3), np.uint8)  # pixels beyond an image are of no matter
+        image_sizes, original_sizes = np.tile(np.array(shape, np.int32), (2, rows, 1))
+        for row, picture in enumerate(batch):
+            size = (picture.height, picture.width)
+            height, width = resized_size(size, metadata["eval_size"], metadata["max_size"], shape)
+            small = picture.resize((width, height), Image.Resampling.BILINEAR)
+            images[row, :height, :width] = np.asarray(small)
+            image_sizes[row], original_sizes[row] = (height, width), size
+        outputs = [np.asarray(output) for output in run(images, image_sizes, original_sizes)]
+        for row in range(len(batch)):
+            yield [output[row] for output in outputs]
+
+
+def readable(found: Sequence[Any], size: tuple[int, int], classes: dict[str, Any], threshold: float) -> Iterator[Found]:
+    """The detections from a score on, with boxes clipped to an image of `size` (height, width)."""
+    height, width = size
+    for score, label, box in zip(*found, strict=True):
+        if score >= threshold and str(label) in classes:  # a class output may be no class's
+            left, top, right, bottom = box.clip(0, [width, height, width, height]).tolist()
+            yield Found(classes[str(label)]["name"], float(score), [left, top, right, bottom])
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("images", nargs="+", type=Path)
+    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--batch", help="one of the exported batch sizes; the first by default")
+    parser.add_argument("--onnx", action="store_true")
+    arguments = parser.parse_args()
+    metadata = read_metadata()
+    files = metadata["onnx" if arguments.onnx else "jax"]
+    if not files:
+        parser.error("this folder has no ONNX model: export with --onnx")
+    batch = arguments.batch or next(iter(files))
+    if batch not in files:
+        parser.error(f"--batch must be one of {', '.join(files)}")
+    run = load_onnx(files[batch]) if arguments.onnx else load_jax(files[batch], metadata["weights"])
+    pictures = []
+    for path in arguments.images:
+        try:
+            pictures.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        except OSError as error:
+            parser.error(f"{path} cannot be read ({error})")
+    rows = min(ROWS, len(pictures)) if batch == "any" else int(batch)
+    results = detect(pictures, metadata, run, rows)
+    for path, picture, result in zip(arguments.images, pictures, results, strict=True):
+        print(path)
+        for found in readable(result, (picture.height, picture.width), metadata["classes"], arguments.threshold):
+            print(f"  {found.score:.3f}  {found.name:20s}", *(f"{side:8.1f}" for side in found.box))
+
+
+if __name__ == "__main__":
+    main()
