@@ -90,18 +90,18 @@ def export_detector(
     write_atomically(folder / SAMPLE_FILE, Path(export_sample.__file__).read_bytes())
     write_atomically(folder / WEIGHTS_FILE, _npz(variables))
     files: dict[str, dict[str, str]] = {"jax": {}, "onnx": {}}
-    remarks = []
     for batch in batches:
         name = files["jax"][str(batch)] = f"detector_batch_{batch}.jax"
         write_atomically(folder / name, serialized(detector, shape, batch))
-        if onnx:
-            name = files["onnx"][str(batch)] = f"detector_batch_{batch}.onnx"
-            model, difference = export_onnx.convert(
-                _detect(_definition(detector, dtype="float32"), detector.max_detections), variables, shape, batch
-            )
-            write_atomically(folder / name, model)
-            remarks.append(f"{name}: {difference}")
     write_json(folder / METADATA_FILE, _metadata(detector, shape, files), indent=1)
+    remarks = []
+    for batch in batches if onnx else ():
+        detect = _detect(_definition(detector, dtype="float32"), detector.max_detections)
+        model, difference = export_onnx.convert(detect, variables, shape, batch)
+        name = files["onnx"][str(batch)] = f"detector_batch_{batch}.onnx"
+        write_atomically(folder / name, model)
+        write_json(folder / METADATA_FILE, _metadata(detector, shape, files), indent=1)
+        remarks.append(f"{name}: {difference}")
     return remarks
 
 
