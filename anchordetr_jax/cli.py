@@ -23,13 +23,16 @@ import runpy
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
 
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from anchordetr_jax.predict import Detector
 
 flags.disclaim_key_flags()  # --help lists --config among the flags of the script that asked for it.
 
@@ -96,6 +99,44 @@ def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
                 raise UserError(f"Setting '{'.'.join(groups[: position + 1])}' is no group: there is no '{name}'.")
         group[last] = _value(text, group.get(last))
     return config_from_dict(settings)
+
+
+def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], "Detector"]:
+    """Defines `--checkpoint`, `--dilation`, `--annotations` and `--dtype`.
+
+    Returns what loads the detector that they name, once the flags are parsed.
+    """
+    checkpoint = flags.DEFINE_string(
+        "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", flag_values
+    )
+    flags.mark_flag_as_required("checkpoint", flag_values)
+    dilation = flags.DEFINE_bool(
+        "dilation", None, "For a weight file that does not say: DC5; --nodilation: C5.", flag_values
+    )
+    annotations = flags.DEFINE_string(
+        "annotations", None, "For a weight file: the COCO-format file whose categories it was trained on.", flag_values
+    )
+    dtype = flags.DEFINE_enum(
+        "dtype", None, ["float32", "bfloat16"], "What the network computes in; as trained if unset.", flag_values
+    )
+
+    def load() -> "Detector":
+        from anchordetr_jax.predict import Detector  # Here, for only some scripts detect.
+
+        assert checkpoint.value is not None  # It is required.
+        return Detector.from_pretrained(
+            checkpoint.value, dilation=dilation.value, annotations=annotations.value, dtype=dtype.value
+        )
+
+    return load
+
+
+def parse_shape(text: str) -> tuple[int, int]:
+    """`"800x1088"` -> (800, 1088), height and width. Raises `UserError` for anything else."""
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
+        raise UserError(f"A shape is HEIGHTxWIDTH in pixels, such as 800x1088, not {text!r}.")
+    return int(sides[0]), int(sides[1])
 
 
 def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn:

@@ -14,14 +14,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from anchordetr_jax import export_onnx, export_sample
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.detection.postprocess import Detections, top_detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically, write_json
-from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.model.definition import ModelDefinition, variables_of
 from anchordetr_jax.predict import Detector
 
@@ -32,14 +31,6 @@ WEIGHTS_FILE, METADATA_FILE, SAMPLE_FILE = "weights.npz", "metadata.json", "samp
 
 Batch = int | str
 """A number of images, or `ANY`."""
-
-
-def parse_shape(text: str) -> tuple[int, int]:
-    """`"800x1088"` -> (800, 1088), height and width. Raises `UserError` for anything else."""
-    sides = text.lower().split("x")
-    if len(sides) != 2 or not all(side.isascii() and side.isdigit() and int(side) for side in sides):
-        raise UserError(f"A shape is HEIGHTxWIDTH in pixels, such as 800x1088, not {text!r}.")
-    return int(sides[0]), int(sides[1])
 
 
 def parse_batches(texts: Sequence[str]) -> list[Batch]:
@@ -120,7 +111,7 @@ def serialized(detector: Detector, shape: tuple[int, int], batch: Batch) -> byte
 
 def _definition(detector: Detector, **changes: Any) -> ModelDefinition:
     config = dataclasses.replace(detector.model.config, remat=False, **changes)
-    return ModelDefinition.abstract(lambda: AnchorDETR(config, rngs=nnx.Rngs(0)))
+    return definition_of(config)
 
 
 def _detect(definition: ModelDefinition, max_detections: int) -> export_onnx.Detect:

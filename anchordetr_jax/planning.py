@@ -7,14 +7,12 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from jax.sharding import Mesh
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.definition import ModelDefinition
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.sharding import batch_sharding
 from anchordetr_jax.training.step import abstract_state, make_train_step
@@ -30,16 +28,15 @@ class Chip(NamedTuple):
     clock_ghz: float
     """By which the compiler's cycles become seconds."""
     memory_gb: float
-    memory_gb_a_second: float
     link_gb_a_second: float
     """Between chips, all links of one together, one way."""
 
 
 CHIPS = {
-    "v4": Chip(275, 1.05, 32, 1228, 150),
-    "v5e": Chip(197, 1.5, 16, 819, 100),
-    "v5p": Chip(459, 1.75, 95, 2765, 300),
-    "v6e": Chip(918, 1.75, 32, 1640, 200),
+    "v4": Chip(275, 1.05, 32, 150),
+    "v5e": Chip(197, 1.5, 16, 100),
+    "v5p": Chip(459, 1.75, 95, 300),
+    "v6e": Chip(918, 1.75, 32, 200),
 }
 
 
@@ -123,7 +120,7 @@ def lower_train_step(
         image_shape: (H, W) pixels.
         max_boxes: targets an image is padded to.
     """
-    definition = ModelDefinition.abstract(lambda: AnchorDETR(config.model, rngs=nnx.Rngs(0)))
+    definition = definition_of(config.model)
     optimizer = make_optimizer(
         config.optimizer, steps_before=lambda epoch: epoch * _STEPS_AN_EPOCH, epochs=config.train.epochs
     )

@@ -6,15 +6,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-from flax import nnx
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop.convert import UntoldError, read_weights
-from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.definition import ModelDefinition
-from anchordetr_jax.training.checkpoint import load_model
+from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
+from anchordetr_jax.training.checkpoint import load_model, refuse_backbone_alone
 
 OFFICIAL_WEIGHTS = "https://github.com/megvii-research/AnchorDETR"
 
@@ -80,12 +78,9 @@ def _from_file(
         raise UserError(
             f"{path} does not say {error.question}: say dilation=False (C5) or dilation=True (DC5)."
         ) from None
-    if all(name.startswith("backbone/") for name in weights.variables):
-        raise UserError(
-            f"{path} holds a backbone alone, which detects nothing: train a detector from it (train.init_from)."
-        )
+    refuse_backbone_alone(weights.variables, str(path))
     config = dataclasses.replace(weights.config, model=dataclasses.replace(weights.config.model, **overrides))
-    definition = ModelDefinition.abstract(lambda: AnchorDETR(config.model, rngs=nnx.Rngs(0)))
+    definition = definition_of(config.model)
     device = jax.local_devices()[0]
     variables = {
         name: jax.device_put(weights.variables[name].astype(shape.dtype), device)

@@ -73,7 +73,7 @@ def parser() -> argparse.ArgumentParser:
             part.add_argument("--official", metavar="REPO", help="a checkout of the official code, to run beside")
         if name in ("model", "train", "compile"):
             default = (800, 1066) if name == "model" else (512, 672)
-            part.add_argument("--shape", type=image_shape, default=default, metavar="HxW", help="of the images")
+            part.add_argument("--shape", type=cli.parse_shape, default=default, metavar="HxW", help="of the images")
             part.add_argument("--batch", type=int, default=1, help="images (1)")
             part.add_argument("--dtype", nargs="+", choices=("float32", "bfloat16"), default=["float32"])
             part.add_argument("--backend", choices=("host", "device"), default="host", help="of the matcher")
@@ -87,7 +87,11 @@ def parser() -> argparse.ArgumentParser:
         if name == "memory":
             part.add_argument("--training", action="store_true", help="of a training step, not of the forward pass")
             part.add_argument(
-                "--shapes", type=image_shape, nargs="+", metavar="HxW", default=[(s, s) for s in (256, 512, 768, 1024)]
+                "--shapes",
+                type=cli.parse_shape,
+                nargs="+",
+                metavar="HxW",
+                default=[(s, s) for s in (256, 512, 768, 1024)],
             )
         if name == "data":
             part.add_argument("--root", help="a COCO folder; one with drawn shapes of 640x480 if not given")
@@ -95,12 +99,6 @@ def parser() -> argparse.ArgumentParser:
             part.add_argument("--batch", type=int, default=8, help="images (8)")
             part.add_argument("--step_seconds", type=float, default=0.5, help="how long a step is, to see it wait")
     return whole
-
-
-def image_shape(text: str) -> tuple[int, int]:
-    """ "800x1066" -> (800, 1066)."""
-    height, _, width = text.partition("x")
-    return int(height), int(width)
 
 
 def measure_model(options: argparse.Namespace) -> None:
@@ -250,8 +248,9 @@ def measure_compile(options: argparse.Namespace) -> None:
             start = time.perf_counter()
             lowered = lower_train_step(config, mesh, batch_size=options.batch, image_shape=options.shape, max_boxes=100)
             traced = time.perf_counter()
-            plan = read_plan(lowered.compile())
+            compiled = lowered.compile()
             done = time.perf_counter()
+            plan = read_plan(compiled)
             rows.append(
                 {
                     "train step": run,

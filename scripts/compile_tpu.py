@@ -16,14 +16,12 @@ os.environ["JAX_PLATFORMS"] = "cpu"  # The TPU compiler alone is wanted: no TPU 
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
 
 import dataclasses
-import re
 from typing import Any
 
 from absl import flags
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config
-from anchordetr_jax.errors import UserError
 from anchordetr_jax.planning import CHIPS, Plan, lower_train_step, read_plan, tpu_devices
 from anchordetr_jax.training.sharding import make_mesh
 
@@ -38,7 +36,7 @@ JSON = flags.DEFINE_string("json", "", "File to which the figures are added, a l
 
 def main() -> None:
     config = with_classes(read_config())
-    shape = image_shape(SHAPE.value)
+    shape = cli.parse_shape(SHAPE.value)
     for topology in TOPOLOGY.value:
         devices = tpu_devices(topology)
         alone: Plan | None = None
@@ -57,14 +55,6 @@ def with_classes(config: Config) -> Config:
     """The settings with COCO's 91 class outputs where the number is left to the data set."""
     model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 91)
     return dataclasses.replace(config, model=model)
-
-
-def image_shape(text: str) -> tuple[int, int]:
-    """ "800x1344" -> (800, 1344)."""
-    if not re.fullmatch(r"[1-9]\d*x[1-9]\d*", text):
-        raise UserError(f"--shape must be HEIGHTxWIDTH, as in 800x1344, not {text!r}.")
-    height, width = map(int, text.split("x"))
-    return height, width
 
 
 def report(topology: str, count: int, plan: Plan, alone: Plan | None, seconds: float) -> None:

@@ -22,18 +22,12 @@ from anchordetr_jax.image_inputs import GivenImage, gather_images
 from anchordetr_jax.output_names import output_names
 from anchordetr_jax.predict import Detector
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", required=True
-)
+read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.", required=True)
 THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Detections with a lower score are left out.")
 DETECTIONS = flags.DEFINE_integer("detections", 6, "Attention is drawn for so many detections of an image.")
 LAYER = flags.DEFINE_integer("layer", None, "Decoder layer whose attention is drawn, from 1; the last one by default.")
 PICTURES = flags.DEFINE_integer("pictures", 8, "Images that get pictures of their own; patterns.png counts all.")
-DILATION = flags.DEFINE_bool("dilation", None, "For a weight file that does not say: DC5; --nodilation: C5.")
-ANNOTATIONS = flags.DEFINE_string(
-    "annotations", None, "For a weight file: the COCO-format file whose categories it was trained on."
-)
 
 
 def main(arguments: list[str]) -> None:
@@ -45,7 +39,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("Say which images: python scripts/explain.py IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
     images, _ = gather_images(arguments)
     keep_compilations()
-    detector = Detector.from_pretrained(CHECKPOINT.value, dilation=DILATION.value, annotations=ANNOTATIONS.value)
+    detector = read_detector()
     layers = detector.model.config.decoder_layers
     if LAYER.value is not None and not 1 <= LAYER.value <= layers:
         raise UserError(f"--layer must be from 1 to {layers}, the decoder layers of this detector, not {LAYER.value}.")

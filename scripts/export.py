@@ -12,28 +12,18 @@ from pathlib import Path
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.export import SAMPLE_FILE, export_detector, parse_batches, parse_shape
-from anchordetr_jax.predict import Detector
+from anchordetr_jax.export import SAMPLE_FILE, export_detector, parse_batches
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", required=True
-)
+read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the files.", required=True)
 SHAPE = flags.DEFINE_string("shape", None, "HEIGHTxWIDTH that images are padded to, such as 800x1088.", required=True)
 BATCH = flags.DEFINE_list("batch", ["any"], "Batch sizes, a program for each; 'any' is one for every size.")
 ONNX = flags.DEFINE_bool("onnx", False, "Write ONNX models too (float32).")
-DILATION = flags.DEFINE_bool("dilation", None, "For a weight file that does not say: DC5; --nodilation: C5.")
-ANNOTATIONS = flags.DEFINE_string(
-    "annotations", None, "For a weight file: the COCO-format file whose categories it was trained on."
-)
-DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "What the program computes in; as trained if unset.")
 
 
 def main() -> None:
-    shape, batches = parse_shape(SHAPE.value), parse_batches(BATCH.value)
-    detector = Detector.from_pretrained(
-        CHECKPOINT.value, dilation=DILATION.value, annotations=ANNOTATIONS.value, dtype=DTYPE.value
-    )
+    shape, batches = cli.parse_shape(SHAPE.value), parse_batches(BATCH.value)
+    detector = read_detector()
     remarks = export_detector(detector, OUTPUT.value, shape, batches, onnx=ONNX.value)
     if ONNX.value and detector.model.config.dtype != "float32":
         remarks.append(f"ONNX models compute in float32; the program for JAX in {detector.model.config.dtype}.")

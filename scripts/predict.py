@@ -31,17 +31,10 @@ from anchordetr_jax.output_names import output_names
 from anchordetr_jax.predict import Detector
 from anchordetr_jax.video import UnreadableVideoError, VideoReader, VideoWriter
 
-CHECKPOINT = flags.DEFINE_string(
-    "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", required=True
-)
+read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures and detections.json.", required=True)
 THRESHOLD = flags.DEFINE_float("threshold", 0.5, "Detections with a lower score are left out.")
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images or frames that the network gets at a time.")
-DILATION = flags.DEFINE_bool("dilation", None, "For a weight file that does not say: DC5; --nodilation: C5.")
-ANNOTATIONS = flags.DEFINE_string(
-    "annotations", None, "For a weight file: the COCO-format file whose categories it was trained on."
-)
-DTYPE = flags.DEFINE_enum("dtype", None, ["float32", "bfloat16"], "What the network computes in.")
 DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.")
 
 DETECTIONS_FILE = "detections.json"
@@ -57,9 +50,7 @@ def main(arguments: list[str]) -> None:
     targets = dict(zip(paths, output_names(paths), strict=True))
     check_output(output, targets)
     keep_compilations()
-    detector = Detector.from_pretrained(
-        CHECKPOINT.value, dilation=DILATION.value, annotations=ANNOTATIONS.value, dtype=DTYPE.value
-    )
+    detector = read_detector()
     results = Results(detector)
     try:
         detect_on_images(detector, [path for path in paths if not is_video(path)], output, targets, results)

@@ -137,8 +137,8 @@ def run_evaluation(options: argparse.Namespace) -> Iterator[Table]:
 
 
 def image_size(text: str) -> tuple[int, int]:
-    height, width = map(int, text.split("x"))
-    if min(height, width) < 1 or max(height, width) < 24:
+    height, width = cli.parse_shape(text)
+    if max(height, width) < 24:
         raise argparse.ArgumentTypeError(f"{text} is too small: the longer side of a synthetic image has at least 24")
     return height, width
 

@@ -256,3 +256,9 @@ def test_a_script_answers_with_one_line(
     assert (done.returncode, done.stdout) == (status, out)
     assert err in done.stderr
     assert done.stderr.count("\n") == (1 if status else 0)
+
+
+@pytest.mark.parametrize("text", ["800", "800x", "0x32", "800x1088x3", "800,1088", "-32x32"])
+def test_a_shape_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match="HEIGHTxWIDTH"):
+        cli.parse_shape(text)

@@ -13,7 +13,7 @@ from PIL import Image
 
 from anchordetr_jax import Detector, UserError, export_onnx, export_sample
 from anchordetr_jax.data.transforms import resized_sizes
-from anchordetr_jax.export import export_detector, parse_batches, parse_shape
+from anchordetr_jax.export import export_detector, parse_batches
 from tests.detector import save_detector
 from tests.tolerances import SCORE32
 
@@ -115,12 +115,6 @@ def test_the_sample_shrinks_what_is_larger_than_the_program_takes(height: int, w
     small = export_sample.resized_size((height, width), 800, 1333, shape)
     assert all(1 <= side <= most for side, most in zip(small, shape, strict=True))
     assert any(side >= most - 1 for side, most in zip(small, shape, strict=True))
-
-
-@pytest.mark.parametrize("text", ["800", "800x", "0x32", "800x1088x3", "800,1088", "-32x32"])
-def test_a_shape_that_is_none_is_refused(text: str) -> None:
-    with pytest.raises(UserError, match="HEIGHTxWIDTH"):
-        parse_shape(text)
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", ""])

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flax import nnx
 
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.coco import Categories
@@ -13,8 +12,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.finetune import prepare_start
 from anchordetr_jax.interop.torch_file import write_torch_file
 from anchordetr_jax.interop.weights import state_dict_from_variables
-from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.definition import ModelDefinition
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, save_variables, saved_shapes
 
 CELLS = Categories(ids=(1, 2), names=("red", "white"))
@@ -24,7 +22,7 @@ FINETUNE = Config(architecture="start")
 
 
 def zeros() -> dict[str, np.ndarray]:
-    definition = ModelDefinition.abstract(lambda: AnchorDETR(NETWORK, rngs=nnx.Rngs(0)))
+    definition = definition_of(NETWORK)
     return {name: np.zeros(shape.shape, np.float32) for name, shape in definition.shapes.items()}
 
 

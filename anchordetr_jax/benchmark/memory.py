@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from anchordetr_jax.benchmark.report import Row
 from anchordetr_jax.config import Config, MeshConfig
-from anchordetr_jax.interop.weights import definition_of
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.planning import lower_train_step, read_plan
 from anchordetr_jax.training.sharding import make_mesh
 

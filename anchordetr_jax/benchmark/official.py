@@ -9,7 +9,7 @@ import numpy as np
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.interop.figures import ImageTargets
-from anchordetr_jax.interop.official import OfficialCode
+from anchordetr_jax.interop.official import OfficialCode, weighted
 
 
 class OfficialPrograms:
@@ -63,7 +63,7 @@ class OfficialPrograms:
             with self._precision(mixed):
                 outputs = call(samples)
             losses = criterion({name: _in_float32(value) for name, value in outputs.items()}, wanted)
-            loss = sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses)
+            loss = weighted(losses, criterion)
             optimizer.zero_grad()
             loss.backward()
             self.torch.nn.utils.clip_grad_norm_(model.parameters(), arguments.clip_max_norm)

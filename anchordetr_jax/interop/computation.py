@@ -17,7 +17,8 @@ from anchordetr_jax.interop.arguments import config_with
 from anchordetr_jax.interop.correspondence import correspondences
 from anchordetr_jax.interop.figures import Case, Detected, Figures
 from anchordetr_jax.interop.stages import run_stages
-from anchordetr_jax.interop.weights import definition_of, state_dict_from_variables, variables_from_state_dict
+from anchordetr_jax.interop.weights import state_dict_from_variables, variables_from_state_dict
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.model.definition import Variables
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.sharding import make_mesh, state_shardings

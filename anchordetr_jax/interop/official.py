@@ -178,7 +178,7 @@ class OfficialCode:
         total_losses, total_norms = [], []
         for step in range(max(1, case.steps)):
             losses = criterion(model(samples), targets)
-            loss = sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses)
+            loss = weighted(losses, criterion)
             optimizer.zero_grad()
             loss.backward()
             if step == 0:
@@ -213,6 +213,11 @@ class OfficialCode:
         if arguments.sgd:
             return self.torch.optim.SGD(parts, lr=arguments.lr, momentum=0.9, weight_decay=arguments.weight_decay)
         return self.torch.optim.AdamW(parts, lr=arguments.lr, weight_decay=arguments.weight_decay)
+
+
+def weighted(losses: Mapping[str, Any], criterion: Any) -> Any:
+    """The official total loss, a scalar tensor."""
+    return sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses)
 
 
 def import_torchvision() -> ModuleType:

@@ -21,7 +21,7 @@ from anchordetr_jax.interop.convert import export_weights, read_weights
 from anchordetr_jax.interop.figures import Detected
 from anchordetr_jax.interop.official import OfficialCode
 from anchordetr_jax.interop.tolerances import FLOAT32, SCORES
-from anchordetr_jax.interop.weights import definition_of
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.checkpoint import load_model
 
 IMAGES, ANNOTATIONS = "{}2017", "annotations/instances_{}2017.json"

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.interop.weights import definition_of, state_dict_from_variables
+from anchordetr_jax.interop.weights import state_dict_from_variables
+from anchordetr_jax.model.anchor_detr import definition_of
 
 Shape = tuple[int, ...]
 _Draw = Callable[[np.random.Generator, Shape], np.ndarray]

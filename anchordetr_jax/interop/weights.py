@@ -1,13 +1,11 @@
 """Official state dicts to models and back, bit for bit."""
 
-import functools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 from jax.typing import DTypeLike
 
 from anchordetr_jax.config import ModelConfig
@@ -20,8 +18,8 @@ from anchordetr_jax.interop.correspondence import (
     correspondences,
     resnet_correspondences,
 )
-from anchordetr_jax.model import AnchorDETR
-from anchordetr_jax.model.definition import ModelDefinition, variables_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
+from anchordetr_jax.model.definition import variables_of
 from anchordetr_jax.model.precision import param_dtype
 
 CLASSIFIER = ("fc.weight", "fc.bias")
@@ -64,12 +62,6 @@ def state_dict_from_model(model: AnchorDETR) -> dict[str, np.ndarray]:
     return state_dict_from_variables(
         {path: np.asarray(value) for path, value in variables_of(model).items()}, model.config
     )
-
-
-@functools.lru_cache(maxsize=16)  # asked for many times over, and it takes seconds
-def definition_of(config: ModelConfig) -> ModelDefinition:
-    """The architecture without its arrays."""
-    return ModelDefinition.abstract(lambda: AnchorDETR(config, rngs=nnx.Rngs(0)))
 
 
 def variables_from_state_dict(

@@ -1,5 +1,6 @@
 """Anchor DETR: images in, class logits and boxes of every query out (arXiv 2109.07107)."""
 
+import functools
 import math
 from typing import NamedTuple
 
@@ -9,6 +10,7 @@ from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.compact import CompactBackbone
+from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import MLP, convolution, linear
 from anchordetr_jax.model.local_start import start_local
@@ -178,6 +180,12 @@ class AnchorDETR(nnx.Module):
         centres = jnp.tile(self.anchor_logits(), (self.config.num_patterns, 1))[None, None]
         offsets = jnp.concatenate([offsets[..., :2] + centres, offsets[..., 2:]], axis=-1)
         return Predictions(self.class_head(wide), jax.nn.sigmoid(offsets))
+
+
+@functools.lru_cache(maxsize=16)  # asked for many times over, and it takes seconds
+def definition_of(config: ModelConfig) -> ModelDefinition:
+    """The detector of these settings without its arrays."""
+    return ModelDefinition.abstract(lambda: AnchorDETR(config, rngs=nnx.Rngs(0)))
 
 
 def normalize(images: jax.Array, image_sizes: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -10,20 +10,19 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
 from absl import logging
 from etils import epath
-from flax import nnx
 from orbax.checkpoint import v1 as ocp
 
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
+from anchordetr_jax.model.definition import Variables, variables_of
 from anchordetr_jax.training.integrity import find_damage, write_checksums
 
 FORMAT_VERSION = 1
@@ -76,12 +75,8 @@ def load_model(
     model_config = dataclasses.replace(meta.config.model, **overrides)
     meta = dataclasses.replace(meta, config=dataclasses.replace(meta.config, model=model_config))
     found = saved_shapes(directory)
-    if all(name.startswith("backbone/") for name in found):
-        raise UserError(
-            f"Checkpoint {directory} holds a backbone alone, which detects nothing: train a detector from it "
-            "(init_from)."
-        )
-    definition = ModelDefinition.abstract(lambda: AnchorDETR(model_config, rngs=nnx.Rngs(0)))
+    refuse_backbone_alone(found, f"Checkpoint {directory}")
+    definition = definition_of(model_config)
     if differences := compare_shapes(definition.shapes, found):
         raise other_architecture(directory, differences)
     sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
@@ -90,6 +85,14 @@ def load_model(
         for name, shape in definition.shapes.items()
     }
     return definition.merge(load_variables(directory, wanted)), meta
+
+
+def refuse_backbone_alone(names: Iterable[str], holder: str) -> None:
+    """Raises `UserError` if these are the variables of no more than a backbone. `holder`: what has them, for it."""
+    if all(name.startswith("backbone/") for name in names):
+        raise UserError(
+            f"{holder} holds a backbone alone, which detects nothing: train a detector from it (init_from)."
+        )
 
 
 def save_model(path: epath.PathLike, model: AnchorDETR, categories: Categories | None, config: Config) -> None:

@@ -26,8 +26,8 @@ class Progress:
 
     def __init__(self, first_step: int, total_steps: int, *, max_bad_steps: int):
         self._max_bad_steps = max_bad_steps
-        self._pending: tuple[int, Metrics, list[str]] | None = None
-        self._next_images: list[str] = []
+        self._pending: tuple[int, Metrics, Callable[[], list[str]]] | None = None
+        self._next_images: Callable[[], list[str]] = list
         self._window: list[dict[str, float]] = []
         self._latest: dict[str, float] = {}
         self._images = 0
@@ -53,7 +53,8 @@ class Progress:
 
         `describe` names an image by its row, should the step be refused.
         """
-        self._next_images = [describe(row) for row in batch.rows[batch.valid].tolist()]
+        rows = batch.rows[batch.valid].tolist()
+        self._next_images = lambda: [describe(row) for row in rows]
         for row in batch.rows[~batch.valid & (batch.rows >= 0)].tolist():
             if row not in self._unreadable:
                 self._unreadable.add(row)
@@ -85,7 +86,8 @@ class Progress:
         if not values["refused"]:
             self._window.append(values)
             return
-        shown = ", ".join(images[:_SHOWN_IMAGES]) + (", …" if len(images) > _SHOWN_IMAGES else "")
+        names = images()
+        shown = ", ".join(names[:_SHOWN_IMAGES]) + (", …" if len(names) > _SHOWN_IMAGES else "")
         # Every process names its own images.
         self._bar.write(
             f"Step {step}: loss {values['loss']:g}, gradient norm {values['grad_norm']:g}; the step is refused. Its "

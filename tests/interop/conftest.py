@@ -7,8 +7,9 @@ import pytest
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.interop import architecture
-from anchordetr_jax.interop.weights import definition_of, state_dict_from_variables
+from anchordetr_jax.interop.weights import state_dict_from_variables
 from anchordetr_jax.model import resnet
+from anchordetr_jax.model.anchor_detr import definition_of
 
 SMALL = ModelConfig(
     num_classes=91, num_anchors=5, num_patterns=2, hidden_dim=32, ffn_dim=32, encoder_layers=1, decoder_layers=2

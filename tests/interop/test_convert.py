@@ -16,7 +16,7 @@ from anchordetr_jax.interop.convert import describe_file, export_weights, import
 from anchordetr_jax.interop.correspondence import resnet_correspondences
 from anchordetr_jax.interop.torch_file import read_state_dict, write_torch_file
 from anchordetr_jax.interop.verification import verify_roundtrip
-from anchordetr_jax.interop.weights import definition_of
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.model.definition import variables_of
 from anchordetr_jax.training.checkpoint import load_model, read_meta, save_variables, saved_shapes
 from tests.interop.conftest import SMALL, random_state_dict, random_variables

@@ -9,7 +9,8 @@ from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop import model_from_state_dict, state_dict_from_model
 from anchordetr_jax.interop.correspondence import correspondences
-from anchordetr_jax.interop.weights import definition_of, state_dict_from_variables
+from anchordetr_jax.interop.weights import state_dict_from_variables
+from anchordetr_jax.model.anchor_detr import definition_of
 
 VARIANTS = {
     "rcda": ModelConfig(num_classes=91, encoder_layers=1, decoder_layers=2, num_anchors=5),

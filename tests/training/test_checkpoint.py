@@ -9,12 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.definition import ModelDefinition, variables_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
+from anchordetr_jax.model.definition import variables_of
 from anchordetr_jax.training import checkpoint
 from anchordetr_jax.training.checkpoint import (
     compare_shapes,
@@ -31,7 +30,7 @@ from tests.training.tiny import CATEGORIES, CONFIG, MODEL
 
 def detector() -> AnchorDETR:
     """The real detector with random weights (made without JAX's initialisers, which take long to compile)."""
-    definition = ModelDefinition.abstract(lambda: AnchorDETR(MODEL, rngs=nnx.Rngs(0)))
+    definition = definition_of(MODEL)
     rng = np.random.default_rng(0)
     values = {name: jnp.asarray(rng.standard_normal(s.shape), s.dtype) for name, s in definition.shapes.items()}
     return definition.merge(values)
