@@ -7,9 +7,8 @@ from typing import Any
 
 from etils import epath
 
-from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.evaluation.settings import ARITHMETIC
 from anchordetr_jax.interop.convert import UntoldError, describe_weights, read_weights
 from anchordetr_jax.training.checkpoint import (
     CHECKPOINTS_FOLDER,

@@ -2,12 +2,9 @@
 
 import dataclasses
 
-from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
-
-ARITHMETIC = ("padding", "dtype", "remat")
-"""Model settings that change how a network is computed, not which one it is."""
 
 
 def evaluation_config(trained: Config, given: Config) -> Config:
@@ -16,7 +13,7 @@ def evaluation_config(trained: Config, given: Config) -> Config:
     Args:
         trained: the checkpoint's settings.
         given: the user's. Its data, augmentation, evaluation and mesh settings are taken, and how the model computes
-            (`padding`, `dtype`, `remat`).
+            (`ARITHMETIC`).
 
     Raises:
         UserError: `given` describes another network than the checkpoint's.

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
 from anchordetr_jax.data.coco import Categories, CocoDataset
 from anchordetr_jax.data.coco_categories import coco_categories
 from anchordetr_jax.errors import UserError
@@ -228,7 +228,7 @@ def describe_weights(weights: Weights) -> str:
     if all(path.startswith("backbone/") for path in weights.variables):
         return f"A {model.backbone} backbone alone: a start for training (init_from), no detector yet."
     shown = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelConfig)}
-    for name in ("padding", "dtype", "initialization", "remat"):
+    for name in (*ARITHMETIC, "initialization"):
         del shown[name]
     return "Anchor DETR with " + ", ".join(f"{name}={value!r}" for name, value in shown.items())
 

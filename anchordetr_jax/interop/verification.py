@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anchordetr_jax.config import AugmentConfig, Config, ModelConfig
+from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, ModelConfig
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.transforms import apply_draw, evaluation_draws
 from anchordetr_jax.errors import UserError
@@ -126,7 +126,7 @@ def verify_roundtrip(checkpoint: str | Path) -> Table:
         table.compare(part, len(differing), 0, 0.0, note=f"arrays that differ, of {len(theirs)} ({total} numbers)")
     table.compare("classes", float(back.categories != categories), 0.0, 0.0)
     architecture = dataclasses.asdict(back.config.model)
-    kept = {name: architecture[name] for name in ("padding", "dtype", "initialization", "remat")}
+    kept = {name: architecture[name] for name in (*ARITHMETIC, "initialization")}
     expected = dataclasses.asdict(config.model) | kept
     table.compare("architecture", float(architecture != expected), 0.0, 0.0)
     return table

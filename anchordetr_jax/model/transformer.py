@@ -43,8 +43,12 @@ def _norm(config: ModelConfig) -> LayerNorm:
     return LayerNorm(config.hidden_dim, dtype=dtype, param_dtype=at_least_float32(dtype))
 
 
-def _attention_class(config: ModelConfig) -> type[RowColumnAttention] | type[MultiHeadAttention]:
-    return RowColumnAttention if config.attention == "rcda" else MultiHeadAttention
+def _attention(config: ModelConfig, *, rngs: nnx.Rngs) -> RowColumnAttention | MultiHeadAttention:
+    """Attention to features."""
+    channels, heads, dtype = config.hidden_dim, config.num_heads, compute_dtype(config)
+    if config.attention == "rcda":
+        return RowColumnAttention(channels, heads, kernel=config.rcda_kernel, dtype=dtype, rngs=rngs)
+    return MultiHeadAttention(channels, heads, dtype=dtype, rngs=rngs)
 
 
 class FeedForward(nnx.Module):
@@ -65,9 +69,7 @@ class SpatialEncoderLayer(nnx.Module):
     """Attention among the cells of each feature map."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
-        self.attention = _attention_class(config)(
-            config.hidden_dim, config.num_heads, dtype=compute_dtype(config), rngs=rngs
-        )
+        self.attention = _attention(config, rngs=rngs)
         self.norm = _norm(config)
         self.ffn = FeedForward(config, rngs=rngs)
 
@@ -140,7 +142,7 @@ class DecoderLayer(nnx.Module):
         C, dtype = config.hidden_dim, compute_dtype(config)
         self.self_attention = MultiHeadAttention(C, config.num_heads, dtype=dtype, rngs=rngs)
         self.self_norm = _norm(config)
-        self.cross_attention = _attention_class(config)(C, config.num_heads, dtype=dtype, rngs=rngs)
+        self.cross_attention = _attention(config, rngs=rngs)
         self.cross_norm = _norm(config)
         self.levels = config.num_feature_levels
         if self.levels > 1:

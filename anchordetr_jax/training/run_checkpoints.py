@@ -12,7 +12,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from anchordetr_jax.config import Config
+from anchordetr_jax.config import ARITHMETIC, Config
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.checkpoint import (
@@ -35,7 +35,8 @@ from anchordetr_jax.training.integrity import write_checksums
 from anchordetr_jax.training.state import TrainState, evaluated_variables, with_average
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
-_NOT_ARCHITECTURE = ("dtype", "remat")
+_MAY_CHANGE = frozenset(ARITHMETIC) - {"padding"}
+"""Settings of the model with which a run may go on as if nothing had changed, but for rounding."""
 _WEIGHTS = "params/"
 """What precedes the paths of the trained parameters themselves in the item `training`, if an average is kept."""
 
@@ -188,7 +189,7 @@ def _check_same_run(
     changed = [
         f"model.{name} was {saved[name]!r} and is now {wanted[name]!r}"
         for name in wanted
-        if saved[name] != wanted[name] and name not in _NOT_ARCHITECTURE
+        if saved[name] != wanted[name] and name not in _MAY_CHANGE
     ]
     differences = changed or compare_shapes({**abstract.params, **abstract.frozen}, saved_shapes(path))
     if differences:
