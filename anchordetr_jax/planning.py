@@ -1,27 +1,31 @@
 """Compiling a train step for devices that are not there, and reading what the compiler says of it."""
 
 import dataclasses
+import os
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import Mesh
+import numpy as np
+from jax.sharding import AxisType, Mesh
 
-from anchordetr_jax.config import Config
+from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
-from anchordetr_jax.training.sharding import batch_sharding
+from anchordetr_jax.training.sharding import BATCH_AXES, batch_sharding
 from anchordetr_jax.training.step import abstract_state, make_train_step
 
 _STEPS_AN_EPOCH = 1000  # Of no consequence: it only moves the steps at which the learning rate drops.
 
 
 class Chip(NamedTuple):
-    """A TPU generation, by its maker's published figures; units are those of the fields' names."""
+    """What JAX shows as one device of a TPU generation, by its maker's published figures: a chip, but of v4 each of a
+    chip's two cores. Units are those of the fields' names."""
 
     peak_tflops: float
     """Of bfloat16 products."""
@@ -33,7 +37,7 @@ class Chip(NamedTuple):
 
 
 CHIPS = {
-    "v4": Chip(275, 1.05, 32, 150),
+    "v4": Chip(137.5, 1.05, 16, 75),
     "v5e": Chip(197, 1.5, 16, 100),
     "v5p": Chip(459, 1.75, 95, 300),
     "v6e": Chip(918, 1.75, 32, 200),
@@ -61,7 +65,10 @@ class Plan:
     flops: float
     bytes_accessed: float
     cycles: int
-    """The compiler's estimate, all operations one after the other. 0 where it makes none (CPU, GPU)."""
+    """The compiler's estimate, all operations one after the other, and what it scheduled of this project's kernels
+    (which it does not estimate). 0 where it makes none (CPU, GPU)."""
+    kernel_cycles: int
+    """Those of the kernels among them."""
     collectives: tuple[Collective, ...]
 
     @property
@@ -130,19 +137,55 @@ def lower_train_step(
     return step.lower(state, abstract_batch(batch_size, image_shape, max_boxes, mesh))
 
 
-def read_plan(compiled: jax.stages.Compiled) -> Plan:
-    """What a compiled program needs, a device."""
+def slice_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
+    """Devices that are not there as a mesh [data, fsdp], in the order given: how they are wired is of no consequence,
+    and JAX arranges none of which a chip has two."""
+    return Mesh(np.asarray(devices).reshape(-1, config.fsdp), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
+
+
+def read_plan(compiled: jax.stages.Compiled, schedules: Path | None = None) -> Plan:
+    """What a compiled program needs, a device.
+
+    `schedules` is the folder that `dump_schedules` named; without it kernels take no time.
+    """
     memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
     assert memory is not None
     assert costs is not None
+    kernels = kernel_cycles(text or "", schedules) if schedules else 0
     return Plan(
         temporary_bytes=memory.temp_size_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         flops=costs["flops"],
         bytes_accessed=costs["bytes accessed"],
-        cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text or ""))),
+        cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text or ""))) + kernels,
+        kernel_cycles=kernels,
         collectives=find_collectives(text or ""),
     )
+
+
+def dump_schedules(folder: Path) -> None:
+    """Has the TPU compiler write down how it schedules what it compiles. Call it before the compiler is loaded."""
+    flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
+    os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}".strip()
+
+
+def kernel_cycles(hlo: str, schedules: Path) -> int:
+    """Cycles of all Pallas kernels of a compiled program: an instruction word a cycle, as the compiler scheduled them,
+    each for every step of the kernel's grid, whose number is in its name.
+
+    Raises:
+        UserError: there is no schedule of a kernel.
+    """
+    total = 0
+    for name, steps in re.findall(r"%(\w+_x(\d+))(?:\.\d+)? = [^\n]*custom_call_target=\"tpu_custom_call\"", hlo):
+        found = [
+            path for path in schedules.iterdir() if re.search(rf"-{name}(\.\d+)?-\d+-schedule-analysis", path.name)
+        ]
+        words = re.search(r"total scheduled bundles:\s+(\d+)", found[0].read_text()) if found else None
+        if words is None:
+            raise UserError(f"The TPU compiler left no schedule of {name} in {schedules}: use libtpu 0.0.52.")
+        total += int(steps) * int(words[1])
+    return total
 
 
 _COLLECTIVE = re.compile(

@@ -10,10 +10,13 @@ efficiency against one chip that follows if no communication is hidden behind co
 
 import json
 import os
+import tempfile
 import time
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # The TPU compiler alone is wanted: no TPU is looked for.
 os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")  # Several of these may run side by side.
 
 import dataclasses
 from typing import Any
@@ -22,8 +25,15 @@ from absl import flags
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config
-from anchordetr_jax.planning import CHIPS, Plan, lower_train_step, read_plan, tpu_devices
-from anchordetr_jax.training.sharding import make_mesh
+from anchordetr_jax.planning import (
+    CHIPS,
+    Plan,
+    dump_schedules,
+    lower_train_step,
+    read_plan,
+    slice_mesh,
+    tpu_devices,
+)
 
 read_config = cli.define_config()
 TOPOLOGY = flags.DEFINE_multi_string("topology", ["v5e:2x2"], "TPU slices: v5e:2x2 to v5e:16x16, v4:4x4x4, v6e:8x8, …")
@@ -37,16 +47,24 @@ JSON = flags.DEFINE_string("json", "", "File to which the figures are added, a l
 def main() -> None:
     config = with_classes(read_config())
     shape = cli.parse_shape(SHAPE.value)
+    with tempfile.TemporaryDirectory() as folder:
+        if config.model.rcda_kernel:
+            dump_schedules(Path(folder))
+        plan_all(config, shape, Path(folder) if config.model.rcda_kernel else None)
+
+
+def plan_all(config: Config, shape: tuple[int, int], schedules: Path | None) -> None:
+    """Compiles and reports for every topology and number of devices asked for."""
     for topology in TOPOLOGY.value:
         devices = tpu_devices(topology)
         alone: Plan | None = None
         for count in CHIP_COUNTS.value or sorted({1, len(devices)}):
-            mesh = make_mesh(config.mesh, devices[:count])
+            mesh = slice_mesh(config.mesh, devices[:count])
             start = time.perf_counter()
             lowered = lower_train_step(
                 config, mesh, batch_size=count * IMAGES.value, image_shape=shape, max_boxes=MAX_BOXES.value
             )
-            plan = read_plan(lowered.compile())
+            plan = read_plan(lowered.compile(), schedules)
             alone = plan if count == 1 else alone
             report(topology, count, plan, alone, time.perf_counter() - start)
 

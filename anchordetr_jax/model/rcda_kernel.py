@@ -22,6 +22,7 @@ QUERY_BLOCK = 512
 _SHORT_CHUNK = 8
 """Rows of the shorter axis in one matrix product: enough to keep the MXU busy, and few enough to stay in registers."""
 
+_PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))
 _PLAIN, _LEFT, _RIGHT = ((1,), (0,)), ((0,), (0,)), ((1,), (1,))
 """What is contracted: a product as it stands, with the left factor transposed, with the right one transposed."""
 
@@ -54,9 +55,10 @@ def attend(long: Axis, short: Axis, values: jax.Array, *, interpret: bool = Fals
         in_specs=[*specs.long, *specs.short, specs.values],
         out_specs=specs.queries,
         out_shape=jax.ShapeDtypeStruct(long.queries.shape, values.dtype),
-        name="rcda_forward",
+        name=_name("rcda_forward", grid),
         cost_estimate=_cost(long, short, values, products=1),
-        **_compilation(grid, interpret),
+        interpret=interpret,
+        compiler_params=_PARAMS,
     )(*long, *short, values)
 
 
@@ -85,9 +87,10 @@ def attend_backward(
             pltpu.VMEM((places * d, block), values.dtype),
             *(pltpu.VMEM(array.shape[2:], wide) for array in (long.keys, short.keys, values)),
         ],
-        name="rcda_backward",
+        name=_name("rcda_backward", grid),
         cost_estimate=_cost(long, short, values, products=2),
-        **_compilation(grid, interpret),
+        interpret=interpret,
+        compiler_params=_PARAMS,
     )(*long, *short, values, gradient)
 
 
@@ -233,12 +236,9 @@ def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
     return (B, n, math.ceil(count / block)), _Specs(queries, axis(L), axis(S), of_head(S * d, L))
 
 
-def _compilation(grid: tuple[int, ...], interpret: bool) -> dict[str, Any]:
-    return {
-        "interpret": interpret,
-        "compiler_params": pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary")),
-        "metadata": {"steps": str(math.prod(grid))},  # From which `planning` knows how often the kernel runs.
-    }
+def _name(kernel: str, grid: tuple[int, ...]) -> str:
+    """A name that says how many steps the kernel's grid has, which `planning` reads in compiled programs."""
+    return f"{kernel}_x{math.prod(grid)}"
 
 
 def _cost(long: Axis, short: Axis, values: jax.Array, *, products: int) -> pl.CostEstimate:
