@@ -93,7 +93,7 @@ def inspect(config: Config) -> tuple[list[SplitInspection], list[str]]:
         def ask(images: Iterable[Any], total: int, split: str = split) -> Iterable[Any]:
             return tqdm.tqdm(images, split, total, unit="image", file=sys.stderr, delay=0.5)
 
-        inspections.append(inspect_split(split, files.images, files.annotations, decode=DECODE.value, ask=ask))
+        inspections.append(inspect_split(split, files, decode=DECODE.value, ask=ask))
     return inspections, remarks
 
 

@@ -10,7 +10,7 @@ from etils import epath
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.images import read_image
-from anchordetr_jax.data.layouts import Split, split_files
+from anchordetr_jax.data.layouts import Split, image_name, split_files
 from anchordetr_jax.data.portion import Portion
 from anchordetr_jax.errors import UserError
 
@@ -71,7 +71,8 @@ class CocoDataset:
 
     Rows are in the order of the image ids. Crowd regions and boxes without area are left out, and boxes are clipped to
     their image, as in the official training. With `annotated=False` the file may lack annotations (COCO's test-dev).
-    With a `portion` only the images on one side of a split are there. `remarks` are sentences for the person.
+    With a `portion` only the images on one side of a split are there. With `bare_names` images lie in their folder
+    under the last part of their listed paths. `remarks` are sentences for the person.
 
     Raises `UserError` when the folder or the file is missing, or the file is not of COCO's form or contradicts itself.
     Image files are not looked at before they are read.
@@ -85,6 +86,7 @@ class CocoDataset:
         labels: LabelScheme = "contiguous",
         annotated: bool = True,
         portion: Portion | None = None,
+        bare_names: bool = False,
     ):
         self.images_dir = epath.Path(images_dir)
         self.annotations_file = epath.Path(annotations_file)
@@ -116,8 +118,7 @@ class CocoDataset:
         if repeated.size:
             raise UserError(f"{self.name} lists two images with the id {repeated[0]}.")
         names = self._strings(images, "images", "file_name")
-        # Annotation files made on Windows may have its separators.
-        self._file_names = [names[index].replace("\\", "/") for index in order]
+        self._file_names = [image_name(names[index], bare=bare_names) for index in order]
         self.image_ids: tuple[int, ...] = tuple(ids.tolist())
         self.sizes = np.stack([heights, widths], axis=1)[order].astype(np.int32)
         self.categories = self._read_categories(content, annotations, labels)
@@ -308,10 +309,16 @@ def open_split(config: DataConfig, split: Split) -> CocoDataset:
         portion = Portion(config.val_fraction, split)
     files = split_files(config, split if portion is None else "train")
     dataset = CocoDataset(
-        files.images, files.annotations, labels=config.labels, annotated=split != "test", portion=portion
+        files.images,
+        files.annotations,
+        labels=config.labels,
+        annotated=split != "test",
+        portion=portion,
+        bare_names=files.bare,
     )
     if files.found:
-        dataset.remarks = (f"Found the {split} images: {files.images}, {files.annotations}.", *dataset.remarks)
+        how = ", by the last parts of the paths in it" if files.bare else ""
+        dataset.remarks = (f"Found the {split} images: {files.images}, {files.annotations}{how}.", *dataset.remarks)
     return dataset
 
 

@@ -5,6 +5,8 @@
     CVAT       annotations/instances_default.json (or any name), images/ and folders in it
     others     a JSON file of any name, in the root or one of its folders, and images in any folder of it
 
+Label Studio may list images by their paths on its server; they are then found by the last part of these.
+
 Paths that the settings give are taken as they are. Only where a split's paths have been left at their defaults, and are
 not there, is the folder looked through: first for the annotation file, by its name and that of its folder, then for the
 folder in which the images it lists are found.
@@ -15,6 +17,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any, Literal
 
 from etils import epath
@@ -46,6 +49,8 @@ class SplitFiles:
     annotations: epath.Path
     found: bool
     """Whether they were looked for, rather than given by the settings."""
+    bare: bool = False
+    """Whether the images lie there under the last part of their listed paths."""
 
 
 def split_files(config: DataConfig, split: Split) -> SplitFiles:
@@ -71,8 +76,16 @@ def split_files(config: DataConfig, split: Split) -> SplitFiles:
     file = root / annotations if given_annotations else _annotation_file(root, split)
     if given_annotations and not file.is_file():
         raise UserError(f"There is no annotation file {file}; check data.root and data.{annotations_setting}.")
-    folder = root / images if given_images else _image_folder(root, file, split)
-    return SplitFiles(folder, file, found=True)
+    if given_images:
+        return SplitFiles(root / images, file, found=True)
+    folder, bare = _image_folder(root, file, split)
+    return SplitFiles(folder, file, found=True, bare=bare)
+
+
+def image_name(file_name: str, *, bare: bool = False) -> str:
+    """Where below its folder an image lies that an annotation file lists; it may have been made on Windows."""
+    name = file_name.replace("\\", "/")
+    return PurePosixPath(name).name if bare else name
 
 
 def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
@@ -146,14 +159,15 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+", name.lower())
 
 
-def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Path:
-    """The folder under `root` in which the images that an annotation file lists are found."""
-    names = _some_file_names(file)
-    hits: dict[epath.Path, int] = {}
-    for folder in _folders(root):
-        count = sum((folder / name).is_file() for name in names)
-        if count:
-            hits[folder] = count
+def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> tuple[epath.Path, bool]:
+    """The folder under `root` in which the images that an annotation file lists are found, and whether they are by the
+    last part of their paths alone."""
+    names = _file_names(file)
+    hits, bare = _hits(root, names), False
+    if not hits:
+        last_parts = [image_name(name, bare=True) for name in names]
+        if len(set(last_parts)) == len(set(names)):  # else one picture would stand for several
+            hits, bare = _hits(root, last_parts), True
     if not hits:
         raise UserError(
             f"None of the images that {file} lists (such as {names[0]!r}) is in a folder under {root}: put them there, "
@@ -176,20 +190,26 @@ def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Pat
             f"The images that {file} lists are in several folders ({_listed(root, best)}): say which by "
             f"data.{split}_images=FOLDER (relative to data.root)."
         )
-    return best[0]
+    return best[0], bare
 
 
-def _some_file_names(file: epath.Path) -> list[str]:
-    """File names of images spread over those that an annotation file lists."""
+def _hits(root: epath.Path, names: Sequence[str]) -> dict[epath.Path, int]:
+    """How many of some images, spread over those named, each folder under `root` has, if any."""
+    some = names[:: max(1, len(names) // SAMPLE)]
+    counts = {folder: sum((folder / name).is_file() for name in some) for folder in _folders(root)}
+    return {folder: count for folder, count in counts.items() if count}
+
+
+def _file_names(file: epath.Path) -> list[str]:
+    """File names of the images that an annotation file lists, as far as they make sense."""
     try:
         content: Any = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"Annotation file {file} is not valid JSON, or not all of it is there ({error}).") from None
     images: Any = content.get("images") if isinstance(content, Mapping) else None
     records = images if isinstance(images, list) else []
-    step = max(1, len(records) // SAMPLE)
-    values = [record.get("file_name") for record in records[::step] if isinstance(record, Mapping)]
-    names = [value.replace("\\", "/") for value in values if isinstance(value, str) and value]
+    values = [record.get("file_name") for record in records if isinstance(record, Mapping)]
+    names = [image_name(value) for value in values if isinstance(value, str) and value]
     if not names:
         raise UserError(f"{file} lists no images with a 'file_name'.")
     return names

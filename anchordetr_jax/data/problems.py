@@ -14,6 +14,7 @@ from etils import epath
 from anchordetr_jax.data.coco import MAX_IMAGE_SIDE, heading_category
 from anchordetr_jax.data.image_sizes import header_size
 from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.layouts import SplitFiles, image_name
 from anchordetr_jax.errors import UserError
 
 Severity = Literal["error", "warning", "note"]
@@ -82,24 +83,21 @@ class SplitInspection:
         self.problems.append(Problem(severity, kind, str(file or self.annotations_file), detail, **ids))
 
 
-def inspect_split(
-    split: str, images_folder: epath.PathLike, annotations_file: epath.PathLike, *, decode: bool, ask: Ask
-) -> SplitInspection:
+def inspect_split(split: str, files: SplitFiles, *, decode: bool, ask: Ask) -> SplitInspection:
     """Reads an annotation file and looks at every image that it lists. What is wrong is in the result, nothing raises.
 
     Args:
         split: its name, for the result.
-        images_folder: where the images are.
-        annotations_file: the annotations.
+        files: where the images and annotations are.
         decode: decode all pixels, instead of reading headers only.
         ask: shows progress over the images.
     """
-    found = SplitInspection(split=split, annotations_file=str(annotations_file), images_folder=str(images_folder))
-    content = _content(epath.Path(annotations_file), found)
+    found = SplitInspection(split=split, annotations_file=str(files.annotations), images_folder=str(files.images))
+    content = _content(files.annotations, found)
     categories = list(_records(content, "categories", found))
     annotations = list(_records(content, "annotations", found))
     _look_at_categories(categories, annotations, found)
-    by_id = _look_at_images(_records(content, "images", found), epath.Path(images_folder), found)
+    by_id = _look_at_images(_records(content, "images", found), files, found)
     _look_at_annotations(annotations, by_id, {category.get("id") for category in categories}, found)
     _look_at_use(found)
     _look_at_files(found, decode, ask)
@@ -166,7 +164,7 @@ def _look_at_categories(
 
 
 def _look_at_images(
-    images: Iterable[dict[str, Any]], folder: epath.Path, found: SplitInspection
+    images: Iterable[dict[str, Any]], files: SplitFiles, found: SplitInspection
 ) -> dict[int, ImageRecord]:
     by_id: dict[int, ImageRecord] = {}
     names: dict[str, int] = {}
@@ -176,8 +174,8 @@ def _look_at_images(
         if not _is_integer(number) or not isinstance(name, str) or not name:
             found.add("error", "malformed record", f"image {_short(image)} needs an integer id and a file_name")
             continue
-        name = name.replace("\\", "/")
-        file = folder / name
+        name = image_name(name, bare=files.bare)
+        file = files.images / name
         if not (_is_side(height) and _is_side(width)):
             size = f"{_short(width)} x {_short(height)}"
             found.add("error", "image without a size", f"width x height is {size}", file, image_id=number)

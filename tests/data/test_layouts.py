@@ -124,6 +124,26 @@ def test_images_that_could_be_in_several_folders_are_listed(tmp_path: Path) -> N
         split_files(DataConfig(root=str(tmp_path)), "train")
 
 
+@pytest.mark.parametrize("prefix", ["/data/upload/3/", "../../media/upload/3/", "C:\\photos\\"])
+def test_images_listed_by_paths_of_another_machine_are_found_by_their_last_parts(tmp_path: Path, prefix: str) -> None:
+    add_split(tmp_path, "result.json", "images", prefix=prefix)
+    dataset = open_split(DataConfig(root=str(tmp_path)), "train")
+    assert dataset.open_image(0).shape == (10, 20, 3)
+    assert dataset.remarks == (
+        f"Found the train images: {tmp_path}/images, {tmp_path}/result.json, by the last parts of the paths in it.",
+    )
+
+
+def test_last_parts_that_two_images_share_find_none(tmp_path: Path) -> None:
+    add_split(tmp_path, "result.json", "images", names=("a.jpg",))
+    content = json.loads((tmp_path / "result.json").read_text())
+    first = content["images"][0]
+    content["images"] = [{**first, "id": i, "file_name": f"/upload/{i}/a.jpg"} for i in (1, 2)]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"None of the images that .*result.json lists"):
+        split_files(DataConfig(root=str(tmp_path)), "train")
+
+
 def test_images_that_are_nowhere_are_named(tmp_path: Path) -> None:
     add_split(tmp_path, "annotations/cells.json", "images")
     (tmp_path / "images" / "a.jpg").unlink()

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from etils import epath
 from PIL import Image
 
+from anchordetr_jax.data.layouts import SplitFiles
 from anchordetr_jax.data.problems import Problem, SplitInspection, find_overlap, inspect_split
 
 Change = Callable[[dict[str, Any], Path], object]
@@ -31,7 +33,8 @@ def data_set(folder: Path, split: str = "train", seed: int = 0) -> dict[str, Any
 def inspected(folder: Path, content: Any, split: str = "train", decode: bool = False) -> SplitInspection:
     file = folder / "annotations.json"
     file.write_text(content if isinstance(content, str) else json.dumps(content))
-    return inspect_split(split, folder, file, decode=decode, ask=lambda images, total: images)
+    files = SplitFiles(epath.Path(folder), epath.Path(file), found=False)
+    return inspect_split(split, files, decode=decode, ask=lambda images, total: images)
 
 
 def box(number: int, bbox: list[Any], **values: Any) -> dict[str, Any]:
