@@ -37,6 +37,8 @@ prepare_environment() {
         echo "Installing $file …"
         if [[ $file == requirements-torch.txt ]]; then
             install_with_pip -r "$ROOT/$file" # uv does not read where pip was told to find a CPU build.
+        elif [[ $file == requirements-onnx.txt ]]; then
+            install --no-deps -r "$ROOT/$file" # It is complete, and jax2onnx asks for what is not compatible.
         else
             install -r "$ROOT/$file"
         fi || fail "Installing $file failed; the lines above say why. Run the command again once that is mended."

@@ -9,7 +9,7 @@ set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 cd "$ROOT"
 
-requirements=(requirements.txt requirements-dev.txt)
+requirements=(requirements.txt requirements-dev.txt requirements-onnx.txt)
 [[ ${WITHOUT_TORCH:-} ]] || requirements+=(requirements-torch.txt)
 prepare_environment "${requirements[@]}"
 
