@@ -22,11 +22,13 @@ import re
 import runpy
 import sys
 import traceback
+import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ml_collections
 from absl import app, flags, logging
+from PIL import Image
 
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
@@ -160,6 +162,8 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn
             logging.set_verbosity(logging.WARNING)  # absl would now choose INFO, which tells of Orbax's every step
         return left
 
+    # Images of more than 89 million pixels are read like others; Pillow would print two lines about its source code.
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     sys.exit(exit_status(lambda: app.run(call, flags_parser=parse_quietly)))
 
 

@@ -1,13 +1,36 @@
-"""Writing files so that a reader, or a crash, never meets half of one."""
+"""Paths here and in buckets, and writing files so that a reader, or a crash, never meets half of one."""
 
+import importlib.util
 import json
 import os
 from pathlib import Path
 from typing import Any
 
+import fsspec
 from etils import epath
 
 from anchordetr_jax.errors import UserError
+
+BUCKET_PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
+"""What etils.epath reads buckets with, by the scheme of their URLs; TensorFlow can do it, too."""
+
+
+def stored_path(path: str | os.PathLike[str]) -> epath.Path:
+    """A path on this machine, or in a bucket (`gs://…`).
+
+    Raises `UserError` for a URL of another kind, and for a bucket without the package that reads it.
+    """
+    text = os.fspath(path)
+    scheme, separator, _ = text.partition("://")
+    if separator and scheme not in BUCKET_PACKAGES:
+        raise UserError(f"{text} is not on this machine: download it first, and give its path.")
+    if separator and importlib.util.find_spec("tensorflow") is None:
+        try:
+            fsspec.get_filesystem_class(scheme)
+        except ImportError:
+            package = BUCKET_PACKAGES[scheme]
+            raise UserError(f"{text} is in a bucket, which takes {package}: pip install {package}.") from None
+    return epath.Path(text)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
@@ -19,7 +42,7 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     text = os.fspath(path)
     try:
         if "://" in text:  # object stores show a file only once it is complete
-            remote = epath.Path(text)
+            remote = stored_path(text)
             remote.parent.mkdir(parents=True, exist_ok=True)
             remote.write_bytes(data)
             return

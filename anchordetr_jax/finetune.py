@@ -9,6 +9,7 @@ from etils import epath
 
 from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 from anchordetr_jax.interop.convert import UntoldError, describe_weights, read_weights
 from anchordetr_jax.training.checkpoint import (
     CHECKPOINTS_FOLDER,
@@ -55,7 +56,7 @@ def prepare_start(config: Config, given: Collection[str], workdir: epath.PathLik
             "workdir, a checkpoint, or a .pth or .safetensors file)."
         )
     remarks: tuple[str, ...] = ()
-    path = epath.Path(config.init_from)
+    path = stored_path(config.init_from)
     if not path.exists():
         raise UserError(
             f"There is nothing at init_from={config.init_from}: give a run's workdir, a checkpoint, or a .pth or "

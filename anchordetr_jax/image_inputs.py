@@ -15,6 +15,7 @@ from anchordetr_jax.data.folder import SUFFIXES
 from anchordetr_jax.data.image_sizes import header_size
 from anchordetr_jax.data.images import array_pixels, picture_pixels, read_image
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv")
 
@@ -51,10 +52,10 @@ class GivenImage:
         return array_pixels(self.content, self.name)
 
 
-def gather_images(images: Any) -> tuple[list[GivenImage], bool]:
+def gather_images(images: Any, name: str = "An image") -> tuple[list[GivenImage], bool]:
     """All images given, in order, and whether they are many: a list of any length, a folder, or an array [n, h, w, c].
 
-    Raises `UserError` for something that holds no image; files are not opened.
+    Raises `UserError`, with `name`, for something that holds no image; files are not opened.
     """
     if isinstance(images, GivenImage):
         return [images], False
@@ -70,13 +71,13 @@ def gather_images(images: Any) -> tuple[list[GivenImage], bool]:
     if isinstance(images, Iterable) and not isinstance(images, bytes | dict):
         gathered: list[GivenImage] = []
         for place, item in enumerate(images):
-            given, _ = gather_images(item)
+            given, _ = gather_images(item, f"Image {place}")
             gathered += [
                 dataclasses.replace(image, name=f"Image {place}") if image.path is None else image for image in given
             ]
         return gathered, True
     raise UserError(
-        f"An image cannot be a {type(images).__name__}: give a path, a Pillow image, an array, or a list or folder of "
+        f"{name} cannot be a {type(images).__name__}: give a path, a Pillow image, an array, or a list or folder of "
         "them."
     )
 
@@ -84,20 +85,18 @@ def gather_images(images: Any) -> tuple[list[GivenImage], bool]:
 def local_path(path: str | os.PathLike[str]) -> str:
     """The path that a `file://` URL stands for; other paths as they are.
 
-    Raises `UserError` for a URL of the web.
+    Raises `UserError` for a URL of the web, and like `stored_path` for a bucket.
     """
     text = os.fspath(path)
     scheme, separator, _ = text.partition("://")
     if not separator:
         return os.path.expanduser(text)
-    if scheme.lower() in ("http", "https", "ftp"):
-        raise UserError(f"{text} is not on this machine: download it first.")
     if scheme.lower() == "file":
         url = urllib.parse.urlsplit(text)
         if url.netloc not in ("", "localhost"):
             raise UserError(f"{text} names another machine: a file here is file:///PATH.")
         return urllib.request.url2pathname(url.path)
-    return text
+    return os.fspath(stored_path(text))
 
 
 def is_video(path: str) -> bool:
@@ -111,7 +110,8 @@ def list_folder(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     Raises `UserError` if there is none.
     """
     entries = sorted(epath.Path(folder).iterdir(), key=lambda path: path.name)
-    found = [os.fspath(path) for path in entries if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    named = [path for path in entries if path.suffix.lower() in suffixes and not path.name.startswith(".")]
+    found = [os.fspath(path) for path in named if not path.is_dir()]
     if not found:
         below = "; folders in it are not searched" if any(path.is_dir() for path in entries) else ""
         raise UserError(f"Folder {folder} holds no image ({', '.join(suffixes)}){below}.")

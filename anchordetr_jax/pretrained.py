@@ -39,21 +39,24 @@ def load_pretrained(
     Args:
         path: a workdir, its checkpoints folder, one checkpoint, or a `.pth` or `.safetensors` file with official
             weights.
-        dilation: for a weight file that does not say: DC5 (True) or C5 (False).
-        annotations: for a weight file: a COCO-format file whose categories its class outputs stand for. The default
-            for 91 outputs is COCO's.
+        dilation: for a weight file that does not say, and for nothing else: DC5 (True) or C5 (False).
+        annotations: for a weight file alone: a COCO-format file whose categories its class outputs stand for. The
+            default for 91 outputs is COCO's.
         overrides: `ModelConfig` settings that differ from the checkpoint's, such as `dtype="bfloat16"`.
 
     Raises:
         UserError: there are no weights of a whole detector at `path`, they are damaged, or something has to be told.
     """
-    text = os.fspath(path)
+    text = os.path.expanduser(os.fspath(path))
     for setting, values in CHOICES.items():
         if overrides.get(setting, values[0]) not in values:
             raise UserError(f"{setting} must be one of {', '.join(values)}, not {overrides[setting]!r}.")
     if overrides.get("dtype") == "float64" and not jax.config.read("jax_enable_x64"):
         raise UserError('dtype="float64" needs jax.config.update("jax_enable_x64", True) before anything else.')
     if "://" in text or os.path.isdir(text):
+        for setting, value in (("dilation", dilation), ("annotations", annotations)):
+            if value is not None:
+                raise UserError(f"{text} is a checkpoint, which knows its {setting}: leave that out.")
         model, meta = load_model(text, **overrides)
         return Pretrained(model, meta.config, meta.categories)
     if not os.path.exists(text):
@@ -76,7 +79,8 @@ def _from_file(
                 f"{path} does not say {error.question}: make a checkpoint of it first, with convert_weights.py import."
             ) from None
         raise UserError(
-            f"{path} does not say {error.question}: say dilation=False (C5) or dilation=True (DC5)."
+            f"{path} does not say {error.question}: say dilation=False (C5) or True (DC5), on the command line by "
+            "--nodilation or --dilation."
         ) from None
     refuse_backbone_alone(weights.variables, str(path))
     config = dataclasses.replace(weights.config, model=dataclasses.replace(weights.config.model, **overrides))

@@ -18,16 +18,17 @@ from anchordetr_jax.compilation import keep_compilations
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.explain import Explanation, explain
 from anchordetr_jax.explain_pictures import anchor_picture, attention_picture, pattern_picture
-from anchordetr_jax.image_inputs import GivenImage, gather_images
+from anchordetr_jax.image_inputs import gather_images
 from anchordetr_jax.output_names import output_names
-from anchordetr_jax.predict import Detector
 
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.", required=True)
 THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Detections with a lower score are left out.")
 DETECTIONS = flags.DEFINE_integer("detections", 6, "Attention is drawn for so many detections of an image.")
 LAYER = flags.DEFINE_integer("layer", None, "Decoder layer whose attention is drawn, from 1; the last one by default.")
-PICTURES = flags.DEFINE_integer("pictures", 8, "Images that get pictures of their own; patterns.png counts all.")
+PICTURES = flags.DEFINE_integer(
+    "pictures", 8, "Images that get pictures of their own; patterns.png counts all.", lower_bound=0
+)
 
 
 def main(arguments: list[str]) -> None:
@@ -46,29 +47,24 @@ def main(arguments: list[str]) -> None:
     names = output_names([str(image.path) for image in images])
     explanations: list[Explanation] = []
     for image, name in zip(tqdm.tqdm(images, unit="image", dynamic_ncols=True), names, strict=True):
-        explanation = explained(detector, image)
-        if explanation is None:
+        try:
+            explanation = explain(detector, image, most=detector.max_detections)
+        except UserError as error:
+            if len(images) == 1:
+                raise
+            tqdm.tqdm.write(f"{error} It is passed over.", file=sys.stderr)
             continue
         if len(explanations) < PICTURES.value:
             draw(explanation, Path(OUTPUT.value) / Path(name).stem)
         explanations.append(explanation.without_attention())
     if not explanations:
-        raise UserError("No image could be read.")
+        raise UserError(f"None of the {len(images)} images could be read.")
     pattern_picture(explanations, Path(OUTPUT.value) / "patterns.png", threshold=THRESHOLD.value)
     skipped = len(images) - len(explanations)
     print(
         f"Pictures of {min(len(explanations), PICTURES.value)} images, and patterns.png of {len(explanations)}, are in "
         f"{OUTPUT.value}" + (f"; {skipped} could not be read" if skipped else "")
     )
-
-
-def explained(detector: Detector, image: GivenImage) -> Explanation | None:
-    """The explanation of an image; None, and a line that says why, if it cannot be read."""
-    try:
-        return explain(detector, image, most=detector.max_detections)
-    except UserError as error:
-        tqdm.tqdm.write(f"{error} It is passed over.", file=sys.stderr)
-        return None
 
 
 def draw(explanation: Explanation, target: Path) -> None:

@@ -16,14 +16,13 @@ from typing import Any
 
 import tqdm
 from absl import flags
-from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.layouts import Split, split_files
 from anchordetr_jax.data.problems import SplitInspection, find_overlap, inspect_split
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import write_json
+from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.inspection import (
     class_counts,
     describe_problems,
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> None:
     if config.data.source != "coco":
         raise UserError(f"Only COCO-format folders can be inspected, not data.source={config.data.source!r}.")
     inspections, remarks = inspect(config)
-    output = epath.Path(OUTPUT.value)
+    output = stored_path(OUTPUT.value)
     problems = [problem for found in inspections for problem in found.problems] + find_overlap(inspections)
     for found in inspections:
         print(describe_split(found), end="\n\n")

@@ -51,7 +51,7 @@ def main(arguments: list[str]) -> None:
     check_output(output, targets)
     keep_compilations()
     detector = read_detector()
-    results = Results(detector)
+    results = Results(detector, len(paths))
     try:
         detect_on_images(detector, [path for path in paths if not is_video(path)], output, targets, results)
         for path in filter(is_video, paths):
@@ -59,14 +59,15 @@ def main(arguments: list[str]) -> None:
     finally:  # also what was found before Ctrl-C
         if results.records:
             write_json(output / DETECTIONS_FILE, results.as_coco(paths))
-    report(output, len(paths), results)
+    report(output, results)
 
 
 class Results:
     """What was found, on its way to `detections.json`."""
 
-    def __init__(self, detector: Detector):
+    def __init__(self, detector: Detector, num_given: int):
         self.detector = detector
+        self.num_given = num_given
         self.records: dict[tuple[str, int], tuple[dict[str, Any], Detections]] = {}
         """An image's entry and its detections by file, and, of a video, frame."""
         self.unreadable = 0
@@ -78,7 +79,9 @@ class Results:
         self.records[path, frame.get("frame", 0)] = (image, detections)
 
     def skip(self, problem: UserError) -> None:
-        """Names a file that cannot be read."""
+        """Names a file that cannot be read, and goes on if it is one of several."""
+        if self.num_given == 1:
+            raise problem
         tqdm.tqdm.write(f"{problem} It is passed over.", file=sys.stderr)
         self.unreadable += 1
 
@@ -203,10 +206,10 @@ def read_ahead(parts: Iterator[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
             yield part
 
 
-def report(output: Path, num_files: int, results: Results) -> None:
+def report(output: Path, results: Results) -> None:
     """Says what came of it; an error if nothing did."""
     if not results.records:
-        raise UserError(f"None of the {num_files} files could be read." if num_files > 1 else "It could not be read.")
+        raise UserError(f"None of the {results.num_given} files could be read.")
     frames = "" if len(results.records) == results.num_files else f" ({len(results.records)} images and frames)"
     skipped = f"; {results.unreadable} could not be read" if results.unreadable else ""
     print(f"{results.num_objects} objects in {results.num_files} files{frames} are in {output}{skipped}")

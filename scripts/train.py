@@ -26,7 +26,7 @@ from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.source import open_source
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
-from anchordetr_jax.files import write_json
+from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.finetune import prepare_start
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.loop import Evaluate, resolve_classes, train
@@ -49,7 +49,7 @@ def main() -> None:
     keep_compilations()
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
-    workdir = epath.Path(WORKDIR.value)
+    workdir = stored_path(WORKDIR.value)
     config, remarks = prepare_start(config, read_config.given(), workdir)
     if jax.process_index() == 0:
         print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)

@@ -1,10 +1,29 @@
 import json
 import os
 
+import fsspec
 import pytest
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import write_atomically, write_json
+from anchordetr_jax.files import stored_path, write_atomically, write_json
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("https://x.org/run", r"https://x\.org/run is not on this machine: download it first"),
+        ("gs://bucket/run", "pip install gcsfs"),
+        ("s3://bucket/run", "pip install s3fs"),
+    ],
+)
+def test_a_url_that_cannot_be_read_is_named_with_the_remedy(url, message, monkeypatch):
+    monkeypatch.setattr(fsspec, "get_filesystem_class", _refuse)
+    with pytest.raises(UserError, match=message):
+        stored_path(url)
+
+
+def _refuse(scheme):
+    raise ImportError
 
 
 def test_a_file_and_its_folder_are_made(tmp_path):

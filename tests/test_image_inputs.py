@@ -59,6 +59,7 @@ def test_what_is_one_image_and_what_are_many() -> None:
 def test_a_folder_gives_its_images_by_name_and_passes_over_the_rest(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "notes.txt", "._a.jpg"):
         (tmp_path / name).touch()
+    (tmp_path / "folder.jpg").mkdir()
     given, many = gather_images(tmp_path)
     assert [Path(str(image.path)).name for image in given] == ["a.PNG", "b.jpg"]
     assert many
@@ -84,7 +85,8 @@ def test_urls_of_local_files_are_paths(tmp_path: Path) -> None:
         ("a.mp4", "is a video"),
         (7, "cannot be a int"),
         ({"a": 1}, "cannot be a dict"),
-        ([None], "cannot be a NoneType"),
+        (["a.jpg", None], "Image 1 cannot be a NoneType"),
+        ("s3://bucket/a.jpg", "pip install s3fs"),
     ],
 )
 def test_what_holds_no_image_is_refused(given: Any, message: str) -> None:

@@ -139,7 +139,9 @@ def test_an_official_file_is_loaded_once_it_is_known_whether_it_is_dc5(tmp_path:
     export_weights(tmp_path / "resnet", tmp_path / "full.pth")
     state_dict, _ = read_state_dict(tmp_path / "full.pth")
     write_torch_file(tmp_path / "bare.pth", {"model": state_dict})
-    with pytest.raises(UserError, match=r"bare\.pth does not say .* dilation=False \(C5\) or dilation=True \(DC5\)"):
+    with pytest.raises(
+        UserError, match=r"bare\.pth does not say .* dilation=False \(C5\) or True \(DC5\), .* --nodilation"
+    ):
         Detector.from_pretrained(tmp_path / "bare.pth")
     detector = Detector.from_pretrained(tmp_path / "bare.pth", dilation=True, dtype="bfloat16")
     assert detector.names[1] == "person"
@@ -149,7 +151,12 @@ def test_an_official_file_is_loaded_once_it_is_known_whether_it_is_dc5(tmp_path:
 
 @pytest.mark.parametrize(
     ("options", "message"),
-    [({"dtype": "float16"}, "dtype must be one of"), ({"names": ["a", "b", "c"]}, "class output 2")],
+    [
+        ({"dtype": "float16"}, "dtype must be one of"),
+        ({"names": ["a", "b", "c"]}, "class output 2"),
+        ({"dilation": True}, "is a checkpoint, which knows its dilation"),
+        ({"annotations": "a.json"}, "is a checkpoint, which knows its annotations"),
+    ],
 )
 def test_wrong_options_are_refused(checkpoint: Path, options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
@@ -174,6 +181,9 @@ def test_the_script_draws_and_writes_what_it_can_read(
         return subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
 
     (tmp_path / "bad.jpg").write_text("hello")
+    done = run(tmp_path / "bad.jpg", "--output", tmp_path / "none")
+    assert done.returncode == 1
+    assert "Error: Image file" in done.stderr.splitlines()[-1]
     images = [folder / "0.png", folder / "2.png"]
     done = run(*images, images[0], tmp_path / "bad.jpg", "--output", tmp_path / "out", "--threshold", "0.1")
     assert done.returncode == 0, done.stderr

@@ -13,8 +13,10 @@ from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.data.image_sizes import Size, complete_sizes, header_size
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
+"""Of files that count as images. HEIC takes a plug-in of Pillow's; without it each is named when it is read."""
 READERS = 8
 """Threads that read headers: most of the time is spent waiting for files."""
 
@@ -34,7 +36,7 @@ class ImageFolder:
     """
 
     def __init__(self, folder: epath.PathLike, categories: Categories):
-        self.folder = epath.Path(folder)
+        self.folder = stored_path(folder)
         self.name = str(folder)
         self.categories = categories
         if not self.folder.is_dir():

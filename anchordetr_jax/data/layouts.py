@@ -24,6 +24,7 @@ from etils import epath
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 
 Split = Literal["train", "val", "test"]
 
@@ -61,7 +62,7 @@ def split_files(config: DataConfig, split: Split) -> SplitFiles:
     """
     if not config.root:
         raise UserError("Setting 'data.root' is empty; set it to the folder of a COCO-format data set.")
-    root = epath.Path(config.root)
+    root = stored_path(config.root)
     if not root.is_dir():
         raise UserError(f"There is no data set folder {config.root}; set data.root to one.")
     images_setting, annotations_setting = f"{split}_images", f"{split}_annotations"

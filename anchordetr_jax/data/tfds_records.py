@@ -8,6 +8,7 @@ from typing import Any
 from etils import epath
 
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 
 INFO_FILE = "dataset_info.json"
 PREPARE = "tfds build {name} --data_dir={root} --file_format=array_record"
@@ -25,7 +26,7 @@ def find_prepared(root: str, name: str) -> epath.Path:
     Raises:
         UserError: there is no such data set; the sentence tells what there is instead, or how to prepare it.
     """
-    data_dir = epath.Path(root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
+    data_dir = stored_path(root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = data_dir / name.replace(":", "/")
     for directory in (data_dir, folder):
         if (directory / INFO_FILE).exists():

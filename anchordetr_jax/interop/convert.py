@@ -1,7 +1,8 @@
 """Weight files to checkpoints and back: what `convert_weights.py` does."""
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,20 @@ def read_weights(
             has to be told.
     """
     state_dict, found = read_state_dict(path)
-    if is_resnet(state_dict):
-        return _backbone(state_dict)
-    arguments = found or {}
+    with _named(path):
+        if is_resnet(state_dict):
+            return _backbone(state_dict)
+        return _detector(path, state_dict, found or {}, dilation, num_anchors, annotations)
+
+
+def _detector(
+    path: str | Path,
+    state_dict: dict[str, np.ndarray],
+    arguments: Mapping[str, Any],
+    dilation: bool | None,
+    num_anchors: int | None,
+    annotations: str | Path | None,
+) -> Weights:
     config, remarks = implied_config(path, state_dict, arguments, dilation=dilation, num_anchors=num_anchors)
     weights = Weights(
         variables=variables_from_state_dict(state_dict, config.model, consume=True),
@@ -231,6 +243,17 @@ def describe_weights(weights: Weights) -> str:
     for name in (*ARITHMETIC, "initialization"):
         del shown[name]
     return "Anchor DETR with " + ", ".join(f"{name}={value!r}" for name, value in shown.items())
+
+
+@contextlib.contextmanager
+def _named(path: str | Path) -> Iterator[None]:
+    """Puts the file's name before an error that does not have it."""
+    try:
+        yield
+    except UserError as error:
+        if str(path) in str(error):
+            raise
+        raise UserError(f"{path} cannot be used: {error}") from None
 
 
 def _backbone(state_dict: Mapping[str, np.ndarray]) -> Weights:

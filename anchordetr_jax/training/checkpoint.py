@@ -21,6 +21,7 @@ from orbax.checkpoint import v1 as ocp
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
 from anchordetr_jax.model.definition import Variables, variables_of
 from anchordetr_jax.training.integrity import find_damage, write_checksums
@@ -205,9 +206,9 @@ def other_architecture(directory: epath.PathLike, differences: list[str]) -> Use
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path as Orbax wants it."""
+    """The path as Orbax wants it. Raises `UserError` like `stored_path`."""
     text = os.fspath(path)
-    return epath.Path(text if "://" in text else os.path.abspath(text))
+    return stored_path(text if "://" in text else os.path.abspath(text))
 
 
 def is_checkpoint(directory: epath.Path) -> bool:

@@ -150,6 +150,12 @@ def test_a_torchvision_resnet_becomes_a_backbone_to_start_from(tmp_path: Path) -
         load_model(tmp_path / "out")
 
 
+def test_weights_of_another_network_are_named_with_their_file(tmp_path: Path) -> None:
+    write_torch_file(tmp_path / "other.pth", {"model": {"encoder.weight": np.zeros(3, np.float32)}})
+    with pytest.raises(UserError, match=r"other\.pth cannot be used: This is not an Anchor DETR state dict"):
+        read_weights(tmp_path / "other.pth")
+
+
 def test_a_resnet_without_bottlenecks_is_refused(tmp_path: Path) -> None:
     state_dict = {name: array for name, array in torchvision_resnet().items() if ".conv3." not in name}
     write_torch_file(tmp_path / "resnet18.pth", state_dict)
