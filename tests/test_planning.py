@@ -1,11 +1,22 @@
 """What is read from compiled programs."""
 
+from pathlib import Path
+
 import jax
 import pytest
 
 from anchordetr_jax.config import Config, MeshConfig, TrainConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.planning import CHIPS, Collective, find_collectives, lower_train_step, read_plan, tpu_devices
+from anchordetr_jax.planning import (
+    CHIPS,
+    Collective,
+    find_collectives,
+    kernel_cycles,
+    lower_train_step,
+    read_plan,
+    slice_mesh,
+    tpu_devices,
+)
 from anchordetr_jax.training.sharding import make_mesh
 from tests.training.tiny import MODEL
 
@@ -44,3 +55,21 @@ def test_peak_flops_are_those_of_the_clock() -> None:
     products_a_cycle = {name: chip.peak_tflops * 1e12 / (chip.clock_ghz * 1e9) for name, chip in CHIPS.items()}
     for cycle in products_a_cycle.values():
         assert cycle / (2 * 128 * 128) == pytest.approx(round(cycle / (2 * 128 * 128)), rel=0.01)
+
+
+def test_a_kernels_cycles_are_its_schedule_for_every_step_of_its_grid(tmp_path: Path) -> None:
+    hlo = "".join(
+        f'  %{name} = bf16[8,64]{{1,0}} custom-call(%a), custom_call_target="tpu_custom_call"\n'
+        for name in ("attention_x12.1", "attention_x12.2", "attention_x3")
+    )
+    for name, words in (("attention_x12.2", 100), ("attention_x3", 7)):  # Of equal kernels one is compiled.
+        (tmp_path / f"17-{name}-00-schedule-analysis_final_bundles.txt").write_text(
+            f"Schedule analysis:\n\ttotal scheduled bundles:    {words}\n"
+        )
+    assert kernel_cycles(hlo, tmp_path) == 2 * 12 * 100 + 3 * 7
+    with pytest.raises(UserError, match="no schedule of other_x2"):
+        kernel_cycles('%other_x2.1 = f32[] custom-call(), custom_call_target="tpu_custom_call"', tmp_path)
+
+
+def test_devices_of_which_a_chip_has_two_are_a_mesh_too() -> None:
+    assert slice_mesh(MeshConfig(fsdp=2), jax.devices()[:6]).shape == {"data": 3, "fsdp": 2}

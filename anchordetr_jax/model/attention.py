@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model import rcda_kernel
+from anchordetr_jax.model import attention_kernel
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import linear
 from anchordetr_jax.model.precision import at_least_float32, product_precision
@@ -54,8 +54,9 @@ def _weights(queries: jax.Array, keys: jax.Array, valid: jax.Array | None) -> ja
 class MultiHeadAttention(nnx.Module):
     """Ordinary attention, with separate query, key and value projections."""
 
-    def __init__(self, channels: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(self, channels: int, heads: int, *, kernel: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
+        self.kernel = kernel  # On TPUs by the kernel of attention_kernel.py.
         self.query = _projection(channels, 3, dtype=dtype, rngs=rngs)
         self.key = _projection(channels, 3, dtype=dtype, rngs=rngs)
         self.value = _projection(channels, 3, dtype=dtype, rngs=rngs)
@@ -63,15 +64,21 @@ class MultiHeadAttention(nnx.Module):
 
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
+        q, k = self._projected(queries, keys)
         v = _split_heads(self.value(values), self.heads)
-        weights = self.weights(queries, keys, valid).astype(v.dtype)
-        mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
+        if self.kernel:
+            mixed = kernel_attention(q, jnp.zeros_like(q), _one_row(k, v, valid))
+        else:
+            weights = _weights(q, k, valid).astype(v.dtype)
+            mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
         return self.out(mixed.reshape(queries.shape))
 
     def weights(self, queries: jax.Array, keys: jax.Array, valid: jax.Array | None) -> jax.Array:
         """Attention [B,n,Q,k], which sums to one over the valid keys."""
-        q, k = (_split_heads(projection(x), self.heads) for projection, x in ((self.query, queries), (self.key, keys)))
-        return _weights(q, k, valid)
+        return _weights(*self._projected(queries, keys), valid)
+
+    def _projected(self, queries: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return _split_heads(self.query(queries), self.heads), _split_heads(self.key(keys), self.heads)
 
 
 class RowColumnMemory(NamedTuple):
@@ -84,6 +91,15 @@ class RowColumnMemory(NamedTuple):
     area: ValidArea
 
 
+def _one_row(keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> RowColumnMemory:
+    """Keys and values [B,k,n,d] as a feature map of a single row, along whose columns nothing is to be weighed:
+    ordinary attention is row-column attention to it."""
+    B, k, n, d = keys.shape
+    columns = jnp.ones((B, k), bool) if valid is None else valid
+    area = ValidArea(jnp.ones((B, 1), bool), columns)
+    return RowColumnMemory(keys, jnp.zeros((B, 1, n, d), keys.dtype), values[:, None], area)
+
+
 class RowColumnAttention(nnx.Module):
     """RCDA: attention along a row, then along a column, instead of over all cells.
 
@@ -92,7 +108,7 @@ class RowColumnAttention(nnx.Module):
 
     def __init__(self, channels: int, heads: int, *, kernel: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
-        self.kernel = kernel  # On TPUs by the kernel of rcda_kernel.py.
+        self.kernel = kernel  # On TPUs by the kernel of attention_kernel.py.
         self.query_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
         self.query_column = _projection(channels, 5, dtype=dtype, rngs=rngs)
         self.key_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
@@ -177,8 +193,8 @@ def decoupled_sum(row_weights: jax.Array, column_weights: jax.Array, values: jax
 
 @jax.custom_vjp
 def kernel_attention(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
-    """`plain_attention` by the kernel of rcda_kernel.py on TPUs, and as it is elsewhere; the backward pass computes
-    everything anew, so that nothing but the arguments is kept for it."""
+    """`plain_attention` by the kernel of attention_kernel.py on TPUs, and as it is elsewhere. The backward pass
+    computes everything anew, so that nothing but the arguments is kept for it."""
     return jax.lax.platform_dependent(row_queries, column_queries, memory, tpu=kernel_forward, default=plain_attention)
 
 
@@ -209,7 +225,7 @@ def kernel_forward(
 ) -> jax.Array:
     """`plain_attention` by the kernel; `interpret`: without a TPU."""
     _, long, short, values = _kernel_arguments(row_queries, column_queries, memory)
-    return _from_lanes(rcda_kernel.attend(long, short, values, interpret=interpret), row_queries.shape[2])
+    return _from_lanes(attention_kernel.attend(long, short, values, interpret=interpret), row_queries.shape[2])
 
 
 def kernel_backward(
@@ -222,7 +238,7 @@ def kernel_backward(
 ) -> tuple[jax.Array, jax.Array, RowColumnMemory]:
     """Gradients of queries and memory from that of the result [B,Q,n,d], by the kernel. Masks get none."""
     rows_are_long, long, short, values = _kernel_arguments(row_queries, column_queries, memory)
-    changes = rcda_kernel.attend_backward(long, short, values, _to_lanes(gradient), interpret=interpret)
+    changes = attention_kernel.attend_backward(long, short, values, _to_lanes(gradient), interpret=interpret)
     queries, keys = [_from_lanes(change, gradient.shape[2]) for change in changes[:2]], changes[2:4]
     if not rows_are_long:
         queries, keys = queries[::-1], keys[::-1]
@@ -241,13 +257,13 @@ def _memory_change(row_keys: jax.Array, column_keys: jax.Array, values: jax.Arra
 
 def _kernel_arguments(
     row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
-) -> tuple[bool, rcda_kernel.Axis, rcda_kernel.Axis, jax.Array]:
+) -> tuple[bool, attention_kernel.Axis, attention_kernel.Axis, jax.Array]:
     """Whether the longer axis is that along rows, both axes and the values as the kernel wants them."""
     B, h, w, n, d = memory.values.shape
 
-    def axis(queries: jax.Array, keys: jax.Array, valid: jax.Array) -> rcda_kernel.Axis:
+    def axis(queries: jax.Array, keys: jax.Array, valid: jax.Array) -> attention_kernel.Axis:
         mask = jnp.where(valid, 0, -jnp.inf).astype(at_least_float32(keys.dtype))
-        return rcda_kernel.Axis(_to_lanes(queries), keys.transpose(0, 2, 1, 3), mask[..., None])
+        return attention_kernel.Axis(_to_lanes(queries), keys.transpose(0, 2, 1, 3), mask[..., None])
 
     row = axis(row_queries, memory.row_keys, memory.area.columns)
     column = axis(column_queries, memory.column_keys, memory.area.rows)

@@ -1,4 +1,4 @@
-"""Row-column attention as a TPU kernel (Pallas), which never writes what lies between its two sums to memory.
+"""Row-column attention as a TPU (Pallas) kernel, which never writes what lies between its two sums to memory.
 
 Queries lie in lanes, and the channels of a row of features in sublanes. So the first sum, over the longer axis, is one
 matrix product for all of the shorter one, and the second a multiplication by a row that every sublane shares. The

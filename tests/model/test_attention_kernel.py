@@ -7,11 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model import rcda_kernel
+from anchordetr_jax.model import attention_kernel
 from anchordetr_jax.model.attention import (
+    MultiHeadAttention,
     RowColumnMemory,
     kernel_attention,
     kernel_backward,
@@ -29,8 +31,8 @@ Case = tuple[jax.Array, jax.Array, RowColumnMemory]
 @pytest.fixture(autouse=True)
 def blocks(x64: None, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two blocks of queries, the second of them not full, and two products to the shorter axis."""
-    monkeypatch.setattr(rcda_kernel, "QUERY_BLOCK", 128)
-    monkeypatch.setattr(rcda_kernel, "_SHORT_CHUNK", 2)
+    monkeypatch.setattr(attention_kernel, "QUERY_BLOCK", 128)
+    monkeypatch.setattr(attention_kernel, "_SHORT_CHUNK", 2)
 
 
 def case(shape: tuple[int, int]) -> Case:
@@ -81,5 +83,17 @@ def test_where_there_is_no_tpu_the_plain_form_computes() -> None:
 
 @pytest.mark.parametrize("settings", [{"attention": "standard"}, {"hidden_dim": 32, "num_heads": 4}], ids=str)
 def test_a_network_that_the_kernel_cannot_compute_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"model\.rcda_kernel needs"):
-        ModelConfig(rcda_kernel=True, **settings)
+    with pytest.raises(UserError, match=r"model\.attention_kernel needs"):
+        ModelConfig(attention_kernel=True, **settings)
+
+
+def test_ordinary_attention_is_row_column_attention_to_a_single_row() -> None:
+    plain, kernel = (
+        MultiHeadAttention(HEADS * SIZE, HEADS, kernel=kernel, dtype=jnp.float64, rngs=nnx.Rngs(0))
+        for kernel in (False, True)
+    )
+    rng = np.random.default_rng(0)
+    queries, keys, content = (jnp.asarray(rng.standard_normal((IMAGES, k, HEADS * SIZE))) for k in (7, 5, 5))
+    valid = jnp.array([[True] * 5, [True] * 3 + [False] * 2])
+    for mask in (None, valid):
+        assert_equal(kernel(queries, keys, content, mask), plain(queries, keys, content, mask))
