@@ -61,9 +61,9 @@ class ModelConfig:
     """`local`: attention starts at each query's own place instead of flat, which shortens training from nothing."""
     remat: bool = False
     """Recompute activations of each layer in the backward pass instead of keeping them."""
-    attention_kernel: bool = False
-    """Compute row-column attention, and attention among queries, on TPUs by a kernel of this project's (Pallas), which
-    takes less time and memory. Elsewhere, and without it, by the compiler's own products."""
+    tpu_forms: bool = False
+    """On TPUs, compute attention by a kernel of this project's (Pallas) and the stem on folded images, which takes less
+    time and memory there. Elsewhere it changes nothing but that attention is computed anew in the backward pass."""
 
     def __post_init__(self) -> None:
         _require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")
@@ -81,14 +81,14 @@ class ModelConfig:
         _require(
             self.hidden_dim % 32 == 0, "model.hidden_dim", self.hidden_dim, "a multiple of 32 (normalisation groups)"
         )
-        if self.attention_kernel and (self.attention != "rcda" or self.hidden_dim // self.num_heads % 16):
+        if self.tpu_forms and (self.attention != "rcda" or self.hidden_dim // self.num_heads % 16):
             raise UserError(
-                "model.attention_kernel needs model.attention='rcda' and heads of 16 channels or a multiple "
+                "model.tpu_forms needs model.attention='rcda' and heads of 16 channels or a multiple "
                 "(model.hidden_dim over model.num_heads)."
             )
 
 
-ARITHMETIC = ("padding", "dtype", "remat", "attention_kernel")
+ARITHMETIC = ("padding", "dtype", "remat", "tpu_forms")
 """Settings of `ModelConfig` that say how a network is computed, not which one it is."""
 
 

@@ -48,9 +48,9 @@ def main() -> None:
     config = with_classes(read_config())
     shape = cli.parse_shape(SHAPE.value)
     with tempfile.TemporaryDirectory() as folder:
-        if config.model.attention_kernel:
+        if config.model.tpu_forms:
             dump_schedules(Path(folder))
-        plan_all(config, shape, Path(folder) if config.model.attention_kernel else None)
+        plan_all(config, shape, Path(folder) if config.model.tpu_forms else None)
 
 
 def plan_all(config: Config, shape: tuple[int, int], schedules: Path | None) -> None:

@@ -71,7 +71,14 @@ class AnchorDETR(nnx.Module):
         if config.backbone == "compact":
             self.backbone = CompactBackbone(dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
         else:
-            self.backbone = ResNet(config.backbone, dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
+            self.backbone = ResNet(
+                config.backbone,
+                dilation=config.dilation,
+                remat=remat,
+                tpu_forms=config.tpu_forms,
+                dtype=dtype,
+                rngs=rngs,
+            )
         self.input_projections = nnx.List(
             [
                 InputProjection(channels, config, kernel=kernel, stride=stride, rngs=rngs)

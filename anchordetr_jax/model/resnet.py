@@ -1,47 +1,17 @@
 """ResNet-50 and -101 with frozen BatchNorm (He et al. 2016, in the form with the stride on each bottleneck's 3x3)."""
 
-from typing import NamedTuple
-
 import jax
-import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
 from anchordetr_jax.model.layers import apply_layer, convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32
-from anchordetr_jax.model.valid_area import halve, leading_area
+from anchordetr_jax.model.stem import Stem
+from anchordetr_jax.model.valid_area import StageArea
 
 BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 EXPANSION = 4
-
-
-class _Area(NamedTuple):
-    """The valid area at one stage; does nothing where padding is treated as image."""
-
-    sizes: jax.Array | None
-
-    def halved(self) -> "_Area":
-        return _Area(None if self.sizes is None else halve(self.sizes))
-
-    def zero_outside(self, x: jax.Array) -> jax.Array:
-        if self.sizes is None:
-            return x
-        return leading_area(self.sizes, (x.shape[1], x.shape[2])).zero_outside(x)
-
-
-class Stem(nnx.Module):
-    """7x7 convolution of stride 2 and 3x3 max-pool of stride 2."""
-
-    def __init__(self, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.conv = convolution(3, 64, kernel=7, stride=2, dtype=dtype, rngs=rngs)
-        self.norm = FrozenBatchNorm(64, dtype=dtype, param_dtype=at_least_float32(dtype))
-
-    def __call__(self, x: jax.Array, area: _Area) -> jax.Array:
-        """[B,H,W,3] -> [B,ceil(H/4),ceil(W/4),64]; `area` is that of the half-size grid."""
-        x = jax.nn.relu(area.zero_outside(self.norm(self.conv(x))))
-        x = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # zeros do as -inf would: nothing here is negative
-        return nnx.max_pool(x, window_shape=(3, 3), strides=(2, 2), padding="VALID")
 
 
 class Bottleneck(nnx.Module):
@@ -64,7 +34,7 @@ class Bottleneck(nnx.Module):
             self.shortcut_conv = convolution(channels_in, channels_out, kernel=1, stride=stride, dtype=dtype, rngs=rngs)
             self.shortcut_norm = norm(channels_out)
 
-    def __call__(self, x: jax.Array, area_in: _Area, area_out: _Area) -> jax.Array:
+    def __call__(self, x: jax.Array, area_in: StageArea, area_out: StageArea) -> jax.Array:
         """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),4*width]. Padding is zero on the way in and on the way out."""
         # Only the 3x3 mixes cells, so its input and the block's output are the two places where padding must be zero.
         y = area_in.zero_outside(jax.nn.relu(self.norm1(self.conv1(x))))
@@ -106,7 +76,7 @@ class Stage(nnx.Module):
             ]
         )
 
-    def __call__(self, x: jax.Array, area: _Area) -> tuple[jax.Array, _Area]:
+    def __call__(self, x: jax.Array, area: StageArea) -> tuple[jax.Array, StageArea]:
         """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),O] and the valid area there."""
         area_out = area.halved() if self.stride == 2 else area
         for i, block in enumerate(self.blocks):
@@ -119,9 +89,18 @@ class ResNet(nnx.Module):
 
     channels = (512, 1024, 2048)
 
-    def __init__(self, depth: str, *, dilation: bool, remat: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        depth: str,
+        *,
+        dilation: bool,
+        remat: bool = False,
+        tpu_forms: bool = False,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         blocks = BLOCKS[depth]
-        self.stem = Stem(dtype=dtype, rngs=rngs)
+        self.stem = Stem(tpu_forms=tpu_forms, dtype=dtype, rngs=rngs)
 
         def stage(channels_in: int, width: int, index: int, stride: int, dilation: int = 1) -> Stage:
             return Stage(
@@ -146,7 +125,7 @@ class ResNet(nnx.Module):
         `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with
         them; None treats padding as image.
         """
-        area = _Area(image_sizes).halved()
+        area = StageArea(image_sizes).halved()
         x = self.stem(x, area)
         x, area = self.layer1(x, area.halved())
         features = []

@@ -47,7 +47,7 @@ def _attention(config: ModelConfig, *, rngs: nnx.Rngs) -> RowColumnAttention | M
     """Attention to features."""
     channels, heads, dtype = config.hidden_dim, config.num_heads, compute_dtype(config)
     if config.attention == "rcda":
-        return RowColumnAttention(channels, heads, kernel=config.attention_kernel, dtype=dtype, rngs=rngs)
+        return RowColumnAttention(channels, heads, kernel=config.tpu_forms, dtype=dtype, rngs=rngs)
     return MultiHeadAttention(channels, heads, dtype=dtype, rngs=rngs)
 
 
@@ -140,9 +140,7 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         C, dtype = config.hidden_dim, compute_dtype(config)
-        self.self_attention = MultiHeadAttention(
-            C, config.num_heads, kernel=config.attention_kernel, dtype=dtype, rngs=rngs
-        )
+        self.self_attention = MultiHeadAttention(C, config.num_heads, kernel=config.tpu_forms, dtype=dtype, rngs=rngs)
         self.self_norm = _norm(config)
         self.cross_attention = _attention(config, rngs=rngs)
         self.cross_norm = _norm(config)

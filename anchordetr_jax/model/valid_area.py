@@ -27,6 +27,29 @@ class ValidArea(NamedTuple):
         return jnp.where(self.cells()[..., None], x, jnp.zeros((), x.dtype))
 
 
+class StageArea(NamedTuple):
+    """The valid area at one stage of a backbone; does nothing where padding is treated as image."""
+
+    sizes: jax.Array | None
+    """int [B,2] (h, w), or None."""
+
+    def halved(self) -> "StageArea":
+        """After a stride of 2."""
+        return StageArea(None if self.sizes is None else halve(self.sizes))
+
+    def every_other(self, odd_row: int, odd_column: int) -> "StageArea":
+        """Of the even (0) or odd (1) rows and columns alone."""
+        if self.sizes is None:
+            return self
+        return StageArea(halve(self.sizes - jnp.array([[odd_row, odd_column]])))
+
+    def zero_outside(self, x: jax.Array) -> jax.Array:
+        """x [B,h,w,C] with zeros in the padding."""
+        if self.sizes is None:
+            return x
+        return leading_area(self.sizes, (x.shape[1], x.shape[2])).zero_outside(x)
+
+
 def leading_area(sizes: jax.Array, shape: tuple[int, int]) -> ValidArea:
     """The area of the first `sizes` int [B,2] (h, w) rows and columns on a grid of `shape` (h, w)."""
     rows, columns = (jnp.arange(n)[None, :] < sizes[:, axis, None] for axis, n in enumerate(shape))

@@ -16,7 +16,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dc5": {},
     "levels3": {"num_feature_levels": 3, "encoder_layers": 2},
     "standard": {"attention": "standard"},
-    "kernel": {"attention_kernel": True},
+    "tpu_forms": {"tpu_forms": True},
     "grid": {"spatial_prior": "grid"},
     "compact": {"backbone": "compact"},
     "compact_levels3": {"backbone": "compact", "num_feature_levels": 3, "encoder_layers": 2},

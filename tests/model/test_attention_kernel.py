@@ -83,8 +83,8 @@ def test_where_there_is_no_tpu_the_plain_form_computes() -> None:
 
 @pytest.mark.parametrize("settings", [{"attention": "standard"}, {"hidden_dim": 32, "num_heads": 4}], ids=str)
 def test_a_network_that_the_kernel_cannot_compute_is_refused(settings: dict[str, Any]) -> None:
-    with pytest.raises(UserError, match=r"model\.attention_kernel needs"):
-        ModelConfig(attention_kernel=True, **settings)
+    with pytest.raises(UserError, match=r"model\.tpu_forms needs"):
+        ModelConfig(tpu_forms=True, **settings)
 
 
 def test_ordinary_attention_is_row_column_attention_to_a_single_row() -> None:

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from anchordetr_jax.model.attention import MultiHeadAttention
 from anchordetr_jax.model.layers import MLP, convolution, linear
 from anchordetr_jax.model.normalization import GroupNorm, LayerNorm
-from anchordetr_jax.model.resnet import Stem, _Area
-from anchordetr_jax.model.valid_area import nearest_area
+from anchordetr_jax.model.stem import Stem
+from anchordetr_jax.model.valid_area import StageArea, nearest_area
 from tests.tolerances import EXACT64
 
 torch = pytest.importorskip("torch")
@@ -60,7 +60,7 @@ def test_the_stem_pools_as_pytorch_does(size: tuple[int, int]) -> None:
     stem, x = Stem(dtype=jnp.float64, rngs=nnx.Rngs(0)), jnp.asarray(normal(1, *size, 3))
     convolved = np.asarray(nnx.relu(stem.norm(stem.conv(x)))).transpose(0, 3, 1, 2)
     expected = torch.nn.functional.max_pool2d(torch.tensor(convolved), kernel_size=3, stride=2, padding=1)
-    assert_same(stem(x, _Area(None)), expected.numpy().transpose(0, 2, 3, 1))
+    assert_same(stem(x, StageArea(None)), expected.numpy().transpose(0, 2, 3, 1))
 
 
 def test_an_mlp_has_relu_between_its_layers_and_none_at_its_end() -> None:
