@@ -24,6 +24,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from logging import LogRecord
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ml_collections
@@ -160,11 +161,17 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn
         left = parse(argv)
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)  # absl would now choose INFO, which tells of Orbax's every step
+            logging.get_absl_logger().addFilter(_is_not_told_twice)
         return left
 
     # Images of more than 89 million pixels are read like others; Pillow would print two lines about its source code.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     sys.exit(exit_status(lambda: app.run(call, flags_parser=parse_quietly)))
+
+
+def _is_not_told_twice(record: LogRecord) -> bool:
+    """Whether a message of the log is to be seen: Orbax writes the traceback of every exception that it raises, too."""
+    return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 def exit_status(action: Callable[[], Any]) -> int:
@@ -180,13 +187,19 @@ def exit_status(action: Callable[[], Any]) -> int:
         return 130
     except Exception as exception:
         cause: BaseException | None = exception
-        while cause is not None and not isinstance(cause, UserError):
+        while cause is not None and not isinstance(cause, UserError) and not _is_missing_client(cause):
             cause = cause.__cause__
         if cause is None:
             raise
-        print(f"Error: {cause}", file=sys.stderr)
+        print(f"Error: {cause}{'' if isinstance(cause, UserError) else '.'}", file=sys.stderr)
         return 1
     return 0
+
+
+def _is_missing_client(error: BaseException) -> bool:
+    """Whether a path such as gs://… was asked for and fsspec lacks the package that reads it, which it then names."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return isinstance(error, ImportError) and bool(frames) and f"{os.sep}fsspec{os.sep}" in frames[-1].filename
 
 
 def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:

@@ -62,11 +62,12 @@ class RunWatch:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *exception: object) -> None:
-        self._finish_drawing()
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        failed = kind is not None
+        self._finish_drawing(failed=failed)
         if (self._workdir / METRICS_FILE).exists():
             self._renew_curves()
-            self._finish_drawing()
+            self._finish_drawing(failed=failed)
         self._thread.shutdown()
         if self._tensorboard is not None:
             self._tensorboard.__exit__()
@@ -77,8 +78,11 @@ class RunWatch:
             self._drawn = time.monotonic()
             self._drawing = self._thread.submit(plot_curves, self._workdir / METRICS_FILE, self._workdir / CURVES_FILE)
 
-    def _finish_drawing(self) -> None:
-        """Waits for the curves. They are not worth a run: what goes wrong is logged."""
+    def _finish_drawing(self, *, failed: bool = False) -> None:
+        """Waits for the curves. They are not worth a run: what goes wrong is logged.
+
+        `failed`: the run itself has failed. That is to be told of then, and most likely the reason is the same.
+        """
         drawing, self._drawing = self._drawing, None
-        if drawing is not None and (error := drawing.exception()):
+        if drawing is not None and (error := drawing.exception()) and not failed:
             logging.warning("The curves could not be drawn: %s", error)

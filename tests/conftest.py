@@ -20,6 +20,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # The workers of pytest-xdist
     _compiled = tempfile.TemporaryDirectory(prefix="anchordetr_jax-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
+# A process that may keep no bytecode compiles each of its two thousand modules at every start, for six seconds. Those
+# that tests start keep it where it is out of the way.
+if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
+    _bytecode = tempfile.TemporaryDirectory(prefix="anchordetr_jax-bytecode-", ignore_cleanup_errors=True)
+    os.environ["PYTHONPYCACHEPREFIX"] = _bytecode.name
+
 from collections.abc import Iterator
 
 import hypothesis

@@ -10,6 +10,7 @@ import dataclasses
 import json
 import os
 import re
+import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -35,6 +36,10 @@ BEST_FOLDER = "best"
 
 class DamagedCheckpointError(UserError):
     """A checkpoint turned out unreadable although nothing was wrong to be seen from outside."""
+
+
+class UnfinishedSaveError(UserError):
+    """A checkpoint was not saved, and the system gives no reason: perhaps another process ended meanwhile."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -250,15 +255,32 @@ def meta_to_dict(config: Config, categories: Categories | None, step: int) -> di
 
 def not_written(path: epath.Path, error: Exception) -> UserError:
     """The error for a checkpoint that could not be saved."""
-    return UserError(
+    kind = UserError if _system_reason(_root(error)) else UnfinishedSaveError
+    return kind(
         f"Checkpoint {path} could not be written ({brief(error)}); earlier checkpoints are unharmed: make room or mend "
         "the folder, then give the same command again."
     )
 
 
 def brief(error: BaseException) -> str:
-    """The first line of an error's message, or of the one it came from: Orbax wraps the telling one in others."""
+    """What the system says went wrong, or the first line of an error's message.
+
+    It is that of the error which others came from: Orbax wraps the telling one.
+    """
+    root = _root(error)
+    lines = str(root).strip().splitlines()
+    first = textwrap.shorten(lines[0], 200, placeholder=" …") if lines else type(root).__name__
+    return _system_reason(root) or first
+
+
+def _root(error: BaseException) -> BaseException:
     while error.__cause__ is not None:
         error = error.__cause__
-    lines = str(error).strip().splitlines()
-    return re.sub(r"\s+", " ", lines[0])[:200] if lines else type(error).__name__
+    return error
+
+
+def _system_reason(error: BaseException) -> str | None:
+    if isinstance(error, OSError):
+        return error.strerror
+    code = re.search(r"\[os_error_code='(\d+)'", str(error))  # tensorstore's, behind a long path
+    return os.strerror(int(code[1])) if code else None

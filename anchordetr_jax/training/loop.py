@@ -174,7 +174,9 @@ def _train(run: "_Run", watchdog: Watchdog, evaluate: Evaluate | None, after_lin
             if step % config.train.log_every == 0 or step == run.total_steps:
                 write(progress.summarise())
             stopping = stop.after_step(step)
-            if stopping or step % config.train.checkpoint_every == 0 or step == run.total_steps:
+            # What a refused step began from may be ruined, so it takes the place of no earlier checkpoint.
+            due = step % config.train.checkpoint_every == 0 and not progress.refused()
+            if stopping or due or step == run.total_steps:
                 save()
             if stopping:
                 break

@@ -100,6 +100,11 @@ class Progress:
                 "checkpoint is kept."
             )
 
+    def refused(self) -> bool:
+        """Waits for the last step, as `flush` does, and tells whether it was refused."""
+        self.flush()
+        return bool(self._latest.get("refused"))
+
     def summarise(self) -> dict[str, float]:
         """The numbers for a line of `metrics.jsonl`: means over the steps since the last one. Renews the bar's text."""
         self.flush()

@@ -24,6 +24,7 @@ from absl import logging
 from jax._src import distributed  # The only way to the key-value store; Orbax takes it too.
 
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.training.checkpoint import UnfinishedSaveError
 
 _FOLDER = "anchordetr_jax/alive/"
 _RUNNING, _DONE, _LEFT = "running", "done", "left"
@@ -158,7 +159,7 @@ class Watchdog:
 
     def _fail(self, error: BaseException) -> None:
         """Leaves the run because of an error in this process, or because another's end made a collective fail."""
-        if not isinstance(error, UserError | KeyboardInterrupt):
+        if not isinstance(error, UserError | KeyboardInterrupt) or isinstance(error, UnfinishedSaveError):
             # If a process died, the watching thread finds out now, tells of it instead and ends this process.
             time.sleep(self._timeout + 2 * self._interval)
         self._leaving = True
@@ -229,11 +230,10 @@ class Watchdog:
         )
         self._leaving = True
         self._report = dataclasses.replace(self._report, state=_LEFT, reason=fault)
-        threading.Thread(target=self._part, daemon=True).start()  # It blocks if process 0 is stopped.
-        deadline = time.monotonic() + (self._timeout if self._me == 0 else 2 * self._interval)
-        while time.monotonic() < deadline and not self._parted() and not self._store_failed:
-            time.sleep(self._interval / 4)
-        _exit_now(1)
+        parting = threading.Thread(target=self._part, daemon=True)  # It blocks if process 0 is stopped.
+        parting.start()
+        parting.join(self._timeout if self._me == 0 else 2 * self._interval)
+        _exit_now(1)  # At once, as JAX soon makes a noise about the others' end.
 
     def _part(self) -> None:
         """Says that this process has left. Process 0 waits until the others know: with it the store ends."""

@@ -1,21 +1,53 @@
-"""A training run of the stand-in on noise, as a program, for tests that kill it.
+"""A training run of the stand-in on noise, as a program or as one of two, for tests that stop it.
 
-python -m tests.training.noise_run WORKDIR EPOCHS
+python -m tests.training.noise_run WORKDIR [--port PORT --process 0|1] [--hangs_before STEP]
 """
 
+import argparse
 import dataclasses
-import sys
+import threading
 
+import jax
+
+from anchordetr_jax import cli
+from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.training import loop
-from anchordetr_jax.training.loop import Outcome
+from anchordetr_jax.training.sharding import start_distributed
 from tests.training.tiny import CONFIG, NoiseData, StandIn
 
+TIMEOUT_SECONDS = 2
 
-def run(workdir: str, epochs: int) -> Outcome:
+
+class HangingData(NoiseData):
+    """This process's half of each batch. Reads for ever before a step, if one is given."""
+
+    def __init__(self, hangs_before: int | None):
+        self.hangs_before = hangs_before
+
+    def batch(self, step: int) -> Batch:
+        if step + 1 == self.hangs_before:
+            threading.Event().wait()
+        half = CONFIG.train.batch_size // jax.process_count()
+        start = jax.process_index() * half
+        return jax.tree.map(lambda array: array[start : start + half], super().batch(step))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("workdir")
+    parser.add_argument("--port", type=int)
+    parser.add_argument("--process", type=int)
+    parser.add_argument("--hangs_before", type=int)
+    options = parser.parse_args()
+    if options.port is not None:
+        start_distributed(f"127.0.0.1:{options.port}", 2, options.process, timeout_seconds=TIMEOUT_SECONDS)
     loop.AnchorDETR = StandIn  # type: ignore[assignment, misc]
-    train = dataclasses.replace(CONFIG.train, epochs=epochs, checkpoint_every=4, evaluate_every=0)
-    return loop.train(dataclasses.replace(CONFIG, train=train), workdir, NoiseData())
+    train = dataclasses.replace(
+        CONFIG.train, epochs=10**4, checkpoint_every=10**4, evaluate_every=0, timeout_seconds=TIMEOUT_SECONDS
+    )
+    outcome = loop.train(dataclasses.replace(CONFIG, train=train), options.workdir, HangingData(options.hangs_before))
+    print("ended:", outcome)
 
 
 if __name__ == "__main__":
-    print("ended:", run(sys.argv[1], int(sys.argv[2])))
+    raise SystemExit(cli.exit_status(main))

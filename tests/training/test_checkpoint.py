@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
 from anchordetr_jax.model.definition import variables_of
 from anchordetr_jax.training import checkpoint
 from anchordetr_jax.training.checkpoint import (
+    brief,
     compare_shapes,
     find_checkpoint,
     load_model,
@@ -135,6 +137,7 @@ def test_damage_that_only_reading_shows_is_a_sentence_too(copy: Path) -> None:
         path.write_bytes(b"")
     with pytest.raises(UserError, match=r"is damaged|cannot be read"):
         load_model(copy)
+    time.sleep(0.5)  # Orbax's other reads end meanwhile, lest their noise count against the next test.
 
 
 def test_without_checksums_nothing_is_held_against_a_checkpoint(copy: Path) -> None:
@@ -171,6 +174,28 @@ def test_settings_written_by_an_older_version_take_defaults_for_what_is_new(copy
     del contents["config"]["mesh"]
     path.write_text(json.dumps(contents))
     assert read_meta(copy).config == dataclasses.replace(CONFIG, mesh=Config().mesh)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (OSError(28, "No space left on device", "/a/file"), "No space left on device"),
+        (
+            ValueError(
+                f'RESOURCE_EXHAUSTED: Failed writing: "{"/a" * 200}": Failed to write 7 bytes to file 8: No space left '
+                "on device [os_error_code='28']"
+            ),
+            "No space left on device",
+        ),
+        (ValueError("first line\nsecond line"), "first line"),
+        (ValueError("word " * 100), " ".join(["word"] * 39) + " …"),
+        (ValueError(), "ValueError"),
+    ],
+)
+def test_an_error_is_told_of_briefly_and_with_its_reason(error: Exception, told: str) -> None:
+    wrapped = RuntimeError("while saving")
+    wrapped.__cause__ = error
+    assert brief(wrapped) == told
 
 
 def test_every_kind_of_difference_is_named() -> None:

@@ -2,12 +2,7 @@
 
 import dataclasses
 import json
-import os
-import random
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +14,10 @@ from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training import loop
-from anchordetr_jax.training.checkpoint import load_variables, saved_shapes, saved_steps
+from anchordetr_jax.training.checkpoint import saved_steps
 from anchordetr_jax.training.loop import Outcome, changed_settings, resolve_classes, train
 from anchordetr_jax.training.sharding import make_mesh
+from tests.training.saved_arrays import saved_arrays
 from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, equal
 
 
@@ -63,19 +59,7 @@ def run(workdir: Path, data: NoiseData | None = None, config: Config = CONFIG, *
 
 def final_arrays(workdir: Path, step: int) -> dict[str, Any]:
     """Everything that the checkpoint of a step holds."""
-    path = workdir / "checkpoints" / str(step)
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
-    arrays = {}
-    for item in ("model", "training"):
-        dtype = {
-            "training/" + name: np.int32 for name in ("step", "bad_steps", "bad_steps_in_row", "opt_state/1/count")
-        }
-        wanted = {
-            name: jax.ShapeDtypeStruct(shape, dtype.get(f"{item}/{name}", np.float32), sharding=device)
-            for name, shape in saved_shapes(path, item).items()
-        }
-        arrays.update({f"{item}/{name}": value for name, value in load_variables(path, wanted, item).items()})
-    return arrays
+    return saved_arrays(workdir / "checkpoints" / str(step))
 
 
 def lines(workdir: Path) -> list[dict[str, Any]]:
@@ -175,7 +159,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(tmp_pa
     nothing = np.full((8, 8, 12, 3), np.nan, np.float32)
     with pytest.raises(UserError, match=r"not finite in 3 steps in a row, the last being step 8"):
         run(tmp_path, Changed({5, 6, 7, 8, 9}, images=nothing))
-    assert saved_steps(tmp_path / "checkpoints")[0] == 3
+    assert saved_steps(tmp_path / "checkpoints") == [3]
     assert all(np.isfinite(value).all() for value in final_arrays(tmp_path, 3).values())
 
 
@@ -221,38 +205,3 @@ def test_a_data_set_that_fills_no_batch_is_refused(tmp_path: Path) -> None:
 
     with pytest.raises(UserError, match=r"do not fill one batch.*train\.batch_size=8"):
         run(tmp_path, Empty())
-
-
-@pytest.mark.processes
-def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
-    tmp_path: Path, script_environment: dict[str, str]
-) -> None:
-    def start(workdir: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-m", "tests.training.noise_run", str(workdir), "40"]
-        compiled = {
-            "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "compiled"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        }
-        environment = {**script_environment, **compiled, "PYTHONPATH": os.getcwd()}
-        return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
-
-    with start(tmp_path / "whole") as whole:
-        assert "ended: Outcome(step=200" in whole.communicate()[0]
-
-    choose, kills = random.Random(0), 0
-    for _ in range(3):
-        with start(tmp_path / "killed") as process:
-            # Once it saves checkpoints, at no moment in particular.
-            metrics = tmp_path / "killed/metrics.jsonl"
-            size = metrics.stat().st_size if metrics.exists() else 0
-            while process.poll() is None and (not metrics.exists() or metrics.stat().st_size <= size):
-                time.sleep(0.01)
-            time.sleep(choose.uniform(0, 0.5))
-            kills += process.poll() is None
-            process.kill()
-    assert kills > 0
-    with start(tmp_path / "killed") as last:
-        last.communicate()
-        assert last.returncode == 0
-    assert equal(final_arrays(tmp_path / "killed", 200), final_arrays(tmp_path / "whole", 200))
-    assert [line["step"] for line in lines(tmp_path / "killed")] == list(range(2, 201, 2))

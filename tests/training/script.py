@@ -1,0 +1,120 @@
+"""scripts/train.py as a process on a small drawn data set, for tests that stop it."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pytest
+
+from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
+from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, saved_steps
+
+REPOSITORY = Path(__file__).parents[2]
+STEPS = 16
+"""Of a whole run: eight images, eight epochs."""
+
+
+@dataclasses.dataclass
+class TrainScript:
+    """The command, given again and again for one data set."""
+
+    data: Path
+    environment: Mapping[str, str]
+
+    def start(self, workdir: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
+        """Begins a run, or goes on with it. `variables`: of the environment, besides."""
+        command = [sys.executable, "scripts/train.py", "--config", "tests/training/script_config.py"]
+        return subprocess.Popen(
+            [*command, f"--config.data.root={self.data}", "--workdir", str(workdir), *flags],
+            cwd=REPOSITORY,
+            env={**self.environment, **variables},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    def run(self, workdir: Path, *flags: str, **variables: str) -> "Ended":
+        """Waits for the end of it."""
+        return ended(self.start(workdir, *flags, **variables))
+
+
+@dataclasses.dataclass(frozen=True)
+class Ended:
+    """What is left of a process."""
+
+    status: int
+    output: str
+    errors: tuple[str, ...]
+    """Lines of stderr but those of the progress bar."""
+
+
+def ended(process: subprocess.Popen[str], *, within: float = 240) -> Ended:
+    """Waits so many seconds for the end of a process. One that goes on is killed, and the test fails."""
+    try:
+        output, errors = process.communicate(timeout=within)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"The process still runs after {within} s. It said: {process.communicate()}")
+    lines = tuple(line for line in errors.splitlines() if line.strip() and not line.startswith("train"))
+    return Ended(process.returncode, output, lines)
+
+
+def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, seconds: float = 240) -> None:
+    """Waits for something that a process does. Fails if the process ends first, or does it not in time."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"It never came to that. The process said: {process.communicate()}")
+        time.sleep(0.002)
+
+
+def steps_told(workdir: Path) -> list[int]:
+    """Steps of the whole lines of metrics.jsonl."""
+    path = workdir / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    return [json.loads(line)["step"] for line in lines if line.endswith("\n")]
+
+
+def checkpoint(workdir: Path, step: int) -> Path:
+    """Folder of the checkpoint of a step."""
+    return workdir / CHECKPOINTS_FOLDER / str(step)
+
+
+def checkpoints(workdir: Path) -> list[int]:
+    """Steps of the complete checkpoints."""
+    return saved_steps(workdir / CHECKPOINTS_FOLDER)
+
+
+def half_written(workdir: Path) -> list[Path]:
+    """Checkpoints that are being written, or were when their process was killed."""
+    return list((workdir / CHECKPOINTS_FOLDER).glob("*.orbax-checkpoint-tmp"))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the data set, for all tests of a file."""
+    made = tmp_path_factory.mktemp("runs")
+    write_shapes_dataset(
+        made / "data", train_images=8, val_images=1, config=ShapesConfig(short_side=(32, 40), max_side=48)
+    )
+    return made
+
+
+@pytest.fixture
+def script(folder: Path, script_environment: dict[str, str]) -> TrainScript:
+    """The command on that data set."""
+    return TrainScript(folder / "data", script_environment)
+
+
+@pytest.fixture
+def whole_run(folder: Path, script: TrainScript) -> Path:
+    """Workdir of a run that nothing disturbed; the first test that asks for it makes it."""
+    workdir = folder / "whole"
+    if not workdir.exists():
+        assert script.run(workdir).status == 0
+    return workdir

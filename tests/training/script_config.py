@@ -1,0 +1,35 @@
+"""Settings of a run of scripts/train.py that tests stop: a small network of the real kind, and a few small images."""
+
+import ml_collections
+
+from anchordetr_jax.config import default_config
+
+
+def get_config() -> ml_collections.ConfigDict:
+    config = default_config()
+    model = config.model
+    model.backbone = "compact"
+    model.num_patterns = 1
+    model.num_anchors = 8
+    model.hidden_dim = 32
+    model.num_heads = 2
+    model.ffn_dim = 32
+    model.encoder_layers = 1
+    model.decoder_layers = 1
+    config.data.num_buckets = 1
+    config.augment.train_sizes = (24, 28, 32)
+    config.augment.max_size = 32
+    config.augment.crop_probability = 0.0
+    config.matcher.backend = "device"  # JAX keeps no compiled program that calls the host.
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.freeze = ()
+    train = config.train
+    train.epochs = 8
+    train.batch_size = 4
+    train.log_every = 1
+    train.tensorboard = False
+    train.checkpoint_every = 2
+    train.keep_checkpoints = 4
+    train.evaluate_every = 0
+    train.timeout_seconds = 4
+    return config

@@ -1,0 +1,180 @@
+"""scripts/train.py stopped by whatever may stop it: killed, asked, out of disk, its checkpoints damaged."""
+
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.training.saved_arrays import saved_arrays
+from tests.training.script import (
+    STEPS,
+    Ended,
+    TrainScript,
+    checkpoint,
+    checkpoints,
+    ended,
+    folder,
+    half_written,
+    script,
+    steps_told,
+    wait_until,
+    whole_run,
+)
+from tests.training.tiny import equal
+
+__all__ = ["folder", "script", "whole_run"]  # fixtures
+
+pytestmark = pytest.mark.processes
+
+
+def assert_ended_like(workdir: Path, whole_run: Path, end: Ended) -> None:
+    """Every weight and moment to the last bit, every step told of once."""
+    assert end.status == 0, end.errors
+    assert equal(saved_arrays(checkpoint(workdir, STEPS)), saved_arrays(checkpoint(whole_run, STEPS)))
+    assert steps_told(workdir) == list(range(1, STEPS + 1))
+
+
+def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
+    script: TrainScript, whole_run: Path, tmp_path: Path
+) -> None:
+    choose = random.Random(0)
+    for first in (1, STEPS // 2):
+        process, step = script.start(tmp_path), choose.randrange(first, first + STEPS // 3)
+        wait_until(lambda step=step: step in steps_told(tmp_path), process)  # type: ignore[misc]
+        time.sleep(choose.uniform(0, 0.1))
+        process.kill()
+        assert ended(process).status == -signal.SIGKILL
+    assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
+
+
+def test_a_run_that_is_killed_in_a_save_names_what_it_left_and_ends_as_if_it_had_not_been(
+    script: TrainScript, whole_run: Path, tmp_path: Path
+) -> None:
+    process = script.start(tmp_path)
+    wait_until(lambda: bool(checkpoints(tmp_path) and half_written(tmp_path)), process)
+    process.kill()
+    assert ended(process).status == -signal.SIGKILL
+    (left,) = half_written(tmp_path)
+    end = script.run(tmp_path)
+    assert f"Checkpoint {left} was only half written and is ignored." in "".join(end.errors)
+    assert not left.exists()
+    assert_ended_like(tmp_path, whole_run, end)
+
+
+def test_a_run_that_is_asked_to_stop_saves_first_and_ends_as_if_it_had_not_been(
+    script: TrainScript, whole_run: Path, tmp_path: Path
+) -> None:
+    for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
+        before = len(steps_told(tmp_path))
+        process = script.start(tmp_path, "--config.train.checkpoint_every=1000")
+        wait_until(lambda before=before: len(steps_told(tmp_path)) > before, process)  # type: ignore[misc]
+        process.send_signal(number)
+        end = ended(process)
+        (*_, last) = checkpoints(tmp_path)
+        assert end.status == status
+        assert f"Stopped by {number.name} after step {last}, which is saved" in end.output
+        assert end.errors == ()
+        assert before < last < STEPS
+    assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
+
+
+def test_damaged_checkpoints_are_named_and_set_aside_and_the_last_sound_one_is_used(
+    script: TrainScript, whole_run: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    sound, cut, altered, lost = checkpoints(tmp_path)
+    damaged = {step: largest_file(checkpoint(tmp_path, step)) for step in (cut, altered, lost)}
+    contents = {step: path.read_bytes() for step, path in damaged.items()}
+    damaged[cut].write_bytes(contents[cut][:-1])
+    middle = len(contents[altered]) // 2
+    changed = bytes([contents[altered][middle] ^ 1])
+    damaged[altered].write_bytes(contents[altered][:middle] + changed + contents[altered][middle + 1 :])
+    damaged[lost].unlink()
+
+    end = script.run(tmp_path)
+    for step, problem in ((lost, "missing"), (altered, "altered"), (cut, "altered")):
+        name = damaged[step].relative_to(checkpoint(tmp_path, step))
+        how = f"is damaged ({name} {'is' if step == lost else 'was'} {problem}): the one before is used."
+        assert any(f"Checkpoint {checkpoint(tmp_path, step)} {how}" in line for line in end.errors), end.errors
+        assert (tmp_path / f"checkpoints/damaged-{step}").is_dir()
+    assert f"Continuing from step {sound} " in end.output
+    assert_ended_like(tmp_path, whole_run, end)
+
+
+def largest_file(folder: Path) -> Path:
+    """The file with most of the arrays in it."""
+    return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path, whole_run: Path) -> Iterator[Path]:
+    """A disk of its own, with room for three checkpoints and a half."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    one = sum(path.stat().st_blocks * 512 for path in checkpoint(whole_run, STEPS).rglob("*"))
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={one * 7 // 2}", "tmpfs", str(disk)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("Only root may make a small disk.")
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+    script: TrainScript, whole_run: Path, small_disk: Path
+) -> None:
+    end = script.run(small_disk)
+    last = checkpoints(small_disk)[-1]
+    assert end.errors == (
+        f"Error: Checkpoint {checkpoint(small_disk, last + 2)} could not be written (No space left on device); earlier "
+        "checkpoints are unharmed: make room or mend the folder, then give the same command again.",
+    )
+    assert end.status == 1
+    subprocess.run(["mount", "-o", "remount,size=100M", str(small_disk)], check=True)
+    end = script.run(small_disk)
+    assert f"Continuing from step {last} " in end.output
+    assert_ended_like(small_disk, whole_run, end)
+
+
+def test_a_file_that_may_not_grow_is_one_sentence(script: TrainScript, whole_run: Path, tmp_path: Path) -> None:
+    """As with a quota; no root is needed to try it."""
+    keep_one_checkpoint(whole_run, tmp_path)
+    (good,) = checkpoints(tmp_path)
+    limit = largest_file(checkpoint(tmp_path, good)).stat().st_size - 1000
+    process = script.start(tmp_path)
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
+    end = ended(process)
+    assert end.status == 1
+    (sentence,) = end.errors
+    assert f"Checkpoint {checkpoint(tmp_path, good + 2)} could not be written (File too large); earlier" in sentence
+    assert checkpoints(tmp_path) == [good]
+
+
+def test_steps_without_a_finite_loss_are_named_and_end_the_run_with_the_good_checkpoint_kept(
+    script: TrainScript, whole_run: Path, tmp_path: Path
+) -> None:
+    keep_one_checkpoint(whole_run, tmp_path)
+    (good,) = checkpoints(tmp_path)
+    ruinous = ("--config.optimizer.learning_rate=1e38", "--config.optimizer.clip_norm=0")
+    end = script.run(tmp_path, *ruinous, "--config.train.keep_checkpoints=1")
+    for step in (good + 2, good + 3, good + 4):
+        assert f"Step {step}: loss nan, gradient norm nan; the step is refused. Its images: {script.data}" in end.output
+    assert end.errors == (
+        f"Error: Loss or gradient was not finite in 3 steps in a row, the last being step {good + 4}: lower "
+        "optimizer.learning_rate, or look at the images of these steps (named above); the last checkpoint is kept.",
+    )
+    assert end.status == 1
+    assert checkpoints(tmp_path) == [good]
+    assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
+
+
+def keep_one_checkpoint(whole_run: Path, workdir: Path) -> None:
+    """Makes a workdir in which a run has got as far as the oldest checkpoint of a whole run."""
+    shutil.copytree(whole_run, workdir, dirs_exist_ok=True)
+    for step in checkpoints(workdir)[1:]:
+        shutil.rmtree(checkpoint(workdir, step))
