@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,16 +54,29 @@ def official_stream(code: OfficialCode, images: str, annotations: str, batch_siz
         local_rank=0,
         local_size=1,
     )
+
+    def collate(images_and_targets: list[Any]) -> tuple[Any, ...]:
+        samples, targets = code.misc.collate_fn(images_and_targets)
+        # Its own class is of a module that was imported for the while only, so a worker could not send it.
+        return (*samples.decompose(), targets)
+
     loader = code.torch.utils.data.DataLoader(
         dataset,
         batch_size=batch_size,
         shuffle=True,
         drop_last=True,
-        collate_fn=code.misc.collate_fn,
+        collate_fn=collate,
         num_workers=workers,
         persistent_workers=workers > 0,
+        multiprocessing_context="fork" if workers else None,  # For the same reason; and so does the official code.
     )
-    return Stream(lambda: iter(loader))
+
+    def start() -> Iterator[Any]:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)  # The workers do nothing with JAX.
+            return iter(loader)
+
+    return Stream(start)
 
 
 def reading(name: str, stream: Stream, batches: int) -> Contestant:
