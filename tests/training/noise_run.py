@@ -15,7 +15,7 @@ from anchordetr_jax.training import loop
 from anchordetr_jax.training.sharding import start_distributed
 from tests.training.tiny import CONFIG, NoiseData, StandIn
 
-TIMEOUT_SECONDS = 2
+TIMEOUT_SECONDS = 3
 
 
 class HangingData(NoiseData):

@@ -24,14 +24,16 @@ class TrainScript:
 
     data: Path
     environment: Mapping[str, str]
+    config: str = "script_config"
+    """Which of the settings files beside this one."""
 
     def start(self, workdir: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
         """Begins a run, or goes on with it. `variables`: of the environment, besides."""
-        command = [sys.executable, "scripts/train.py", "--config", "tests/training/script_config.py"]
+        command = [sys.executable, "scripts/train.py", "--config", f"tests/training/{self.config}.py"]
         return subprocess.Popen(
             [*command, f"--config.data.root={self.data}", "--workdir", str(workdir), *flags],
             cwd=REPOSITORY,
-            env={**self.environment, **variables},
+            env={**self.environment, "PYTHONPATH": str(REPOSITORY), **variables},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

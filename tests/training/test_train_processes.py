@@ -23,12 +23,11 @@ from tests.training.script import (
     ended,
     folder,
     half_written,
-    script,
     steps_told,
     wait_until,
 )
 
-__all__ = ["folder", "script"]  # fixtures
+__all__ = ["folder"]  # fixture
 
 pytestmark = pytest.mark.processes
 
@@ -113,6 +112,12 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step_with_a_checkpoin
     (step,) = checkpoints(noise_run.workdir)
     for end in ends:
         assert end.output.splitlines()[-1] == f"ended: Outcome(step={step}, stopped_by=<Signals.SIGTERM: 15>)"
+
+
+@pytest.fixture
+def script(folder: Path, script_environment: dict[str, str]) -> TrainScript:
+    """With the stand-in: test_exactness.py has the network itself in two processes."""
+    return TrainScript(folder / "data", script_environment, config="stand_in_config")
 
 
 def two(script: TrainScript, workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
