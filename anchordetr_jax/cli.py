@@ -187,19 +187,13 @@ def exit_status(action: Callable[[], Any]) -> int:
         return 130
     except Exception as exception:
         cause: BaseException | None = exception
-        while cause is not None and not isinstance(cause, UserError) and not _is_missing_client(cause):
+        while cause is not None and not isinstance(cause, UserError):
             cause = cause.__cause__
         if cause is None:
             raise
-        print(f"Error: {cause}{'' if isinstance(cause, UserError) else '.'}", file=sys.stderr)
+        print(f"Error: {cause}", file=sys.stderr)
         return 1
     return 0
-
-
-def _is_missing_client(error: BaseException) -> bool:
-    """Whether a path such as gs://… was asked for and fsspec lacks the package that reads it, which it then names."""
-    frames = traceback.extract_tb(error.__traceback__)
-    return isinstance(error, ImportError) and bool(frames) and f"{os.sep}fsspec{os.sep}" in frames[-1].filename
 
 
 def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 from absl import flags
-from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config, DataConfig, TrainConfig
@@ -199,14 +198,6 @@ def test_a_mistake_inside_another_exception_is_found(capsys: pytest.CaptureFixtu
 def test_a_bug_keeps_its_traceback() -> None:
     with pytest.raises(ZeroDivisionError):
         cli.exit_status(lambda: 1 // 0)
-
-
-def test_a_bucket_without_the_package_that_reads_it_gets_a_sentence(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setitem(sys.modules, "s3fs", None)
-    assert cli.exit_status(lambda: epath.Path("s3://bucket/run").exists()) == 1
-    assert capsys.readouterr().err == "Error: Install s3fs to access S3.\n"
 
 
 def test_ctrl_c_gives_a_sentence_and_status_130(capsys: pytest.CaptureFixture[str]) -> None:
