@@ -140,7 +140,8 @@ def measure_programs(options: argparse.Namespace, *, training: bool) -> None:
     for name in programs:
         for other in seconds:
             if other not in programs:
-                print(f"{name} is {ratio(seconds[other], seconds[name]):.2f} times as fast as {other}.")
+                middles, fastest = ratio(seconds[other], seconds[name]), min(seconds[other]) / min(seconds[name])
+                print(f"{name} is {middles:.2f} times as fast as {other} ({fastest:.2f} by the fastest run of each).")
 
 
 def program_row(name: str, seconds: dict[str, list[float]], program: Program | None, images: int, peak: float) -> Row:
@@ -149,6 +150,7 @@ def program_row(name: str, seconds: dict[str, list[float]], program: Program | N
     row: dict[str, str | float | None] = {
         "program": name,
         "ms": middle * 1e3,
+        "fastest, ms": min(seconds[name]) * 1e3,
         "spread": f"±{spread(seconds[name]):.0%}",
         "images a second": images / middle,
     }
