@@ -62,8 +62,8 @@ class ModelConfig:
     remat: bool = False
     """Recompute activations of each layer in the backward pass instead of keeping them."""
     tpu_forms: bool = False
-    """On TPUs, compute attention by a kernel of this project's (Pallas) and the stem on folded images, which takes less
-    time and memory there. Elsewhere it changes nothing but that attention is computed anew in the backward pass."""
+    """Compute in forms made for TPUs, which take less time and memory there: attention by a kernel of this project's
+    (Pallas), the stem on folded images, 1x1 convolutions as such. Elsewhere results are the same, but slower."""
 
     def __post_init__(self) -> None:
         _require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")

@@ -48,6 +48,7 @@ class InputProjection(nnx.Module):
             kernel=kernel,
             stride=stride,
             use_bias=True,
+            tpu_forms=config.tpu_forms,
             dtype=dtype,
             rngs=rngs,
             kernel_init=xavier_uniform(channels_in * area, C * area),

@@ -43,13 +43,17 @@ def convolution(
     stride: int = 1,
     dilation: int = 1,
     use_bias: bool = False,
+    tpu_forms: bool = False,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
     kernel_init: nnx.Initializer = he_normal_fan_out,
 ) -> nnx.Conv:
-    """[B,H,W,I] -> [B,ceil(H/stride),ceil(W/stride),O], padded by half the dilated kernel on each side."""
+    """[B,H,W,I] -> [B,ceil(H/stride),ceil(W/stride),O], padded by half the dilated kernel on each side.
+
+    A 1x1 convolution is computed as a matrix product, but with `tpu_forms`, as TPUs do better with the convolution.
+    """
     pad = dilation * (kernel // 2)
-    products: dict[str, Any] = {"conv_general_dilated": _pixel_products} if kernel == 1 else {}
+    products: dict[str, Any] = {"conv_general_dilated": _pixel_products} if kernel == 1 and not tpu_forms else {}
     return nnx.Conv(
         channels_in,
         channels_out,

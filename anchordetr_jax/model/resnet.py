@@ -17,21 +17,36 @@ EXPANSION = 4
 class Bottleneck(nnx.Module):
     """1x1 - 3x3 - 1x1 with a shortcut."""
 
-    def __init__(self, channels_in: int, width: int, *, stride: int, dilation: int, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels_in: int,
+        width: int,
+        *,
+        stride: int,
+        dilation: int,
+        tpu_forms: bool,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
         channels_out = width * EXPANSION
+
+        def conv1x1(features_in: int, features_out: int, stride: int = 1) -> nnx.Conv:
+            return convolution(
+                features_in, features_out, kernel=1, stride=stride, tpu_forms=tpu_forms, dtype=dtype, rngs=rngs
+            )
 
         def norm(channels: int) -> FrozenBatchNorm:
             return FrozenBatchNorm(channels, dtype=dtype, param_dtype=at_least_float32(dtype))
 
-        self.conv1 = convolution(channels_in, width, kernel=1, dtype=dtype, rngs=rngs)
+        self.conv1 = conv1x1(channels_in, width)
         self.norm1 = norm(width)
         self.conv2 = convolution(width, width, kernel=3, stride=stride, dilation=dilation, dtype=dtype, rngs=rngs)
         self.norm2 = norm(width)
-        self.conv3 = convolution(width, channels_out, kernel=1, dtype=dtype, rngs=rngs)
+        self.conv3 = conv1x1(width, channels_out)
         self.norm3 = norm(channels_out)
         self.has_projection = stride != 1 or channels_in != channels_out
         if self.has_projection:
-            self.shortcut_conv = convolution(channels_in, channels_out, kernel=1, stride=stride, dtype=dtype, rngs=rngs)
+            self.shortcut_conv = conv1x1(channels_in, channels_out, stride)
             self.shortcut_norm = norm(channels_out)
 
     def __call__(self, x: jax.Array, area_in: StageArea, area_out: StageArea) -> jax.Array:
@@ -56,6 +71,7 @@ class Stage(nnx.Module):
         stride: int,
         dilation: int,
         remat: bool,
+        tpu_forms: bool,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -69,6 +85,7 @@ class Stage(nnx.Module):
                     width,
                     stride=stride if i == 0 else 1,
                     dilation=1 if i == 0 else dilation,
+                    tpu_forms=tpu_forms,
                     dtype=dtype,
                     rngs=rngs,
                 )
@@ -110,6 +127,7 @@ class ResNet(nnx.Module):
                 stride=stride,
                 dilation=dilation,
                 remat=remat,
+                tpu_forms=tpu_forms,
                 dtype=dtype,
                 rngs=rngs,
             )
