@@ -1,13 +1,12 @@
 """Row-column decoupled attention (Anchor DETR, section 3.4) and ordinary multi-head attention."""
 
-from typing import Any, NamedTuple
-
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model import attention_kernel
+from anchordetr_jax.model.decoupled import RowColumnMemory, decoupled_weights, plain_attention, softmax_weights
+from anchordetr_jax.model.fused_attention import kernel_attention
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import linear
 from anchordetr_jax.model.precision import at_least_float32, product_precision
@@ -35,22 +34,6 @@ def _split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
-def _weights(queries: jax.Array, keys: jax.Array, valid: jax.Array | None) -> jax.Array:
-    """Softmax over keys. queries [B,Q,n,d], keys [B,k,n,d], valid bool [B,k] -> [B,n,Q,k] in float32 at least."""
-    dtype = queries.dtype
-    scaled = queries * jnp.asarray(queries.shape[-1] ** -0.5, dtype)
-    scores = jnp.einsum(
-        "bqnd,bknd->bnqk",
-        scaled,
-        keys,
-        precision=product_precision(dtype),
-        preferred_element_type=at_least_float32(dtype),
-    )
-    if valid is not None:
-        scores = jnp.where(valid[:, None, None, :], scores, -jnp.inf)
-    return jax.nn.softmax(scores, axis=-1)
-
-
 class MultiHeadAttention(nnx.Module):
     """Ordinary attention, with separate query, key and value projections."""
 
@@ -69,26 +52,16 @@ class MultiHeadAttention(nnx.Module):
         if self.kernel:
             mixed = kernel_attention(q, jnp.zeros_like(q), _one_row(k, v, valid))
         else:
-            weights = _weights(q, k, valid).astype(v.dtype)
+            weights = softmax_weights(q, k, valid).astype(v.dtype)
             mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
         return self.out(mixed.reshape(queries.shape))
 
     def weights(self, queries: jax.Array, keys: jax.Array, valid: jax.Array | None) -> jax.Array:
         """Attention [B,n,Q,k], which sums to one over the valid keys."""
-        return _weights(*self._projected(queries, keys), valid)
+        return softmax_weights(*self._projected(queries, keys), valid)
 
     def _projected(self, queries: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
         return _split_heads(self.query(queries), self.heads), _split_heads(self.key(keys), self.heads)
-
-
-class RowColumnMemory(NamedTuple):
-    """What queries attend to: keys of columns [B,w,n,d] and of rows [B,h,n,d], values [B,h,w,n,d], and what is
-    valid."""
-
-    row_keys: jax.Array
-    column_keys: jax.Array
-    values: jax.Array
-    area: ValidArea
 
 
 def _one_row(keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> RowColumnMemory:
@@ -161,127 +134,7 @@ class RowColumnAttention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Attention along rows [B,n,Q,w] and along columns [B,n,Q,h]; each sums to one over the valid cells."""
         row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
-        return _decoupled_weights(row, column, memory)
-
-
-def plain_attention(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
-    """Row-column attention as two einsums: queries [B,Q,n,d] -> [B,Q,n,d]."""
-    return decoupled_sum(*_decoupled_weights(row_queries, column_queries, memory), memory.values)
-
-
-def _decoupled_weights(
-    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
-) -> tuple[jax.Array, jax.Array]:
-    row = _weights(row_queries, memory.row_keys, memory.area.columns)
-    return row, _weights(column_queries, memory.column_keys, memory.area.rows)
-
-
-def decoupled_sum(row_weights: jax.Array, column_weights: jax.Array, values: jax.Array) -> jax.Array:
-    """sum over h and w of column_weights [B,n,Q,h] * row_weights [B,n,Q,w] * values [B,h,w,n,d] -> [B,Q,n,d].
-
-    The longer axis is summed first, which keeps the intermediate (queries x shorter axis x channels) small.
-    """
-    _, h, w, _, _ = values.shape
-    dtype, precision = values.dtype, product_precision(values.dtype)
-    row_weights, column_weights = row_weights.astype(dtype), column_weights.astype(dtype)
-    if w >= h:
-        inner = jnp.einsum("bnqw,bhwnd->bnqhd", row_weights, values, precision=precision)
-        return jnp.einsum("bnqh,bnqhd->bqnd", column_weights, inner, precision=precision)
-    inner = jnp.einsum("bnqh,bhwnd->bnqwd", column_weights, values, precision=precision)
-    return jnp.einsum("bnqw,bnqwd->bqnd", row_weights, inner, precision=precision)
-
-
-@jax.custom_vjp
-def kernel_attention(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
-    """`plain_attention` by the kernel of attention_kernel.py on TPUs, and as it is elsewhere. The backward pass
-    computes everything anew, so that nothing but the arguments is kept for it."""
-    return jax.lax.platform_dependent(row_queries, column_queries, memory, tpu=kernel_forward, default=plain_attention)
-
-
-def _kernel_attention_forward(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> Any:
-    return kernel_attention(row_queries, column_queries, memory), (row_queries, column_queries, memory)
-
-
-def _kernel_attention_backward(saved: Any, gradient: jax.Array) -> Any:
-    return jax.lax.platform_dependent(*saved, gradient, tpu=kernel_backward, default=_plain_backward)
-
-
-kernel_attention.defvjp(_kernel_attention_forward, _kernel_attention_backward)
-
-
-def _plain_backward(
-    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, gradient: jax.Array
-) -> Any:
-    def attend(row: jax.Array, column: jax.Array, keys: tuple[jax.Array, jax.Array], values: jax.Array) -> jax.Array:
-        return plain_attention(row, column, RowColumnMemory(*keys, values, memory.area))
-
-    keys = memory.row_keys, memory.column_keys
-    changes = jax.vjp(attend, row_queries, column_queries, keys, memory.values)[1](gradient)
-    return changes[0], changes[1], _memory_change(changes[2][0], changes[2][1], changes[3])
-
-
-def kernel_forward(
-    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, *, interpret: bool = False
-) -> jax.Array:
-    """`plain_attention` by the kernel; `interpret`: without a TPU."""
-    _, long, short, values = _kernel_arguments(row_queries, column_queries, memory)
-    return _from_lanes(attention_kernel.attend(long, short, values, interpret=interpret), row_queries.shape[2])
-
-
-def kernel_backward(
-    row_queries: jax.Array,
-    column_queries: jax.Array,
-    memory: RowColumnMemory,
-    gradient: jax.Array,
-    *,
-    interpret: bool = False,
-) -> tuple[jax.Array, jax.Array, RowColumnMemory]:
-    """Gradients of queries and memory from that of the result [B,Q,n,d], by the kernel. Masks get none."""
-    rows_are_long, long, short, values = _kernel_arguments(row_queries, column_queries, memory)
-    changes = attention_kernel.attend_backward(long, short, values, _to_lanes(gradient), interpret=interpret)
-    queries, keys = [_from_lanes(change, gradient.shape[2]) for change in changes[:2]], changes[2:4]
-    if not rows_are_long:
-        queries, keys = queries[::-1], keys[::-1]
-    row_keys, column_keys = (change.transpose(0, 2, 1, 3) for change in keys)
-    B, h, w, n, d = memory.values.shape
-    split = changes[4].reshape(B, n, min(h, w), d, max(h, w))
-    changed_values = split.transpose(0, 2, 4, 1, 3) if rows_are_long else split.transpose(0, 4, 2, 1, 3)
-    return queries[0], queries[1], _memory_change(row_keys, column_keys, changed_values)
-
-
-def _memory_change(row_keys: jax.Array, column_keys: jax.Array, values: jax.Array) -> RowColumnMemory:
-    """The gradient of a memory, whose masks have none."""
-    no_gradient: Any = None
-    return RowColumnMemory(row_keys, column_keys, values, no_gradient)
-
-
-def _kernel_arguments(
-    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
-) -> tuple[bool, attention_kernel.Axis, attention_kernel.Axis, jax.Array]:
-    """Whether the longer axis is that along rows, both axes and the values as the kernel wants them."""
-    B, h, w, n, d = memory.values.shape
-
-    def axis(queries: jax.Array, keys: jax.Array, valid: jax.Array) -> attention_kernel.Axis:
-        mask = jnp.where(valid, 0, -jnp.inf).astype(at_least_float32(keys.dtype))
-        return attention_kernel.Axis(_to_lanes(queries), keys.transpose(0, 2, 1, 3), mask[..., None])
-
-    row = axis(row_queries, memory.row_keys, memory.area.columns)
-    column = axis(column_queries, memory.column_keys, memory.area.rows)
-    if w >= h:
-        return True, row, column, memory.values.transpose(0, 3, 1, 4, 2).reshape(B, n, h * d, w)
-    return False, column, row, memory.values.transpose(0, 3, 2, 4, 1).reshape(B, n, w * d, h)
-
-
-def _to_lanes(queries: jax.Array) -> jax.Array:
-    """[B,Q,n,d] -> [B,n*d,Q]."""
-    B, Q, n, d = queries.shape
-    return queries.transpose(0, 2, 3, 1).reshape(B, n * d, Q)
-
-
-def _from_lanes(queries: jax.Array, heads: int) -> jax.Array:
-    """[B,n*d,Q] -> [B,Q,n,d]."""
-    B, C, Q = queries.shape
-    return queries.reshape(B, heads, C // heads, Q).transpose(0, 3, 1, 2)
+        return decoupled_weights(row, column, memory)
 
 
 def _axis_means(features: jax.Array, area: ValidArea | None) -> tuple[jax.Array, jax.Array]:

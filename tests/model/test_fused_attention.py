@@ -12,14 +12,9 @@ from flax import nnx
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model import attention_kernel
-from anchordetr_jax.model.attention import (
-    MultiHeadAttention,
-    RowColumnMemory,
-    kernel_attention,
-    kernel_backward,
-    kernel_forward,
-    plain_attention,
-)
+from anchordetr_jax.model.attention import MultiHeadAttention
+from anchordetr_jax.model.decoupled import RowColumnMemory, plain_attention
+from anchordetr_jax.model.fused_attention import kernel_attention, kernel_backward, kernel_forward
 from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
 
