@@ -16,7 +16,9 @@ from PIL import Image
 
 from anchordetr_jax.detection.boxes import cxcywh_to_xyxy
 from anchordetr_jax.image_inputs import GivenImage
+from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.model.attention import RowColumnAttention
+from anchordetr_jax.model.definition import variables_of
 from anchordetr_jax.predict import Detector
 
 
@@ -96,8 +98,8 @@ def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explan
     resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     padded = np.zeros((1, *shape, 3), np.uint8)
     padded[0, :height, :width] = resized
-    config = detector.model.config
-    graphdef, state = nnx.split(detector.model)
+    config = dataclasses.replace(detector.model.config, tpu_forms=False)  # The kernel hands out no attention.
+    graphdef, state = nnx.split(definition_of(config).merge(variables_of(detector.model)))
     classes = np.array(sorted(detector.names))
     queries = config.num_patterns * len(detector.model.anchor_points())
     found = _best_queries(graphdef, min(most, queries), state, padded, np.array([[height, width]], np.int32), classes)

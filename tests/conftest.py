@@ -6,10 +6,11 @@ import tempfile
 # Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core,
 # and a step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
 _DEVICES = 8
-_OUTSIDE = {name: os.environ.get(name) for name in ("XLA_FLAGS", "NPROC")}
+_FORCED = f"--xla_force_host_platform_device_count={_DEVICES}"
+_OUTSIDE = os.environ.get("XLA_FLAGS", "").replace(_FORCED, "").strip()  # Workers of pytest-xdist inherit the flag.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ["XLA_FLAGS"] = f"{_OUTSIDE['XLA_FLAGS'] or ''} --xla_force_host_platform_device_count={_DEVICES}".strip()
+    os.environ["XLA_FLAGS"] = f"{_OUTSIDE} {_FORCED}".strip()
     os.environ["NPROC"] = str(4 * _DEVICES)
 
 # Most of a test's time is compilation. LLVM's costly passes are left out, which halves it. What one test compiled the
@@ -58,6 +59,6 @@ def x64() -> Iterator[None]:
 @pytest.fixture
 def script_environment() -> dict[str, str]:
     """Environment variables for a process that a test starts: this one's, with one ordinary CPU device."""
-    inside = {name: value for name, value in os.environ.items() if name not in _OUTSIDE}
-    outside = {name: value for name, value in _OUTSIDE.items() if value is not None}
-    return {**inside, **outside, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": _OUTSIDE, "JAX_PLATFORMS": "cpu"}
+    environment.pop("NPROC", None)  # One device needs no more threads than there are cores.
+    return environment

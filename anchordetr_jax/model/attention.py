@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.decoupled import RowColumnMemory, decoupled_weights, plain_attention, softmax_weights
+from anchordetr_jax.model.decoupled import RowColumnMemory, decoupled_sum, decoupled_weights, softmax_weights
 from anchordetr_jax.model.fused_attention import kernel_attention
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import linear
@@ -47,12 +47,12 @@ class MultiHeadAttention(nnx.Module):
 
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
-        q, k = self._projected(queries, keys)
         v = _split_heads(self.value(values), self.heads)
         if self.kernel:
+            q, k = self._projected(queries, keys)
             mixed = kernel_attention(q, jnp.zeros_like(q), _one_row(k, v, valid))
         else:
-            weights = softmax_weights(q, k, valid).astype(v.dtype)
+            weights = self.weights(queries, keys, valid).astype(v.dtype)
             mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
         return self.out(mixed.reshape(queries.shape))
 
@@ -125,9 +125,12 @@ class RowColumnAttention(nnx.Module):
 
     def __call__(self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
         """Projected queries [B,Q,C] -> [B,Q,C]."""
-        attend = kernel_attention if self.kernel else plain_attention
-        row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
-        return self.out(attend(row, column, memory).reshape(row_queries.shape))
+        if self.kernel:
+            row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
+            mixed = kernel_attention(row, column, memory)
+        else:
+            mixed = decoupled_sum(*self.weights(row_queries, column_queries, memory), memory.values)
+        return self.out(mixed.reshape(row_queries.shape))
 
     def weights(
         self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory

@@ -15,6 +15,8 @@ from anchordetr_jax.training.step import Metrics
 
 _AVERAGED = ("loss", "loss/class", "loss/box", "loss/giou", "class_error", "grad_norm", "num_boxes")
 _SHOWN_IMAGES = 8
+_HOPELESS = 8
+"""Images that cannot be read, before one that can, after which a run ends."""
 _SHOWN = {"loss": "loss", "loss/class": "class", "loss/box": "box", "loss/giou": "giou"}
 
 
@@ -33,6 +35,7 @@ class Progress:
         self._images = 0
         self._since = time.perf_counter()
         self._unreadable: set[int] = set()
+        self._any_readable = False
         self._shapes: set[tuple[int, ...]] = set()
         self._bar = tqdm.tqdm(
             initial=first_step,
@@ -52,14 +55,24 @@ class Progress:
         """Names images that could not be read, each once; says when a shape of images is new, as the step compiles.
 
         `describe` names an image by its row, should the step be refused.
+
+        Raises:
+            UserError: of many images not one could be read.
         """
         rows = batch.rows[batch.valid].tolist()
+        self._any_readable = self._any_readable or bool(rows)
         self._next_images = lambda: [describe(row) for row in rows]
         for row in batch.rows[~batch.valid & (batch.rows >= 0)].tolist():
             if row not in self._unreadable:
                 self._unreadable.add(row)
                 # Every process sees its own share, so each speaks for itself.
                 self._bar.write(f"Cannot read {describe(row)}: training goes on without it.")
+        if len(self._unreadable) >= _HOPELESS and not self._any_readable:
+            raise UserError(
+                f"Of the first {len(self._unreadable)} images none can be read, {describe(min(self._unreadable))} "
+                "among them: mend data.root, data.train_images or the files; scripts/inspect_dataset.py names all that "
+                "is wrong."
+            )
         if batch.images.shape not in self._shapes:
             self._shapes.add(batch.images.shape)
             self._bar.set_description("train (compiling {}x{})".format(*batch.images.shape[1:3]))
