@@ -17,7 +17,7 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
-from anchordetr_jax.training.sharding import BATCH_AXES, batch_sharding
+from anchordetr_jax.training.sharding import BATCH_AXES, batch_sharding, check_fsdp
 from anchordetr_jax.training.step import abstract_state, make_train_step
 
 _STEPS_AN_EPOCH = 1000  # Of no consequence: it only moves the steps at which the learning rate drops.
@@ -139,7 +139,8 @@ def lower_train_step(
 
 def slice_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     """Devices that are not there as a mesh [data, fsdp], in the order given: how they are wired is of no consequence,
-    and JAX arranges none of which a chip has two."""
+    and JAX arranges none of which a chip has two. Raises `UserError` as `make_mesh` does."""
+    check_fsdp(config, len(devices))
     return Mesh(np.asarray(devices).reshape(-1, config.fsdp), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
@@ -181,7 +182,8 @@ def kernel_cycles(hlo: str, schedules: Path) -> int:
         found = [
             path for path in schedules.iterdir() if re.search(rf"-{name}(\.\d+)?-\d+-schedule-analysis", path.name)
         ]
-        words = re.search(r"total scheduled bundles:\s+(\d+)", found[0].read_text()) if found else None
+        newest = max(found, key=lambda path: path.stat().st_mtime, default=None)  # Earlier ones: other topologies.
+        words = re.search(r"total scheduled bundles:\s+(\d+)", newest.read_text()) if newest else None
         if words is None:
             raise UserError(f"The TPU compiler left no schedule of {name} in {schedules}: use libtpu 0.0.52.")
         total += int(steps) * int(words[1])

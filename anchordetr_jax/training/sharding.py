@@ -67,10 +67,7 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         UserError: `mesh.fsdp` does not divide the number of devices.
     """
     devices = jax.devices() if devices is None else devices
-    if len(devices) % config.fsdp:
-        raise UserError(
-            f"Setting 'mesh.fsdp'={config.fsdp} must divide the number of devices, which is {len(devices)}."
-        )
+    check_fsdp(config, len(devices))
     # Auto axes: the compiler places collectives, and shard_map may still take the axes over by hand.
     return jax.make_mesh(
         (len(devices) // config.fsdp, config.fsdp),
@@ -78,6 +75,12 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
         axis_types=(AxisType.Auto, AxisType.Auto),
         devices=devices,
     )
+
+
+def check_fsdp(config: MeshConfig, devices: int) -> None:
+    """Raises `UserError` unless `mesh.fsdp` divides the number of devices."""
+    if devices % config.fsdp:
+        raise UserError(f"Setting 'mesh.fsdp'={config.fsdp} must divide the number of devices, which is {devices}.")
 
 
 def replicated(mesh: Mesh) -> NamedSharding:
