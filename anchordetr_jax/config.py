@@ -61,6 +61,9 @@ class ModelConfig:
     """`local`: attention starts at each query's own place instead of flat, which shortens training from nothing."""
     remat: bool = False
     """Recompute activations of each layer in the backward pass instead of keeping them."""
+    cpu_forms: bool = True
+    """On CPUs, compute in forms made for them, which take less time and memory there: attention one head after another
+    (but for standard attention to features), gradients of convolutions as matrix products."""
     tpu_forms: bool = False
     """Compute in forms made for TPUs, which take less time and memory there: attention by a kernel of this project's
     (Pallas), the stem on folded images, 1x1 convolutions as such. Elsewhere results are the same, but slower."""
@@ -88,7 +91,7 @@ class ModelConfig:
             )
 
 
-ARITHMETIC = ("padding", "dtype", "remat", "tpu_forms")
+ARITHMETIC = ("padding", "dtype", "remat", "cpu_forms", "tpu_forms")
 """Settings of `ModelConfig` that say how a network is computed, not which one it is."""
 
 

@@ -110,7 +110,7 @@ def serialized(detector: Detector, shape: tuple[int, int], batch: Batch) -> byte
 
 
 def _definition(detector: Detector, **changes: Any) -> ModelDefinition:
-    config = dataclasses.replace(detector.model.config, remat=False, tpu_forms=False, **changes)
+    config = dataclasses.replace(detector.model.config, remat=False, cpu_forms=False, tpu_forms=False, **changes)
     return definition_of(config)
 
 

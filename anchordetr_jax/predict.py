@@ -25,6 +25,7 @@ from anchordetr_jax.detections import Detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.image_inputs import GivenImage, gather_images
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.forms import compiler_options
 from anchordetr_jax.pretrained import load_pretrained
 
 READERS = 8
@@ -260,7 +261,7 @@ class Detector:
             pixels[row, :height, :width] = image.pixels
             image_sizes[row] = height, width
             original_sizes[row] = image.original_size
-        return _detect(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
+        return _compiled()(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
 
     def _detections(
         self,
@@ -285,7 +286,11 @@ class Detector:
         )
 
 
-@functools.partial(jax.jit, static_argnums=(0, 1))
+@functools.cache
+def _compiled() -> Any:
+    return jax.jit(_detect, static_argnums=(0, 1), compiler_options=compiler_options(jax.default_backend()))
+
+
 def _detect(
     graphdef: Any,
     max_detections: int,

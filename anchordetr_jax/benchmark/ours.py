@@ -10,11 +10,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anchordetr_jax.config import Config, MatcherConfig
+from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.interop.weights import variables_from_state_dict
 from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.model.forms import compiler_options
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.sharding import global_batch, make_mesh
 from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
@@ -33,15 +34,17 @@ class Program(NamedTuple):
 
 def forward_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: Batch) -> Program:
     """From uint8 pixels to the logits and boxes of all decoder layers."""
-    definition = definition_of(config.model)
     variables = jax.device_put(variables_from_state_dict(state_dict, config.model))
-
-    def forward(variables: Any, images: jax.Array, image_sizes: jax.Array) -> Any:
-        return definition.merge(variables)(images, image_sizes)
-
     arguments = variables, jax.device_put(batch.images), jax.device_put(batch.image_sizes)
-    compiled, seconds = _compile(jax.jit(forward), *arguments)
-    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds)
+
+    def forward(config: ModelConfig) -> Any:
+        definition = definition_of(config)
+        options = compiler_options(jax.default_backend())
+        return jax.jit(lambda variables, *inputs: definition.merge(variables)(*inputs), compiler_options=options)
+
+    compiled, seconds = _compile(forward(config.model), *arguments)
+    flops = flops_of(forward(countable(config.model)).lower(*arguments))
+    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds, flops)
 
 
 def train_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: Batch) -> Program:
@@ -55,23 +58,29 @@ def train_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: B
         new_state(*split_variables(jax.tree.map(jnp.asarray, variables), trained), optimizer.init),
         jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
     )
-    step: Any = make_train_step(definition, optimizer, config, mesh, state)
     on_device = global_batch(batch, mesh)
-    compiled, seconds = _compile(step, state, on_device)
+
+    def train_step(config: Config) -> Any:
+        return make_train_step(definition_of(config.model), optimizer, config, mesh, state)
+
+    compiled, seconds = _compile(train_step(config), state, on_device)
+    counted = dataclasses.replace(config, model=countable(config.model))
+    flops = flops_of(train_step(counted).lower(state, on_device))
 
     def run() -> None:
         nonlocal state
         state, metrics = compiled(state, on_device)
         jax.block_until_ready((state, metrics))
 
-    return _program(run, compiled, seconds)
+    return _program(run, compiled, seconds, flops)
 
 
 def matching_program(config: MatcherConfig, logits: np.ndarray, boxes: np.ndarray, targets: Targets) -> Program:
     """Costs and assignments of all decoder layers: logits [L,B,Q,K], boxes [L,B,Q,4] -> queries [L,B,N]."""
     arguments = jax.device_put((logits, boxes, targets))
     compiled, seconds = _compile(jax.jit(functools.partial(match, config=config)), *arguments)
-    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds)
+    flops = compiled.cost_analysis()["flops"]
+    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds, flops)
 
 
 def product_flops_a_second(size: int = 2048, dtype: str = "float32") -> float:
@@ -92,12 +101,23 @@ def with_dtype(config: Config, dtype: Literal["float32", "bfloat16"]) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
 
 
+def countable(config: ModelConfig) -> ModelConfig:
+    """The same network without loops: XLA counts the operations of a loop once, however often it runs."""
+    return dataclasses.replace(config, cpu_forms=False)
+
+
+def flops_of(lowered: jax.stages.Lowered) -> float:
+    """XLA's count of the floating-point operations of a program."""
+    costs = lowered.cost_analysis()
+    assert costs is not None
+    return float(costs["flops"])
+
+
 def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     compiled = function.lower(*arguments).compile()
     return compiled, time.perf_counter() - start
 
 
-def _program(run: Callable[[], Any], compiled: Any, seconds: float) -> Program:
-    costs, memory = compiled.cost_analysis(), compiled.memory_analysis()
-    return Program(run, costs["flops"], memory.temp_size_in_bytes, seconds)
+def _program(run: Callable[[], Any], compiled: Any, seconds: float, flops: float) -> Program:
+    return Program(run, flops, compiled.memory_analysis().temp_size_in_bytes, seconds)

@@ -28,6 +28,7 @@ from anchordetr_jax.evaluation.journal import Journal, fingerprint
 from anchordetr_jax.evaluation.processes import agree_on_found, float_type, gather, metrics_of_process_zero
 from anchordetr_jax.evaluation.results import ImageDetections, coco_results, joined
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.model.forms import compiler_options
 from anchordetr_jax.training.sharding import batch_sharding, global_batch, make_mesh, replicated
 
 BATCHES_IN_FLIGHT = 2
@@ -87,7 +88,12 @@ class Evaluator:
         self.buckets = evaluation_buckets(dataset.sizes, config.data, config.augment)
         self.padding = padding_waste(evaluation_draws(dataset.sizes, config.augment).size, self.buckets)
         self.compilations = self.cached_compilations = 0
-        self._detect = jax.jit(self._traced, static_argnums=0, out_shardings=batch_sharding(self.mesh))
+        self._detect = jax.jit(
+            self._traced,
+            static_argnums=0,
+            out_shardings=batch_sharding(self.mesh),
+            compiler_options=compiler_options(self.mesh.devices.flat[0].platform),
+        )
 
     def describe(self) -> str:
         """Batches, their shapes and their padding, for a line of the log."""

@@ -11,6 +11,7 @@ from flax import nnx
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.compact import CompactBackbone
 from anchordetr_jax.model.definition import ModelDefinition
+from anchordetr_jax.model.forms import forms_of
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import MLP, convolution, linear
 from anchordetr_jax.model.local_start import start_local
@@ -48,7 +49,7 @@ class InputProjection(nnx.Module):
             kernel=kernel,
             stride=stride,
             use_bias=True,
-            tpu_forms=config.tpu_forms,
+            forms=forms_of(config),
             dtype=dtype,
             rngs=rngs,
             kernel_init=xavier_uniform(channels_in * area, C * area),
@@ -76,7 +77,7 @@ class AnchorDETR(nnx.Module):
                 config.backbone,
                 dilation=config.dilation,
                 remat=remat,
-                tpu_forms=config.tpu_forms,
+                forms=forms_of(config),
                 dtype=dtype,
                 rngs=rngs,
             )

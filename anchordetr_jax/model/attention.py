@@ -1,16 +1,20 @@
 """Row-column decoupled attention (Anchor DETR, section 3.4) and ordinary multi-head attention."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.decoupled import RowColumnMemory, decoupled_sum, decoupled_weights, softmax_weights
-from anchordetr_jax.model.fused_attention import kernel_attention
+from anchordetr_jax.model.decoupled import RowColumnMemory, decoupled_weights, plain_attention, softmax_weights
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import linear
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 from anchordetr_jax.model.valid_area import ValidArea
+
+AttentionForm = Callable[[jax.Array, jax.Array, RowColumnMemory], jax.Array]
+"""`plain_attention`, or the same computed otherwise."""
 
 
 def _projection(channels: int, fused: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
@@ -37,9 +41,11 @@ def _split_heads(x: jax.Array, heads: int) -> jax.Array:
 class MultiHeadAttention(nnx.Module):
     """Ordinary attention, with separate query, key and value projections."""
 
-    def __init__(self, channels: int, heads: int, *, kernel: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, heads: int, *, form: AttentionForm | None = None, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.heads = heads
-        self.kernel = kernel  # On TPUs by the kernel of attention_kernel.py.
+        self.form = form
         self.query = _projection(channels, 3, dtype=dtype, rngs=rngs)
         self.key = _projection(channels, 3, dtype=dtype, rngs=rngs)
         self.value = _projection(channels, 3, dtype=dtype, rngs=rngs)
@@ -48,9 +54,9 @@ class MultiHeadAttention(nnx.Module):
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
         v = _split_heads(self.value(values), self.heads)
-        if self.kernel:
+        if self.form:
             q, k = self._projected(queries, keys)
-            mixed = kernel_attention(q, jnp.zeros_like(q), _one_row(k, v, valid))
+            mixed = self.form(q, jnp.zeros_like(q), _one_row(k, v, valid))
         else:
             weights = self.weights(queries, keys, valid).astype(v.dtype)
             mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
@@ -79,9 +85,11 @@ class RowColumnAttention(nnx.Module):
     `query_row` and `key_row` act along a row (over its w columns), `query_column` and `key_column` along a column.
     """
 
-    def __init__(self, channels: int, heads: int, *, kernel: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self, channels: int, heads: int, *, form: AttentionForm = plain_attention, dtype: DTypeLike, rngs: nnx.Rngs
+    ):
         self.heads = heads
-        self.kernel = kernel  # On TPUs by the kernel of attention_kernel.py.
+        self.form = form
         self.query_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
         self.query_column = _projection(channels, 5, dtype=dtype, rngs=rngs)
         self.key_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
@@ -125,11 +133,8 @@ class RowColumnAttention(nnx.Module):
 
     def __call__(self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
         """Projected queries [B,Q,C] -> [B,Q,C]."""
-        if self.kernel:
-            row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
-            mixed = kernel_attention(row, column, memory)
-        else:
-            mixed = decoupled_sum(*self.weights(row_queries, column_queries, memory), memory.values)
+        row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
+        mixed = self.form(row, column, memory)
         return self.out(mixed.reshape(row_queries.shape))
 
     def weights(

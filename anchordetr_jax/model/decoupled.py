@@ -24,6 +24,24 @@ def plain_attention(row_queries: jax.Array, column_queries: jax.Array, memory: R
     return decoupled_sum(*decoupled_weights(row_queries, column_queries, memory), memory.values)
 
 
+def attention_in_turn(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+    """`plain_attention`, one head after another on CPUs: what lies between the two sums then stays in their caches. The
+    backward pass computes it anew."""
+    return jax.lax.platform_dependent(
+        row_queries, column_queries, memory, cpu=_attention_by_head, default=plain_attention
+    )
+
+
+def _attention_by_head(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+    def attend(head: tuple[jax.Array, ...]) -> jax.Array:
+        row, column, row_keys, column_keys, values = (x[..., None, :] for x in head)
+        return plain_attention(row, column, RowColumnMemory(row_keys, column_keys, values, memory.area))[..., 0, :]
+
+    arrays = row_queries, column_queries, memory.row_keys, memory.column_keys, memory.values
+    heads = tuple(jnp.moveaxis(x, -2, 0) for x in arrays)
+    return jnp.moveaxis(jax.lax.map(jax.checkpoint(attend, prevent_cse=False), heads), 0, -2)
+
+
 def decoupled_weights(
     row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
 ) -> tuple[jax.Array, jax.Array]:

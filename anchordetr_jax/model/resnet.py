@@ -4,6 +4,7 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
+from anchordetr_jax.model.forms import PLAIN, Forms, as_stored
 from anchordetr_jax.model.layers import apply_layer, convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32
@@ -24,23 +25,24 @@ class Bottleneck(nnx.Module):
         *,
         stride: int,
         dilation: int,
-        tpu_forms: bool,
+        forms: Forms,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         channels_out = width * EXPANSION
+        self.forms = forms
 
         def conv1x1(features_in: int, features_out: int, stride: int = 1) -> nnx.Conv:
-            return convolution(
-                features_in, features_out, kernel=1, stride=stride, tpu_forms=tpu_forms, dtype=dtype, rngs=rngs
-            )
+            return convolution(features_in, features_out, kernel=1, stride=stride, forms=forms, dtype=dtype, rngs=rngs)
 
         def norm(channels: int) -> FrozenBatchNorm:
             return FrozenBatchNorm(channels, dtype=dtype, param_dtype=at_least_float32(dtype))
 
         self.conv1 = conv1x1(channels_in, width)
         self.norm1 = norm(width)
-        self.conv2 = convolution(width, width, kernel=3, stride=stride, dilation=dilation, dtype=dtype, rngs=rngs)
+        self.conv2 = convolution(
+            width, width, kernel=3, stride=stride, dilation=dilation, forms=forms, dtype=dtype, rngs=rngs
+        )
         self.norm2 = norm(width)
         self.conv3 = conv1x1(width, channels_out)
         self.norm3 = norm(channels_out)
@@ -56,7 +58,8 @@ class Bottleneck(nnx.Module):
         y = jax.nn.relu(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
         shortcut = self.shortcut_norm(self.shortcut_conv(x)) if self.has_projection else x
-        return area_out.zero_outside(jax.nn.relu(y + shortcut))
+        y = area_out.zero_outside(jax.nn.relu(y + shortcut))
+        return as_stored(y) if self.forms.cpu else y
 
 
 class Stage(nnx.Module):
@@ -71,7 +74,7 @@ class Stage(nnx.Module):
         stride: int,
         dilation: int,
         remat: bool,
-        tpu_forms: bool,
+        forms: Forms,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
@@ -85,7 +88,7 @@ class Stage(nnx.Module):
                     width,
                     stride=stride if i == 0 else 1,
                     dilation=1 if i == 0 else dilation,
-                    tpu_forms=tpu_forms,
+                    forms=forms,
                     dtype=dtype,
                     rngs=rngs,
                 )
@@ -112,12 +115,12 @@ class ResNet(nnx.Module):
         *,
         dilation: bool,
         remat: bool = False,
-        tpu_forms: bool = False,
+        forms: Forms = PLAIN,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         blocks = BLOCKS[depth]
-        self.stem = Stem(tpu_forms=tpu_forms, dtype=dtype, rngs=rngs)
+        self.stem = Stem(forms=forms, dtype=dtype, rngs=rngs)
 
         def stage(channels_in: int, width: int, index: int, stride: int, dilation: int = 1) -> Stage:
             return Stage(
@@ -127,7 +130,7 @@ class ResNet(nnx.Module):
                 stride=stride,
                 dilation=dilation,
                 remat=remat,
-                tpu_forms=tpu_forms,
+                forms=forms,
                 dtype=dtype,
                 rngs=rngs,
             )

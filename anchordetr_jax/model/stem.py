@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from anchordetr_jax.model.forms import PLAIN, Forms
 from anchordetr_jax.model.layers import convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32, product_precision
@@ -16,17 +17,17 @@ _FOLD = 4
 
 
 class Stem(nnx.Module):
-    """Computes, on TPUs and with `tpu_forms`, the same on images folded four by four pixels: three channels would leave
-    most of the hardware idle there."""
+    """Computes the same, on TPUs and with forms for them, on images folded four by four pixels: three channels would
+    leave most of the hardware idle there."""
 
-    def __init__(self, *, tpu_forms: bool = False, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.tpu_forms = tpu_forms
+    def __init__(self, *, forms: Forms = PLAIN, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.forms = forms
         self.conv = convolution(3, 64, kernel=7, stride=2, dtype=dtype, rngs=rngs)
         self.norm = FrozenBatchNorm(64, dtype=dtype, param_dtype=at_least_float32(dtype))
 
     def __call__(self, x: jax.Array, area: StageArea) -> jax.Array:
         """[B,H,W,3] -> [B,ceil(H/4),ceil(W/4),64]; `area` is that of the half-size grid."""
-        if self.tpu_forms and x.shape[1] % _FOLD == x.shape[2] % _FOLD == 0:
+        if self.forms.tpu and x.shape[1] % _FOLD == x.shape[2] % _FOLD == 0:
             return jax.lax.platform_dependent(x, area, tpu=self.folded, default=self.plain)
         return self.plain(x, area)
 

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
+from anchordetr_jax.model.attention import AttentionForm, MultiHeadAttention, RowColumnAttention
+from anchordetr_jax.model.decoupled import attention_in_turn, plain_attention
+from anchordetr_jax.model.fused_attention import kernel_attention
 from anchordetr_jax.model.layers import apply_layer, linear
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype
@@ -43,11 +45,19 @@ def _norm(config: ModelConfig) -> LayerNorm:
     return LayerNorm(config.hidden_dim, dtype=dtype, param_dtype=at_least_float32(dtype))
 
 
+def _form(config: ModelConfig) -> AttentionForm | None:
+    """How attention is computed, but for standard attention to features, which is always computed as it is defined."""
+    if config.tpu_forms:
+        return kernel_attention
+    return attention_in_turn if config.cpu_forms else None
+
+
 def _attention(config: ModelConfig, *, rngs: nnx.Rngs) -> RowColumnAttention | MultiHeadAttention:
     """Attention to features."""
     channels, heads, dtype = config.hidden_dim, config.num_heads, compute_dtype(config)
     if config.attention == "rcda":
-        return RowColumnAttention(channels, heads, kernel=config.tpu_forms, dtype=dtype, rngs=rngs)
+        form = _form(config) or plain_attention
+        return RowColumnAttention(channels, heads, form=form, dtype=dtype, rngs=rngs)
     return MultiHeadAttention(channels, heads, dtype=dtype, rngs=rngs)
 
 
@@ -140,7 +150,7 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         C, dtype = config.hidden_dim, compute_dtype(config)
-        self.self_attention = MultiHeadAttention(C, config.num_heads, kernel=config.tpu_forms, dtype=dtype, rngs=rngs)
+        self.self_attention = MultiHeadAttention(C, config.num_heads, form=_form(config), dtype=dtype, rngs=rngs)
         self.self_norm = _norm(config)
         self.cross_attention = _attention(config, rngs=rngs)
         self.cross_norm = _norm(config)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from anchordetr_jax.model.forms import Forms
 from anchordetr_jax.model.stem import Stem
 from anchordetr_jax.model.valid_area import StageArea
 from tests.tolerances import EXACT64
@@ -16,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 @pytest.fixture
 def stem() -> Stem:
     """With statistics that do not map a padded zero to zero."""
-    stem = Stem(tpu_forms=True, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    stem = Stem(forms=Forms(tpu=True), dtype=jnp.float64, rngs=nnx.Rngs(0))
     stem.norm.bias[...] = jnp.linspace(-0.5, 0.5, 64, dtype=jnp.float64)
     return stem
 

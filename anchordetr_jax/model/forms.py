@@ -1,0 +1,36 @@
+"""Forms of a computation that a platform does better than the plain one; others compute the plain one all the same."""
+
+from typing import NamedTuple
+
+import jax
+from jax import lax
+
+from anchordetr_jax.config import ModelConfig
+
+
+class Forms(NamedTuple):
+    """Which platforms' own forms are used there: `model.cpu_forms` and `model.tpu_forms`."""
+
+    cpu: bool = False
+    tpu: bool = False
+
+
+PLAIN = Forms()
+
+
+def forms_of(config: ModelConfig) -> Forms:
+    """The forms that the settings ask for."""
+    return Forms(config.cpu_forms, config.tpu_forms)
+
+
+def as_stored(x: jax.Array) -> jax.Array:
+    """x, which CPUs shall store, instead of computing it anew from all that went before wherever it is read.
+
+    It takes effect with `compiler_options`.
+    """
+    return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
+def compiler_options(platform: str) -> dict[str, bool | str]:
+    """Options for `jax.jit` on a platform: XLA's CPU compiler removes optimization barriers unless told not to."""
+    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else {}

@@ -1,0 +1,44 @@
+"""Queries and memories that forms of row-column attention are compared on."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anchordetr_jax.model.decoupled import RowColumnMemory
+from anchordetr_jax.model.valid_area import leading_area
+from tests.tolerances import EXACT64
+
+IMAGES, QUERIES, HEADS, SIZE = 2, 150, 2, 16
+WIDE, TALL = (3, 5), (5, 3)
+Case = tuple[jax.Array, jax.Array, RowColumnMemory]
+
+
+def attention_case(shape: tuple[int, int]) -> Case:
+    """Queries and a memory whose second image is padded."""
+    (h, w), rng = shape, np.random.default_rng(0)
+
+    def values(*sizes: int) -> jax.Array:
+        return jnp.asarray(rng.standard_normal((IMAGES, *sizes, HEADS, SIZE)))
+
+    area = leading_area(jnp.array([[h, w], [h - 1, w - 2]]), shape)
+    memory = RowColumnMemory(values(w), values(h), values(h, w), area)
+    return values(QUERIES), values(QUERIES), memory
+
+
+def attention_gradients(attend: Callable[..., jax.Array], given: Case) -> list[jax.Array]:
+    """Of queries, keys and values."""
+    row, column, memory = given
+
+    def total(row: jax.Array, column: jax.Array, row_keys: Any, column_keys: Any, values: Any) -> jax.Array:
+        return jnp.sum(jnp.sin(attend(row, column, RowColumnMemory(row_keys, column_keys, values, memory.area))))
+
+    return list(jax.grad(total, argnums=(0, 1, 2, 3, 4))(row, column, *memory[:3]))
+
+
+def assert_equal(ours: Any, expected: Any) -> None:
+    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
+        assert np.asarray(mine) == pytest.approx(np.asarray(other), abs=EXACT64)
