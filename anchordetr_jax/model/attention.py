@@ -1,20 +1,24 @@
 """Row-column decoupled attention (Anchor DETR, section 3.4) and ordinary multi-head attention."""
 
-from collections.abc import Callable
-
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.decoupled import RowColumnMemory, decoupled_weights, plain_attention, softmax_weights
+from anchordetr_jax.model.decoupled import (
+    RowColumnMemory,
+    attention_in_turn,
+    decoupled_weights,
+    plain_attention,
+    softmax_weights,
+)
+from anchordetr_jax.model.forms import PLAIN, Forms
+from anchordetr_jax.model.fused_attention import kernel_attention
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import linear
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 from anchordetr_jax.model.valid_area import ValidArea
-
-AttentionForm = Callable[[jax.Array, jax.Array, RowColumnMemory], jax.Array]
-"""`plain_attention`, or the same computed otherwise."""
 
 
 def _projection(channels: int, fused: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
@@ -38,14 +42,23 @@ def _split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
+def attend(
+    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, forms: Forms = PLAIN
+) -> jax.Array:
+    """`plain_attention`, or the same by the forms asked for. Queries [B,Q,n,d] -> [B,Q,n,d]."""
+    if forms.tpu:
+        return kernel_attention(row_queries, column_queries, memory)
+    if forms.cpu:
+        return attention_in_turn(row_queries, column_queries, memory)
+    return plain_attention(row_queries, column_queries, memory)
+
+
 class MultiHeadAttention(nnx.Module):
     """Ordinary attention, with separate query, key and value projections."""
 
-    def __init__(
-        self, channels: int, heads: int, *, form: AttentionForm | None = None, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, heads: int, *, forms: Forms = PLAIN, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
-        self.form = form
+        self.forms = forms
         self.query = _projection(channels, 3, dtype=dtype, rngs=rngs)
         self.key = _projection(channels, 3, dtype=dtype, rngs=rngs)
         self.value = _projection(channels, 3, dtype=dtype, rngs=rngs)
@@ -54,9 +67,9 @@ class MultiHeadAttention(nnx.Module):
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
         v = _split_heads(self.value(values), self.heads)
-        if self.form:
+        if self.forms.cpu or self.forms.tpu:
             q, k = self._projected(queries, keys)
-            mixed = self.form(q, jnp.zeros_like(q), _one_row(k, v, valid))
+            mixed = attend(q, jnp.zeros_like(q), _one_row(k, v, valid), self.forms)
         else:
             weights = self.weights(queries, keys, valid).astype(v.dtype)
             mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
@@ -85,11 +98,9 @@ class RowColumnAttention(nnx.Module):
     `query_row` and `key_row` act along a row (over its w columns), `query_column` and `key_column` along a column.
     """
 
-    def __init__(
-        self, channels: int, heads: int, *, form: AttentionForm = plain_attention, dtype: DTypeLike, rngs: nnx.Rngs
-    ):
+    def __init__(self, channels: int, heads: int, *, forms: Forms = PLAIN, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
-        self.form = form
+        self.forms = forms
         self.query_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
         self.query_column = _projection(channels, 5, dtype=dtype, rngs=rngs)
         self.key_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
@@ -115,7 +126,7 @@ class RowColumnAttention(nnx.Module):
         return RowColumnMemory(
             row_keys=_split_heads(self.key_row(row_mean + row_positions), self.heads),
             column_keys=_split_heads(self.key_column(column_mean + column_positions), self.heads),
-            values=_split_heads(self.value(features), self.heads),
+            values=_split_heads(_without_bias(self.value, features), self.heads),
             area=area,
         )
 
@@ -124,18 +135,34 @@ class RowColumnAttention(nnx.Module):
     ) -> tuple[jax.Array, jax.Array]:
         """Projected row and column queries of every cell, each [B,h*w,C].
 
-        The projection is linear, so a position is projected once a column (or row), not once a cell.
+        The projection is linear, so a position is projected once a column (or row), not once a cell; so is the bias
+        added, whose gradient then comes with the positions'.
         """
         B, h, w, C = features.shape
-        row = self.query_row(features) + _without_bias(self.query_row, row_positions)[:, None, :, :]
-        column = self.query_column(features) + _without_bias(self.query_column, column_positions)[:, :, None, :]
-        return row.reshape(B, h * w, C), column.reshape(B, h * w, C)
+        cells = features.reshape(B, h * w, C)
+        row = _without_bias(self.query_row, cells) + self._at_cells(self.query_row(row_positions), (h, w), 1)
+        column = _without_bias(self.query_column, cells) + self._at_cells(
+            self.query_column(column_positions), (h, w), 0
+        )
+        return row, column
+
+    def _at_cells(self, x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
+        """x of the rows [B,h,C] (axis 0) or columns [B,w,C] (axis 1) of a grid of `shape`, for each cell [B,h*w,C]."""
+        if self.forms.tpu:
+            # The gradient is a product, too, then, which TPUs do many times as fast as a sum over cells.
+            chosen = jnp.asarray(np.arange(shape[axis])[:, None] == np.indices(shape)[axis].ravel(), x.dtype)
+            return jnp.einsum("kq,bkc->bqc", chosen, x, precision=product_precision(x.dtype))
+        B, _, C = x.shape
+        return jnp.broadcast_to(jnp.expand_dims(x, 2 - axis), (B, *shape, C)).reshape(B, -1, C)
 
     def __call__(self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
         """Projected queries [B,Q,C] -> [B,Q,C]."""
         row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
-        mixed = self.form(row, column, memory)
-        return self.out(mixed.reshape(row_queries.shape))
+        mixed = attend(row, column, memory, self.forms)
+        # Weights sum to one, so the values' bias may be added to their sum: once, not in every cell.
+        assert self.value.bias is not None
+        mixed = mixed.reshape(row_queries.shape)
+        return _without_bias(self.out, mixed) + self.out(self.value.bias[...].astype(mixed.dtype)[None, None])
 
     def weights(
         self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
@@ -159,4 +186,4 @@ def _axis_means(features: jax.Array, area: ValidArea | None) -> tuple[jax.Array,
 
 def _without_bias(projection: nnx.Linear, x: jax.Array) -> jax.Array:
     kernel = projection.kernel[...].astype(x.dtype)
-    return jnp.einsum("blc,cd->bld", x, kernel, precision=product_precision(x.dtype))
+    return jnp.einsum("...c,cd->...d", x, kernel, precision=product_precision(x.dtype))

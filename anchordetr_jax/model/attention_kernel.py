@@ -42,7 +42,7 @@ def attend(long: Axis, short: Axis, values: jax.Array, *, interpret: bool = Fals
     Args:
         long: the attention along the longer axis, of `long` places.
         short: that along the shorter axis, of S places.
-        values: [B,n,S*d,long].
+        values: [B,S,n,d,long].
         interpret: without a TPU, slowly.
 
     Returns:
@@ -85,7 +85,8 @@ def attend_backward(
         scratch_shapes=[
             pltpu.VMEM((places, block), wide),
             pltpu.VMEM((places * d, block), values.dtype),
-            *(pltpu.VMEM(array.shape[2:], wide) for array in (long.keys, short.keys, values)),
+            *(pltpu.VMEM(array.shape[2:], wide) for array in (long.keys, short.keys)),
+            pltpu.VMEM((places * d, values.shape[-1]), wide),
         ],
         name=_name("rcda_backward", grid),
         cost_estimate=_cost(long, short, values, products=2),
@@ -114,7 +115,7 @@ def _forward_kernel(
     total = jnp.zeros((d, short.shape[1]), short.dtype)
     for first in range(0, places, _SHORT_CHUNK):
         some = min(_SHORT_CHUNK, places - first)
-        inner = _dot(values[0, 0, first * d : (first + some) * d, :], long)  # [s*d,q]
+        inner = _dot(values[0, first : first + some, 0].reshape(some * d, -1), long)  # [s*d,q]
         for i in range(some):
             total += inner[i * d : (i + 1) * d] * short[first + i : first + i + 1]
     out[0] = total.astype(dtype)
@@ -164,12 +165,12 @@ def _backward_kernel(
 
     for first in range(0, places, _SHORT_CHUNK):
         some = min(_SHORT_CHUNK, places - first)
-        inner = _dot(values[0, 0, first * d : (first + some) * d, :], rounded_long)  # [s*d,q]
+        inner = _dot(values[0, first : first + some, 0].reshape(some * d, -1), rounded_long)  # [s*d,q]
         for i in range(some):
             s = first + i
             short_change[s : s + 1] = jnp.sum(inner[i * d : (i + 1) * d] * change, axis=0, keepdims=True)
             inner_change[s * d : (s + 1) * d] = (rounded_short[s : s + 1] * change).astype(dtype)
-    long_change = _dot(values[0, 0], inner_change[...], _LEFT)  # [l,q]
+    long_change = _dot(values[0, :, 0].reshape(places * d, -1), inner_change[...], _LEFT)  # [l,q]
     values_sum[...] += _dot(inner_change[...], rounded_long, _RIGHT)  # [s*d,l]
     for weights, weights_change, queries, keys, queries_out, keys_sum in (
         (long, long_change, long_q, long_keys, long_queries_out, long_keys_sum),
@@ -182,8 +183,9 @@ def _backward_kernel(
 
     @pl.when(step == last_step)
     def _() -> None:
-        for out, total in ((long_keys_out, long_keys_sum), (short_keys_out, short_keys_sum), (values_out, values_sum)):
+        for out, total in ((long_keys_out, long_keys_sum), (short_keys_out, short_keys_sum)):
             out[0, 0] = total[...].astype(dtype)
+        values_out[0, :, 0] = values_sum[...].astype(dtype).reshape(places, d, -1)
 
 
 def _weights(keys: jax.Array, queries: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
@@ -233,7 +235,8 @@ def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
         return Axis(queries, of_head(places, d), mask)
 
     L, S = long.keys.shape[2], short.keys.shape[2]
-    return (B, n, math.ceil(count / block)), _Specs(queries, axis(L), axis(S), of_head(S * d, L))
+    values: Any = pl.BlockSpec((1, S, 1, d, L), lambda b, head, i: (b, 0, head, 0, 0))
+    return (B, n, math.ceil(count / block)), _Specs(queries, axis(L), axis(S), values)
 
 
 def _name(kernel: str, grid: tuple[int, ...]) -> str:

@@ -62,9 +62,7 @@ def kernel_backward(
     if not rows_are_long:
         queries, keys = queries[::-1], keys[::-1]
     row_keys, column_keys = (change.transpose(0, 2, 1, 3) for change in keys)
-    B, h, w, n, d = memory.values.shape
-    split = changes[4].reshape(B, n, min(h, w), d, max(h, w))
-    changed_values = split.transpose(0, 2, 4, 1, 3) if rows_are_long else split.transpose(0, 4, 2, 1, 3)
+    changed_values = changes[4].transpose((0, 1, 4, 2, 3) if rows_are_long else (0, 4, 1, 2, 3))
     return queries[0], queries[1], _memory_change(row_keys, column_keys, changed_values)
 
 
@@ -78,7 +76,7 @@ def _kernel_arguments(
     row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
 ) -> tuple[bool, attention_kernel.Axis, attention_kernel.Axis, jax.Array]:
     """Whether the longer axis is that along rows, both axes and the values as the kernel wants them."""
-    B, h, w, n, d = memory.values.shape
+    h, w = memory.values.shape[1:3]
 
     def axis(queries: jax.Array, keys: jax.Array, valid: jax.Array) -> attention_kernel.Axis:
         mask = jnp.where(valid, 0, -jnp.inf).astype(at_least_float32(keys.dtype))
@@ -87,8 +85,8 @@ def _kernel_arguments(
     row = axis(row_queries, memory.row_keys, memory.area.columns)
     column = axis(column_queries, memory.column_keys, memory.area.rows)
     if w >= h:
-        return True, row, column, memory.values.transpose(0, 3, 1, 4, 2).reshape(B, n, h * d, w)
-    return False, column, row, memory.values.transpose(0, 3, 2, 4, 1).reshape(B, n, w * d, h)
+        return True, row, column, memory.values.transpose(0, 1, 3, 4, 2)
+    return False, column, row, memory.values.transpose(0, 2, 3, 4, 1)
 
 
 def _to_lanes(queries: jax.Array) -> jax.Array:

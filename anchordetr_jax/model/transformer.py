@@ -7,9 +7,8 @@ import jax.numpy as jnp
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.model.attention import AttentionForm, MultiHeadAttention, RowColumnAttention
-from anchordetr_jax.model.decoupled import attention_in_turn, plain_attention
-from anchordetr_jax.model.fused_attention import kernel_attention
+from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
+from anchordetr_jax.model.forms import forms_of
 from anchordetr_jax.model.layers import apply_layer, linear
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype
@@ -45,19 +44,11 @@ def _norm(config: ModelConfig) -> LayerNorm:
     return LayerNorm(config.hidden_dim, dtype=dtype, param_dtype=at_least_float32(dtype))
 
 
-def _form(config: ModelConfig) -> AttentionForm | None:
-    """How attention is computed, but for standard attention to features, which is always computed as it is defined."""
-    if config.tpu_forms:
-        return kernel_attention
-    return attention_in_turn if config.cpu_forms else None
-
-
 def _attention(config: ModelConfig, *, rngs: nnx.Rngs) -> RowColumnAttention | MultiHeadAttention:
-    """Attention to features."""
+    """Attention to features: standard attention always as it is defined."""
     channels, heads, dtype = config.hidden_dim, config.num_heads, compute_dtype(config)
     if config.attention == "rcda":
-        form = _form(config) or plain_attention
-        return RowColumnAttention(channels, heads, form=form, dtype=dtype, rngs=rngs)
+        return RowColumnAttention(channels, heads, forms=forms_of(config), dtype=dtype, rngs=rngs)
     return MultiHeadAttention(channels, heads, dtype=dtype, rngs=rngs)
 
 
@@ -97,7 +88,7 @@ class SpatialEncoderLayer(nnx.Module):
             cells = x.reshape(B, h * w, C)
             placed = cells + positions.cell
             attended = attention(placed, placed, cells, memory.area.cells().reshape(B, h * w))
-        return self.ffn(self.norm(x + attended.reshape(x.shape)))
+        return self.ffn(self.norm(x.reshape(B, h * w, C) + attended)).reshape(x.shape)
 
 
 class LevelEncoderLayer(nnx.Module):
@@ -150,7 +141,7 @@ class DecoderLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         C, dtype = config.hidden_dim, compute_dtype(config)
-        self.self_attention = MultiHeadAttention(C, config.num_heads, form=_form(config), dtype=dtype, rngs=rngs)
+        self.self_attention = MultiHeadAttention(C, config.num_heads, forms=forms_of(config), dtype=dtype, rngs=rngs)
         self.self_norm = _norm(config)
         self.cross_attention = _attention(config, rngs=rngs)
         self.cross_norm = _norm(config)

@@ -10,6 +10,7 @@ from flax import nnx
 
 from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
 from anchordetr_jax.model.decoupled import decoupled_sum
+from anchordetr_jax.model.forms import PLAIN, Forms
 from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
 
@@ -23,7 +24,22 @@ def values(seed: int, *shape: int) -> jax.Array:
 
 
 def row_column_attention() -> RowColumnAttention:
-    return RowColumnAttention(CHANNELS, HEADS, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    """With biases, which start at zero."""
+    attention = RowColumnAttention(CHANNELS, HEADS, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    for i, part in enumerate((attention.query_row, attention.query_column, attention.key_row, attention.value)):
+        part.bias[...] = values(10 + i, CHANNELS)
+    return attention
+
+
+@pytest.mark.parametrize("forms", [PLAIN, Forms(cpu=True), Forms(tpu=True)], ids=str)
+def test_queries_of_a_grid_are_those_of_its_cells(forms):
+    attention, (B, h, w) = row_column_attention(), (2, 3, 5)
+    attention.forms = forms
+    features, row, column = values(1, B, h, w, CHANNELS), values(2, B, w, CHANNELS), values(3, B, h, CHANNELS)
+    ours = attention.grid_queries(features, row, column)
+    expected = attention.query_row(features + row[:, None]), attention.query_column(features + column[:, :, None])
+    for mine, other in zip(ours, expected, strict=True):
+        assert np.asarray(mine) == pytest.approx(np.asarray(other).reshape(B, h * w, CHANNELS), abs=EXACT64)
 
 
 def softmax(scores: np.ndarray) -> np.ndarray:

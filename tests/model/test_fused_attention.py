@@ -13,6 +13,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.model import attention_kernel
 from anchordetr_jax.model.attention import MultiHeadAttention
 from anchordetr_jax.model.decoupled import plain_attention
+from anchordetr_jax.model.forms import PLAIN, Forms
 from anchordetr_jax.model.fused_attention import kernel_attention, kernel_backward, kernel_forward
 from tests.model.attention_case import (
     HEADS,
@@ -63,8 +64,8 @@ def test_a_network_that_the_kernel_cannot_compute_is_refused(settings: dict[str,
 
 def test_ordinary_attention_is_row_column_attention_to_a_single_row() -> None:
     plain, kernel = (
-        MultiHeadAttention(HEADS * SIZE, HEADS, form=form, dtype=jnp.float64, rngs=nnx.Rngs(0))
-        for form in (None, kernel_attention)
+        MultiHeadAttention(HEADS * SIZE, HEADS, forms=forms, dtype=jnp.float64, rngs=nnx.Rngs(0))
+        for forms in (PLAIN, Forms(tpu=True))
     )
     rng = np.random.default_rng(0)
     queries, keys, content = (jnp.asarray(rng.standard_normal((IMAGES, k, HEADS * SIZE))) for k in (7, 5, 5))
