@@ -7,6 +7,7 @@ run keeps its checkpoints in `WORKDIR/checkpoints/STEP`.
 """
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -148,12 +149,19 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
         problem = find_problem(root / str(step))
         if problem is None:
             return root / str(step)
-        logging.warning("Checkpoint %s is damaged (%s): the one before is used.", root / str(step), problem)
+        warn_of_damage(root / str(step), problem)
     if steps:
         raise UserError(f"Every checkpoint in {root} is damaged: use another folder.")
     raise UserError(
         f"There is no checkpoint in {given}: give a workdir, its '{CHECKPOINTS_FOLDER}' folder, or one checkpoint."
     )
+
+
+@functools.cache  # A run that goes on looks twice: for the settings, and for the state.
+def warn_of_damage(directory: epath.Path, problem: str) -> None:
+    """Says of a checkpoint that it is passed over: once, and on process 0."""
+    if jax.process_index() == 0:
+        logging.warning("Checkpoint %s is damaged (%s): the one before is used.", directory, problem)
 
 
 def read_meta(directory: epath.PathLike) -> CheckpointMeta:

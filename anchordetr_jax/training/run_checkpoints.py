@@ -30,6 +30,7 @@ from anchordetr_jax.training.checkpoint import (
     read_meta,
     saved_shapes,
     saved_steps,
+    warn_of_damage,
 )
 from anchordetr_jax.training.integrity import write_checksums
 from anchordetr_jax.training.state import TrainState, evaluated_variables, with_average
@@ -157,8 +158,7 @@ def restore_newest(
                 if first:
                     _set_aside(damaged)
                 return state, meta
-        if first:
-            logging.warning("Checkpoint %s is damaged (%s): the one before is used.", path, problem)
+        warn_of_damage(path, problem)
         damaged.append(path)
     if damaged:
         raise UserError(
