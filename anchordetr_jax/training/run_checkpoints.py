@@ -51,15 +51,14 @@ class CheckpointWriter:
     def __init__(self, workdir: epath.PathLike, config: Config, categories: Categories | None):
         self._root = absolute(workdir) / CHECKPOINTS_FOLDER
         self._meta = meta_to_dict(config, categories, step=0)
-        self._checkpointer = ocp.training.Checkpointer(
-            self._root,
-            context=orbax_context(),
-            preservation_policy=ocp.training.preservation_policies.LatestN(config.train.keep_checkpoints),
-            cleanup_tmp_directories=True,
-        )
+        self._keep = config.train.keep_checkpoints
+        self._patience = config.train.timeout_seconds if jax.process_count() > 1 else 0.0
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._pending: concurrent.futures.Future[None] | None = None
         self._pending_step = -1
+        if jax.process_index() == 0:
+            for path in _half_written(self._root):
+                path.rmtree()
 
     def save(self, step: int, state: TrainState) -> None:
         """Starts saving and returns once the arrays have left the devices. Waits for the save before it to end.
@@ -74,33 +73,39 @@ class CheckpointWriter:
             "meta": {**self._meta, "step": step},
         }
         try:
-            response = self._checkpointer.save_checkpointables_async(step, items, force=True, overwrite=True)
+            # Orbax's Checkpointer tells of a failure in this process only once all others have ended their part, too.
+            with orbax_context():
+                response = ocp.save_checkpointables_async(self._root / str(step), items, overwrite=True)
         except Exception as error:
             raise not_written(self._root / str(step), error) from error
         self._pending, self._pending_step = (self._thread.submit(self._complete, response, step), step)
 
-    def finish(self) -> None:
-        """Waits until the last save is safely on disk."""
+    def finish(self, *, within: float | None = None) -> None:
+        """Waits, at most so many seconds, until the last save is safely on disk. Raises `UserError` if that failed."""
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
-                pending.result()
+                pending.result(within)
         except Exception as error:
             raise not_written(self._root / str(self._pending_step), error) from error
 
     def _complete(self, response: Any, step: int) -> None:
-        if response is not None:
-            response.result()
+        if jax.process_count() > 1:
+            # `result` first waits for what has not failed, which may wait for another process that failed elsewhere.
+            response._thread_runner._future.result()
+        response.result()
         if jax.process_index() == 0:
             write_checksums(self._root / str(step))
+            for old in saved_steps(self._root)[: -self._keep]:
+                (self._root / str(old)).rmtree()
 
     def __enter__(self) -> "CheckpointWriter":
         return self
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         try:
-            self.finish()
-            self._checkpointer.close()
+            # After a failure here another process may have failed in the save, which then never ends.
+            self.finish(within=(self._patience or None) if error is not None else None)
         except Exception:
             if error is None:  # Else the first failure is the one to tell of.
                 raise
@@ -133,10 +138,9 @@ def restore_newest(
     """
     root = absolute(workdir) / CHECKPOINTS_FOLDER
     first = jax.process_index() == 0
-    if first and root.is_dir():
-        for path in root.iterdir():
-            if _HALF_WRITTEN in path.name:
-                logging.warning("Checkpoint %s was only half written and is ignored.", path)
+    if first:
+        for path in _half_written(root):
+            logging.warning("Checkpoint %s was only half written and is ignored.", path)
     damaged: list[epath.Path] = []
     for step in reversed(saved_steps(root)):
         path = root / str(step)
@@ -165,6 +169,10 @@ def restore_newest(
             f"Every checkpoint in {root} is damaged: give another --workdir, or remove that folder to start anew."
         )
     return None
+
+
+def _half_written(root: epath.Path) -> list[epath.Path]:
+    return [path for path in root.iterdir() if _HALF_WRITTEN in path.name] if root.is_dir() else []
 
 
 def _set_aside(damaged: list[epath.Path]) -> None:

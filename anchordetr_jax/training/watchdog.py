@@ -5,7 +5,6 @@ service, which process 0 hosts. Two threads do it: one writes and reads, which b
 one looks at the clock and ends its process, which works although the main thread waits in a collective.
 """
 
-import atexit
 import ctypes
 import dataclasses
 import json
@@ -166,8 +165,10 @@ class Watchdog:
         reason = str(error) if isinstance(error, UserError) else type(error).__name__
         self._report = dataclasses.replace(self._report, state=_LEFT, reason=reason.splitlines()[0][:300])
         self._part()
-        # JAX would wait minutes for the others at the end. Handlers run in reverse order, so this is before JAX's.
-        atexit.register(_exit_now, 130 if isinstance(error, KeyboardInterrupt) else 1)
+        # At the end JAX would wait minutes for the others, and Python for threads that wait for them (in a save). This
+        # comes before both; what is registered with `atexit` comes after the threads.
+        register: Any = threading._register_atexit  # type: ignore[attr-defined]
+        register(_exit_now, 130 if isinstance(error, KeyboardInterrupt) else 1)
 
     def _tell_and_hear(self) -> None:
         while not self._ended.is_set():

@@ -1,11 +1,13 @@
 """scripts/train.py as a process on a small drawn data set, for tests that stop it."""
 
+import contextlib
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -95,6 +97,29 @@ def checkpoints(workdir: Path) -> list[int]:
 def half_written(workdir: Path) -> list[Path]:
     """Checkpoints that are being written, or were when their process was killed."""
     return list((workdir / CHECKPOINTS_FOLDER).glob("*.orbax-checkpoint-tmp"))
+
+
+def bytes_on_disk(path: Path) -> int:
+    """What a folder takes, in whole blocks."""
+    return sum(inner.stat().st_blocks * 512 for inner in path.rglob("*"))
+
+
+@contextlib.contextmanager
+def small_disk(place: Path, size: int) -> Iterator[Path]:
+    """A disk of its own with room for so many bytes. Skips the test where one cannot be made."""
+    place.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("Only root may make a small disk.")
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)  # A test that fails may leave a process on it.
+
+
+def resize(disk: Path, size: int) -> None:
+    """Gives a small disk room for another number of bytes."""
+    subprocess.run(["mount", "-o", f"remount,size={size}", str(disk)], check=True)
 
 
 @pytest.fixture(scope="module")

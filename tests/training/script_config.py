@@ -4,6 +4,9 @@ import ml_collections
 
 from anchordetr_jax.config import default_config
 
+TIMEOUT_SECONDS = 10
+"""A busy machine that compiles answers late."""
+
 
 def get_config() -> ml_collections.ConfigDict:
     config = default_config()
@@ -31,5 +34,5 @@ def get_config() -> ml_collections.ConfigDict:
     train.checkpoint_every = 2
     train.keep_checkpoints = 4
     train.evaluate_every = 0
-    train.timeout_seconds = 10  # A busy machine that compiles answers late.
+    train.timeout_seconds = TIMEOUT_SECONDS
     return config

@@ -1,4 +1,4 @@
-"""Training in two processes: one that dies or hangs is named by the other, which stops; and their number may change."""
+"""Training in two processes: one that dies, hangs or cannot save is named by the other; and their number may change."""
 
 import contextlib
 import dataclasses
@@ -13,16 +13,20 @@ import numpy as np
 import pytest
 
 from tests.tolerances import STEPS64_RELATIVE
+from tests.training import script_config
 from tests.training.noise_run import TIMEOUT_SECONDS
 from tests.training.saved_arrays import saved_arrays
 from tests.training.script import (
     REPOSITORY,
     TrainScript,
+    bytes_on_disk,
     checkpoint,
     checkpoints,
     ended,
     folder,
     half_written,
+    resize,
+    small_disk,
     steps_told,
     wait_until,
 )
@@ -138,6 +142,30 @@ def test_the_command_in_two_processes_names_the_one_that_is_killed_in_a_save(
     assert sentence.startswith("Error: Process 1 has "), end
     assert sentence.endswith(END)
     assert end.status == 1
+
+
+def test_a_full_disk_is_told_of_by_both_processes_and_the_run_goes_on_when_there_is_room(
+    script: TrainScript, tmp_path: Path
+) -> None:
+    with small_disk(tmp_path / "disk", 10**8) as disk:
+        assert script.run(disk, "--config.train.epochs=1").status == 0
+        assert checkpoints(disk) == [2]
+        resize(disk, bytes_on_disk(disk) + bytes_on_disk(checkpoint(disk, 2)) // 2)
+
+        processes = two(script, disk)
+        wait_until(lambda: bool(half_written(disk)), processes[0])
+        ends = [ended(process, within=2 * script_config.TIMEOUT_SECONDS + 20) for process in processes]
+        for end in ends:
+            (sentence,) = (line for line in end.errors if line.startswith("Error: "))
+            assert f"Checkpoint {checkpoint(disk, 4)} could not be written (No space left on device)" in sentence, ends
+            assert "make room or mend the folder, then give the same command again" in sentence
+        assert [end.status for end in ends] == [1, 1]
+
+        resize(disk, 10**8)
+        end = script.run(disk, "--config.train.epochs=2")
+        assert f"Continuing from step 2 ({checkpoint(disk, 2)})." in end.output
+        assert end.status == 0, end.errors
+        assert checkpoints(disk) == [2, 4]
 
 
 def test_a_run_goes_on_with_another_number_of_processes_and_devices(script: TrainScript, tmp_path: Path) -> None:

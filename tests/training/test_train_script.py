@@ -4,7 +4,6 @@ import random
 import resource
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,12 +15,15 @@ from tests.training.script import (
     STEPS,
     Ended,
     TrainScript,
+    bytes_on_disk,
     checkpoint,
     checkpoints,
     ended,
     folder,
     half_written,
+    resize,
     script,
+    small_disk,
     steps_told,
     wait_until,
     whole_run,
@@ -114,32 +116,26 @@ def largest_file(folder: Path) -> Path:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path, whole_run: Path) -> Iterator[Path]:
-    """A disk of its own, with room for three checkpoints and a half."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    one = sum(path.stat().st_blocks * 512 for path in checkpoint(whole_run, STEPS).rglob("*"))
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={one * 7 // 2}", "tmpfs", str(disk)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("Only root may make a small disk.")
-    yield disk
-    subprocess.run(["umount", str(disk)], check=True)
+def disk(tmp_path: Path, whole_run: Path) -> Iterator[Path]:
+    """With room for three checkpoints and a half."""
+    with small_disk(tmp_path / "disk", bytes_on_disk(checkpoint(whole_run, STEPS)) * 7 // 2) as made:
+        yield made
 
 
 def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
-    script: TrainScript, whole_run: Path, small_disk: Path
+    script: TrainScript, whole_run: Path, disk: Path
 ) -> None:
-    end = script.run(small_disk)
-    last = checkpoints(small_disk)[-1]
+    end = script.run(disk)
+    last = checkpoints(disk)[-1]
     assert end.errors == (
-        f"Error: Checkpoint {checkpoint(small_disk, last + 2)} could not be written (No space left on device); earlier "
+        f"Error: Checkpoint {checkpoint(disk, last + 2)} could not be written (No space left on device); earlier "
         "checkpoints are unharmed: make room or mend the folder, then give the same command again.",
     )
     assert end.status == 1
-    subprocess.run(["mount", "-o", "remount,size=100M", str(small_disk)], check=True)
-    end = script.run(small_disk)
+    resize(disk, 10**8)
+    end = script.run(disk)
     assert f"Continuing from step {last} " in end.output
-    assert_ended_like(small_disk, whole_run, end)
+    assert_ended_like(disk, whole_run, end)
 
 
 def test_a_file_that_may_not_grow_is_one_sentence(script: TrainScript, whole_run: Path, tmp_path: Path) -> None:
