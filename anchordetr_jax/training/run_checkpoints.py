@@ -90,9 +90,11 @@ class CheckpointWriter:
             raise not_written(self._root / str(self._pending_step), error) from error
 
     def _complete(self, response: Any, step: int) -> None:
-        if jax.process_count() > 1:
-            # `result` first waits for what has not failed, which may wait for another process that failed elsewhere.
-            response._thread_runner._future.result()
+        # `result` first waits for what has not failed, which may wait for another process that failed elsewhere. Orbax
+        # has no public way to ask for the failure alone.
+        written = getattr(getattr(response, "_thread_runner", None), "_future", None)
+        if written is not None and jax.process_count() > 1:
+            written.result()
         response.result()
         if jax.process_index() == 0:
             write_checksums(self._root / str(step))
