@@ -40,17 +40,25 @@ def float_width(dtype: str) -> Iterator[None]:
         jax.config.update("jax_enable_x64", before)
 
 
-def compute(case: Case, dtype: str, *, padding: Literal["invariant", "official"] | None = None) -> Figures:
-    """All figures of a case, in "float64" or "float32".
+def compute(
+    case: Case,
+    dtype: str,
+    *,
+    padding: Literal["invariant", "official"] | None = None,
+    forms: Mapping[str, bool] | None = None,
+) -> Figures:
+    """All figures of a case, in "float64", "float32" or "bfloat16" (with losses and all that follows in float32).
 
     Args:
         case: what to compute. Without targets nothing is trained.
         dtype: of everything.
+        forms: `model.cpu_forms`, `model.tpu_forms`, where they are not to be the defaults.
         padding: `ModelConfig.padding`; by default `official` where the images differ in size, else `invariant`.
     """
     padding = padding or ("official" if case.is_padded else "invariant")
     config = config_with(
-        case.config, {"model.dtype": dtype, "model.padding": padding, "model.remat": False, "mesh.fsdp": 1}
+        case.config,
+        {"model.dtype": dtype, "model.padding": padding, "model.remat": False, "mesh.fsdp": 1, **(forms or {})},
     )
     with float_width(dtype):
         variables = variables_from_state_dict(case.state_dict, config.model)
@@ -63,7 +71,7 @@ def compute(case: Case, dtype: str, *, padding: Literal["invariant", "official"]
 
 def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Figures:
     definition = definition_of(config.model)
-    images, sizes = case.batch(config.model.dtype), case.image_sizes
+    images, sizes = case.batch(_given_dtype(config)), case.image_sizes
 
     @jax.jit
     def forward(variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array) -> Any:
@@ -159,8 +167,13 @@ def _keeping_gradients(optimizer: Optimizer) -> Optimizer:
     return Optimizer(init, update, optimizer.learning_rates)
 
 
+def _given_dtype(config: Config) -> str:
+    """Of images and boxes."""
+    return "float32" if config.model.dtype == "bfloat16" else config.model.dtype
+
+
 def _batch(case: Case, config: Config) -> Batch:
-    dtype, images = config.model.dtype, len(case.images)
+    dtype, images = _given_dtype(config), len(case.images)
     most = max(1, *(len(objects.labels) for objects in case.targets))
     boxes, labels = np.zeros((images, most, 4), dtype), np.zeros((images, most), np.int32)
     for i, objects in enumerate(case.targets):

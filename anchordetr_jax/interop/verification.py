@@ -2,7 +2,7 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -48,11 +48,11 @@ class Trial:
     steps: int = 3
 
 
-def verify_golden(path: str | Path, dtype: str = "float64") -> Table:
+def verify_golden(path: str | Path, dtype: str = "float64", forms: Mapping[str, bool] | None = None) -> Table:
     """Computes the case of a file of golden figures, and compares. Raises `UserError` if the file cannot be read."""
     case, reference, unused = read_golden(path)
     table = Table(f"{path}: {describe(case)}; {dtype} here, float64 there")
-    compare_figures(table, compute(case, dtype), reference, case, dtype)
+    compare_figures(table, compute(case, dtype, forms=forms), reference, case, dtype)
     if unused:
         table.note(f"Not understood in the file's meta, and not used: {', '.join(unused)}.")
     return table
