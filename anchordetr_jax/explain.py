@@ -98,7 +98,8 @@ def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explan
     resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     padded = np.zeros((1, *shape, 3), np.uint8)
     padded[0, :height, :width] = resized
-    config = dataclasses.replace(detector.model.config, tpu_forms=False)  # The kernel hands out no attention.
+    # Only as it is defined, attention is handed out.
+    config = dataclasses.replace(detector.model.config, cpu_forms=False, tpu_forms=False)
     graphdef, state = nnx.split(definition_of(config).merge(variables_of(detector.model)))
     classes = np.array(sorted(detector.names))
     queries = config.num_patterns * len(detector.model.anchor_points())

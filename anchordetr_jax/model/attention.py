@@ -9,8 +9,8 @@ from jax.typing import DTypeLike
 from anchordetr_jax.model.decoupled import (
     RowColumnMemory,
     attention_in_turn,
+    decoupled_sum,
     decoupled_weights,
-    plain_attention,
     softmax_weights,
 )
 from anchordetr_jax.model.forms import PLAIN, Forms
@@ -42,15 +42,10 @@ def _split_heads(x: jax.Array, heads: int) -> jax.Array:
     return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
-def attend(
-    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, forms: Forms = PLAIN
-) -> jax.Array:
-    """`plain_attention`, or the same by the forms asked for. Queries [B,Q,n,d] -> [B,Q,n,d]."""
-    if forms.tpu:
-        return kernel_attention(row_queries, column_queries, memory)
-    if forms.cpu:
-        return attention_in_turn(row_queries, column_queries, memory)
-    return plain_attention(row_queries, column_queries, memory)
+def _attend(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, forms: Forms) -> jax.Array:
+    """Row-column attention by the form that is asked for: queries [B,Q,n,d] -> [B,Q,n,d]."""
+    form = kernel_attention if forms.tpu else attention_in_turn
+    return form(row_queries, column_queries, memory)
 
 
 class MultiHeadAttention(nnx.Module):
@@ -67,9 +62,9 @@ class MultiHeadAttention(nnx.Module):
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
         v = _split_heads(self.value(values), self.heads)
-        if self.forms.cpu or self.forms.tpu:
+        if any(self.forms):
             q, k = self._projected(queries, keys)
-            mixed = attend(q, jnp.zeros_like(q), _one_row(k, v, valid), self.forms)
+            mixed = _attend(q, jnp.zeros_like(q), _one_row(k, v, valid), self.forms)
         else:
             weights = self.weights(queries, keys, valid).astype(v.dtype)
             mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
@@ -157,8 +152,11 @@ class RowColumnAttention(nnx.Module):
 
     def __call__(self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
         """Projected queries [B,Q,C] -> [B,Q,C]."""
-        row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
-        mixed = attend(row, column, memory, self.forms)
+        if any(self.forms):
+            row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
+            mixed = _attend(row, column, memory, self.forms)
+        else:
+            mixed = decoupled_sum(*self.weights(row_queries, column_queries, memory), memory.values)
         # Weights sum to one, so the values' bias may be added to their sum: once, not in every cell.
         assert self.value.bias is not None
         mixed = mixed.reshape(row_queries.shape)
