@@ -259,7 +259,6 @@ def measure_compile(options: argparse.Namespace) -> None:
                     "traced in, s": traced - start,
                     "compiled or loaded in, s": done - traced,
                     "processor time of both, s": processor,
-                    "GFLOP an image": plan.flops / options.batch / 1e9,
                     "temporaries, MB": plan.temporary_bytes / 1e6,
                 }
             )
