@@ -115,7 +115,7 @@ class RowColumnAttention(nnx.Module):
 
         features [B,h,w,C]; row_positions [B,w,C] and column_positions [B,h,C] are embeddings of x and of y. Keys are
         means over the other axis, of the cells in `mean_over` (None: of all cells). A mean and a linear map commute, so
-        the mean comes first.
+        the mean comes first. Values are without their bias, which is added to their sum.
         """
         row_mean, column_mean = _axis_means(features, mean_over)
         return RowColumnMemory(
