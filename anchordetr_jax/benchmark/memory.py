@@ -6,11 +6,10 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 
-from anchordetr_jax.benchmark.ours import countable, flops_of
+from anchordetr_jax.benchmark.ours import countable, flops_of, jitted_forward, temporary_bytes
 from anchordetr_jax.benchmark.report import Row
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.model.forms import compiler_options
 from anchordetr_jax.planning import lower_train_step
 from anchordetr_jax.training.sharding import make_mesh
 
@@ -32,18 +31,13 @@ def compare_attention(config: Config, shapes: Sequence[tuple[int, int]], *, trai
 
 def _plan(config: Config, shape: tuple[int, int], training: bool) -> tuple[int, float]:
     """(temporary bytes, FLOPs)."""
-    counted = dataclasses.replace(config, model=countable(config.model))
-    memory = _lowered(config, shape, training).compile().memory_analysis()
-    assert memory is not None
-    return memory.temp_size_in_bytes, flops_of(_lowered(counted, shape, training))
+    compiled = _lowered(config, shape, training).compile()
+    return temporary_bytes(compiled), flops_of(_lowered(countable(config), shape, training))
 
 
 def _lowered(config: Config, shape: tuple[int, int], training: bool) -> jax.stages.Lowered:
     if training:
         mesh = make_mesh(MeshConfig(), jax.devices()[:1])
         return lower_train_step(config, mesh, batch_size=1, image_shape=shape, max_boxes=100)
-    definition = definition_of(config.model)
     images, sizes = jax.ShapeDtypeStruct((1, *shape, 3), jnp.uint8), jax.ShapeDtypeStruct((1, 2), jnp.int32)
-    options = compiler_options(jax.default_backend())
-    forward = jax.jit(lambda variables, *inputs: definition.merge(variables)(*inputs), compiler_options=options)
-    return forward.lower(definition.shapes, images, sizes)
+    return jitted_forward(config).lower(definition_of(config.model).shapes, images, sizes)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
+from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.interop.weights import variables_from_state_dict
@@ -36,14 +36,8 @@ def forward_program(config: Config, state_dict: Mapping[str, np.ndarray], batch:
     """From uint8 pixels to the logits and boxes of all decoder layers."""
     variables = jax.device_put(variables_from_state_dict(state_dict, config.model))
     arguments = variables, jax.device_put(batch.images), jax.device_put(batch.image_sizes)
-
-    def forward(config: ModelConfig) -> Any:
-        definition = definition_of(config)
-        options = compiler_options(jax.default_backend())
-        return jax.jit(lambda variables, *inputs: definition.merge(variables)(*inputs), compiler_options=options)
-
-    compiled, seconds = _compile(forward(config.model), *arguments)
-    flops = flops_of(forward(countable(config.model)).lower(*arguments))
+    compiled, seconds = _compile(jitted_forward(config), *arguments)
+    flops = flops_of(jitted_forward(countable(config)).lower(*arguments))
     return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds, flops)
 
 
@@ -64,8 +58,7 @@ def train_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: B
         return make_train_step(definition_of(config.model), optimizer, config, mesh, state)
 
     compiled, seconds = _compile(train_step(config), state, on_device)
-    counted = dataclasses.replace(config, model=countable(config.model))
-    flops = flops_of(train_step(counted).lower(state, on_device))
+    flops = flops_of(train_step(countable(config)).lower(state, on_device))
 
     def run() -> None:
         nonlocal state
@@ -101,9 +94,16 @@ def with_dtype(config: Config, dtype: Literal["float32", "bfloat16"]) -> Config:
     return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
 
 
-def countable(config: ModelConfig) -> ModelConfig:
+def jitted_forward(config: Config) -> Any:
+    """From variables, images and their sizes to the predictions of all decoder layers."""
+    definition = definition_of(config.model)
+    options = compiler_options(jax.default_backend())
+    return jax.jit(lambda variables, *inputs: definition.merge(variables)(*inputs), compiler_options=options)
+
+
+def countable(config: Config) -> Config:
     """The same network without loops: XLA counts the operations of a loop once, however often it runs."""
-    return dataclasses.replace(config, cpu_forms=False)
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, cpu_forms=False))
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float:
@@ -113,6 +113,13 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
     return float(costs["flops"])
 
 
+def temporary_bytes(compiled: jax.stages.Compiled) -> int:
+    """What a compiled program needs besides its arguments and results, by the compiler's analysis."""
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return int(memory.temp_size_in_bytes)
+
+
 def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
     start = time.perf_counter()
     compiled = function.lower(*arguments).compile()
@@ -120,4 +127,4 @@ def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
 
 
 def _program(run: Callable[[], Any], compiled: Any, seconds: float, flops: float) -> Program:
-    return Program(run, flops, compiled.memory_analysis().temp_size_in_bytes, seconds)
+    return Program(run, flops, temporary_bytes(compiled), seconds)

@@ -52,7 +52,7 @@ class CheckpointWriter:
         self._root = absolute(workdir) / CHECKPOINTS_FOLDER
         self._meta = meta_to_dict(config, categories, step=0)
         self._keep = config.train.keep_checkpoints
-        self._patience = config.train.timeout_seconds if jax.process_count() > 1 else 0.0
+        self._patience = config.train.timeout_seconds if jax.process_count() > 1 else None
         self._thread = concurrent.futures.ThreadPoolExecutor(max_workers=1)
         self._pending: concurrent.futures.Future[None] | None = None
         self._pending_step = -1
@@ -107,7 +107,7 @@ class CheckpointWriter:
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         try:
             # After a failure here another process may have failed in the save, which then never ends.
-            self.finish(within=(self._patience or None) if error is not None else None)
+            self.finish(within=None if error is None else self._patience)
         except Exception:
             if error is None:  # Else the first failure is the one to tell of.
                 raise
