@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -63,7 +64,9 @@ class Plan:
     argument_bytes: int
     """Parameters, optimiser state and batch. Results take no more, for the state is donated."""
     flops: float
+    """0 where the compiler does not say (GPU)."""
     bytes_accessed: float
+    """As `flops`."""
     cycles: int
     """The compiler's estimate, all operations one after the other, and what it scheduled of this project's kernels
     (which it does not estimate). 0 where it makes none (CPU, GPU)."""
@@ -137,6 +140,12 @@ def lower_train_step(
     return step.lower(state, abstract_batch(batch_size, image_shape, max_boxes, mesh))
 
 
+def with_classes(config: Config) -> Config:
+    """The settings with COCO's 91 class outputs where the number is left to the data set."""
+    model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 91)
+    return dataclasses.replace(config, model=model)
+
+
 def slice_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     """Devices that are not there as a mesh [data, fsdp], in the order given: how they are wired is of no consequence,
     and JAX arranges none of which a chip has two. Raises `UserError` as `make_mesh` does."""
@@ -149,15 +158,14 @@ def read_plan(compiled: jax.stages.Compiled, schedules: Path | None = None) -> P
 
     `schedules` is the folder that `dump_schedules` named; without it kernels take no time.
     """
-    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis(), compiled.as_text()
+    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
     assert memory is not None
-    assert costs is not None
     kernels = kernel_cycles(text or "", schedules) if schedules else 0
     return Plan(
         temporary_bytes=memory.temp_size_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
-        flops=costs["flops"],
-        bytes_accessed=costs["bytes accessed"],
+        flops=costs.get("flops", 0.0),
+        bytes_accessed=costs.get("bytes accessed", 0.0),
         cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text or ""))) + kernels,
         kernel_cycles=kernels,
         collectives=find_collectives(text or ""),
@@ -188,6 +196,11 @@ def kernel_cycles(hlo: str, schedules: Path) -> int:
             raise UserError(f"The TPU compiler left no schedule of {name} in {schedules}: use libtpu 0.0.52.")
         total += int(steps) * int(words[1])
     return total
+
+
+def library_calls(hlo: str) -> Counter[str]:
+    """How often a compiled program calls which function of NVIDIA's libraries."""
+    return Counter(re.findall(r'custom_call_target="__(cu[^"]*)"', hlo.replace("$", "_")))
 
 
 _COLLECTIVE = re.compile(

@@ -33,6 +33,7 @@ from anchordetr_jax.planning import (
     read_plan,
     slice_mesh,
     tpu_devices,
+    with_classes,
 )
 
 read_config = cli.define_config()
@@ -67,12 +68,6 @@ def plan_all(config: Config, shape: tuple[int, int], schedules: Path | None) -> 
             plan = read_plan(lowered.compile(), schedules)
             alone = plan if count == 1 else alone
             report(topology, count, plan, alone, time.perf_counter() - start)
-
-
-def with_classes(config: Config) -> Config:
-    """The settings with COCO's 91 class outputs where the number is left to the data set."""
-    model = dataclasses.replace(config.model, num_classes=config.model.num_classes or 91)
-    return dataclasses.replace(config, model=model)
 
 
 def report(topology: str, count: int, plan: Plan, alone: Plan | None, seconds: float) -> None:

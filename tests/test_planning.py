@@ -12,6 +12,7 @@ from anchordetr_jax.planning import (
     Collective,
     find_collectives,
     kernel_cycles,
+    library_calls,
     lower_train_step,
     read_plan,
     slice_mesh,
@@ -73,3 +74,11 @@ def test_a_kernels_cycles_are_its_schedule_for_every_step_of_its_grid(tmp_path: 
 
 def test_devices_of_which_a_chip_has_two_are_a_mesh_too() -> None:
     assert slice_mesh(MeshConfig(fsdp=2), jax.devices()[:6]).shape == {"data": 3, "fsdp": 2}
+
+
+def test_calls_of_nvidias_libraries_are_counted_by_function() -> None:
+    call = '  %c = f32[8]{0} custom-call(%a), custom_call_target="'
+    hlo = "\n".join(
+        f'{call}{name}"' for name in ("__cublas$lt$matmul", "__cublas$lt$matmul", "__cudnn$convForward", "TopK")
+    )
+    assert library_calls(hlo) == {"cublas_lt_matmul": 2, "cudnn_convForward": 1}
