@@ -153,29 +153,54 @@ def slice_mesh(config: MeshConfig, devices: Sequence[jax.Device]) -> Mesh:
     return Mesh(np.asarray(devices).reshape(-1, config.fsdp), BATCH_AXES, axis_types=(AxisType.Auto, AxisType.Auto))
 
 
-def read_plan(compiled: jax.stages.Compiled, schedules: Path | None = None) -> Plan:
+def read_plan(compiled: jax.stages.Compiled, dumped: Path | None = None) -> Plan:
     """What a compiled program needs, a device.
 
-    `schedules` is the folder that `dump_schedules` named; without it kernels take no time.
+    Args:
+        compiled: the program.
+        dumped: the folder given to `dump_schedules` and `dump_text`; without it kernels take no time.
+
+    Raises:
+        UserError: the compiler did not write what is read from that folder.
     """
-    memory, costs, text = compiled.memory_analysis(), compiled.cost_analysis() or {}, compiled.as_text()
+    memory, costs = compiled.memory_analysis(), compiled.cost_analysis() or {}
     assert memory is not None
-    kernels = kernel_cycles(text or "", schedules) if schedules else 0
+    hlo = _text(compiled, dumped)
+    kernels = kernel_cycles(hlo, dumped) if dumped else 0
     return Plan(
         temporary_bytes=memory.temp_size_in_bytes,
         argument_bytes=memory.argument_size_in_bytes,
         flops=costs.get("flops", 0.0),
         bytes_accessed=costs.get("bytes accessed", 0.0),
-        cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', text or ""))) + kernels,
+        cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo))) + kernels,
         kernel_cycles=kernels,
-        collectives=find_collectives(text or ""),
+        collectives=find_collectives(hlo),
     )
+
+
+def _text(compiled: jax.stages.Compiled, dumped: Path | None) -> str:
+    """The compiled program's text: JAX's, or the compiler's where JAX cannot read instructions of newer TPUs."""
+    try:
+        return compiled.as_text() or ""
+    except jax.errors.JaxRuntimeError as error:
+        texts = list(dumped.glob("*.after_codegen.txt")) if dumped else []
+        if not texts:
+            first_line = str(error).splitlines()[0]
+            raise UserError(
+                f"JAX cannot read the compiled program, and the compiler wrote none: {first_line}"
+            ) from error
+        return max(texts, key=lambda path: path.stat().st_mtime).read_text()
 
 
 def dump_schedules(folder: Path) -> None:
     """Has the TPU compiler write down how it schedules what it compiles. Call it before the compiler is loaded."""
     flags = f"--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
     os.environ["LIBTPU_INIT_ARGS"] = f"{os.environ.get('LIBTPU_INIT_ARGS', '')} {flags}".strip()
+
+
+def dump_text(folder: Path) -> dict[str, bool | str]:
+    """Options for `Lowered.compile`, with which the compiler writes down the compiled program's text."""
+    return {"xla_dump_to": str(folder), "xla_dump_hlo_as_text": True}
 
 
 def kernel_cycles(hlo: str, schedules: Path) -> int:

@@ -29,6 +29,7 @@ from anchordetr_jax.planning import (
     CHIPS,
     Plan,
     dump_schedules,
+    dump_text,
     lower_train_step,
     read_plan,
     slice_mesh,
@@ -51,11 +52,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         if config.model.tpu_forms:
             dump_schedules(Path(folder))
-        plan_all(config, shape, Path(folder) if config.model.tpu_forms else None)
+        plan_all(config, shape, Path(folder))
 
 
-def plan_all(config: Config, shape: tuple[int, int], schedules: Path | None) -> None:
-    """Compiles and reports for every topology and number of devices asked for."""
+def plan_all(config: Config, shape: tuple[int, int], folder: Path) -> None:
+    """Compiles and reports for every topology and number of devices asked for; the compiler writes into `folder`."""
     for topology in TOPOLOGY.value:
         devices = tpu_devices(topology)
         alone: Plan | None = None
@@ -65,7 +66,7 @@ def plan_all(config: Config, shape: tuple[int, int], schedules: Path | None) -> 
             lowered = lower_train_step(
                 config, mesh, batch_size=count * IMAGES.value, image_shape=shape, max_boxes=MAX_BOXES.value
             )
-            plan = read_plan(lowered.compile(), schedules)
+            plan = read_plan(lowered.compile(compiler_options=dump_text(folder)), folder)
             alone = plan if count == 1 else alone
             report(topology, count, plan, alone, time.perf_counter() - start)
 

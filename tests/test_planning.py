@@ -1,6 +1,8 @@
 """What is read from compiled programs."""
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import pytest
@@ -82,3 +84,26 @@ def test_calls_of_nvidias_libraries_are_counted_by_function() -> None:
         f'{call}{name}"' for name in ("__cublas$lt$matmul", "__cublas$lt$matmul", "__cudnn$convForward", "TopK")
     )
     assert library_calls(hlo) == {"cublas_lt_matmul": 2, "cudnn_convForward": 1}
+
+
+class Unreadable:
+    """A compiled program of which JAX cannot make text."""
+
+    def as_text(self) -> str:
+        raise jax.errors.JaxRuntimeError("INTERNAL: RET_CHECK failure: async-update instruction\nmore")
+
+    def memory_analysis(self) -> Any:
+        return SimpleNamespace(temp_size_in_bytes=5, argument_size_in_bytes=7)
+
+    def cost_analysis(self) -> dict[str, float]:
+        return {"flops": 11.0, "bytes accessed": 13.0}
+
+
+def test_a_program_that_jax_cannot_read_is_read_as_the_compiler_wrote_it(tmp_path: Path) -> None:
+    program: Any = Unreadable()
+    with pytest.raises(UserError, match=r"wrote none: INTERNAL.*async-update instruction$"):
+        read_plan(program, tmp_path)
+    text = '  %a = f32[4]{0} fusion(%b), backend_config={"estimated_cycles":"17"}\n'
+    (tmp_path / "module_0001.jit_train_step.after_codegen.txt").write_text(text + HLO)
+    plan = read_plan(program, tmp_path)
+    assert (plan.cycles, plan.memory_bytes, plan.collectives) == (17, 12, find_collectives(HLO))
