@@ -3,7 +3,10 @@
 import contextlib
 import dataclasses
 import json
+import os
 import shutil
+import signal
+import socket
 import subprocess
 import sys
 import time
@@ -44,6 +47,19 @@ class TrainScript:
     def run(self, workdir: Path, *flags: str, **variables: str) -> "Ended":
         """Waits for the end of it."""
         return ended(self.start(workdir, *flags, **variables))
+
+
+def two(script: TrainScript, workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
+    """The command of docs/training.md for several hosts, on one."""
+    together = (f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
+    return [script.start(workdir, *together, f"--process_id={index}", *flags) for index in range(2)]
+
+
+def free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,9 +110,21 @@ def checkpoints(workdir: Path) -> list[int]:
     return saved_steps(workdir / CHECKPOINTS_FOLDER)
 
 
-def half_written(workdir: Path) -> list[Path]:
+def half_written(workdir: Path, folder: str = CHECKPOINTS_FOLDER) -> list[Path]:
     """Checkpoints that are being written, or were when their process was killed."""
-    return list((workdir / CHECKPOINTS_FOLDER).glob("*.orbax-checkpoint-tmp"))
+    return list((workdir / folder).glob("*.orbax-checkpoint-tmp"))
+
+
+def stopped_in_a_save(process: subprocess.Popen[str], workdir: Path, folder: str = CHECKPOINTS_FOLDER) -> bool:
+    """Stops the process if it has a checkpoint and writes another. Lets it go on if it ended that meanwhile."""
+    if not (saved_steps(workdir / folder) and half_written(workdir, folder)):
+        return False
+    process.send_signal(signal.SIGSTOP)
+    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    if half_written(workdir, folder):
+        return True
+    process.send_signal(signal.SIGCONT)
+    return False
 
 
 def bytes_on_disk(path: Path) -> int:

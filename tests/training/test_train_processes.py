@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -24,10 +23,12 @@ from tests.training.script import (
     checkpoints,
     ended,
     folder,
+    free_port,
     half_written,
     resize,
     small_disk,
     steps_told,
+    two,
     wait_until,
 )
 
@@ -36,13 +37,6 @@ __all__ = ["folder"]  # fixture
 pytestmark = pytest.mark.processes
 
 END = "end all processes, then give the same command again, which goes on from the newest checkpoint."
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclasses.dataclass
@@ -122,12 +116,6 @@ def test_a_signal_to_one_process_stops_both_after_the_same_step_with_a_checkpoin
 def script(folder: Path, script_environment: dict[str, str]) -> TrainScript:
     """With the stand-in: test_exactness.py has the network itself in two processes."""
     return TrainScript(folder / "data", script_environment, config="stand_in_config")
-
-
-def two(script: TrainScript, workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
-    """The command of docs/training.md for several hosts, on one."""
-    together = (f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
-    return [script.start(workdir, *together, f"--process_id={index}", *flags) for index in range(2)]
 
 
 def test_the_command_in_two_processes_names_the_one_that_is_killed_in_a_save(

@@ -1,11 +1,9 @@
 """scripts/train.py stopped by whatever may stop it: killed, asked, out of disk, its checkpoints damaged."""
 
-import os
 import random
 import resource
 import shutil
 import signal
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +25,7 @@ from tests.training.script import (
     script,
     small_disk,
     steps_told,
+    stopped_in_a_save,
     wait_until,
     whole_run,
 )
@@ -69,18 +68,6 @@ def test_a_run_that_is_killed_in_a_save_names_what_it_left_and_ends_as_if_it_had
     assert f"Checkpoint {left} was only half written and is ignored." in "".join(end.errors)
     assert not left.exists()
     assert_ended_like(tmp_path, whole_run, end)
-
-
-def stopped_in_a_save(process: subprocess.Popen[str], workdir: Path) -> bool:
-    """Stops the process if it has a checkpoint and writes another. Lets it go on if it ended that meanwhile."""
-    if not (checkpoints(workdir) and half_written(workdir)):
-        return False
-    process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-    if half_written(workdir):
-        return True
-    process.send_signal(signal.SIGCONT)
-    return False
 
 
 def test_a_run_that_is_asked_to_stop_saves_first_and_ends_as_if_it_had_not_been(
