@@ -166,7 +166,16 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn
 
     # Images of more than 89 million pixels are read like others; Pillow would print two lines about its source code.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+    sys.unraisablehook = _print_unraisable
     sys.exit(exit_status(lambda: app.run(call, flags_parser=parse_quietly)))
+
+
+def _print_unraisable(what: "sys.UnraisableHookArgs") -> None:
+    """Like Python's own, but silent about the writes of a save that fail after the first: of each, tensorstore says no
+    more here than that nobody waits for it any longer.
+    """
+    if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == "Event loop is closed"):
+        sys.__unraisablehook__(what)
 
 
 def _is_not_told_twice(record: LogRecord) -> bool:
