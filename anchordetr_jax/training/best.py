@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.coco import Categories
-from anchordetr_jax.training.checkpoint import BEST_FOLDER, absolute, save_variables, saved_steps
+from anchordetr_jax.training.checkpoint import BEST_FOLDER, absolute, save_variables
 from anchordetr_jax.training.metrics_file import read_evaluations, rounded
 from anchordetr_jax.training.state import TrainState, evaluated_variables
 
@@ -67,9 +67,12 @@ def save_best(
 
 
 def forget_best_after(workdir: epath.PathLike, step: int) -> None:
-    """Removes the best checkpoint if it is from after a step that the run goes on from: it may now turn out worse."""
+    """Removes the best checkpoint if it is from after a step that the run goes on from: it may now turn out worse.
+
+    Also removes what a save left half-written.
+    """
     root = absolute(workdir) / BEST_FOLDER
-    if jax.process_index() == 0:
-        for later in saved_steps(root):
-            if later > step:
-                (root / str(later)).rmtree()
+    if jax.process_index() == 0 and root.is_dir():
+        for path in root.iterdir():
+            if not path.name.isdecimal() or int(path.name) > step:
+                path.rmtree()

@@ -127,9 +127,23 @@ def save_variables(
     context.array.saving.use_compression = False  # Weights shrink by 8 %, and that takes longer than writing them.
     try:
         with context:
-            ocp.save_checkpointables(directory, items, overwrite=directory.exists())
+            response = ocp.save_checkpointables_async(directory, items, overwrite=directory.exists())
+        complete_save(directory, response)
     except Exception as error:
         raise not_written(directory, error) from error
+
+
+def complete_save(directory: epath.Path, response: Any) -> None:
+    """Waits until a save that Orbax has begun (and answered with `response`) is safely on disk; records its checksums.
+
+    Raises what goes wrong in this process as soon as it does, whatever becomes of the rest.
+    """
+    # After a failure `result` first waits for what has not failed, which may wait for another process that failed
+    # elsewhere. Orbax has no public way to ask for the failure alone.
+    written = getattr(getattr(response, "_thread_runner", None), "_future", None)
+    if written is not None and jax.process_count() > 1:
+        written.result()
+    response.result()
     if jax.process_index() == 0:
         write_checksums(directory)
 

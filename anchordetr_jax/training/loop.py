@@ -151,6 +151,7 @@ def _train(run: "_Run", watchdog: Watchdog, evaluate: Evaluate | None, after_lin
             watchdog.evaluating(False)
             best = best.after(step, scores.get("AP", math.nan))
             if config.train.keep_best and best.step == step:
+                checkpoints.finish()  # If that fails the run goes on from before, and still needs the best one so far.
                 save_best(workdir, step, state, config, data.categories)
             # Last, as it tells that the evaluation need not be repeated.
             write({EVALUATION_PREFIX + name: value for name, value in scores.items()})

@@ -22,6 +22,7 @@ from anchordetr_jax.training.checkpoint import (
     absolute,
     brief,
     compare_shapes,
+    complete_save,
     find_problem,
     meta_to_dict,
     not_written,
@@ -32,7 +33,6 @@ from anchordetr_jax.training.checkpoint import (
     saved_steps,
     warn_of_damage,
 )
-from anchordetr_jax.training.integrity import write_checksums
 from anchordetr_jax.training.state import TrainState, evaluated_variables, with_average
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
@@ -90,14 +90,8 @@ class CheckpointWriter:
             raise not_written(self._root / str(self._pending_step), error) from error
 
     def _complete(self, response: Any, step: int) -> None:
-        # `result` first waits for what has not failed, which may wait for another process that failed elsewhere. Orbax
-        # has no public way to ask for the failure alone.
-        written = getattr(getattr(response, "_thread_runner", None), "_future", None)
-        if written is not None and jax.process_count() > 1:
-            written.result()
-        response.result()
+        complete_save(self._root / str(step), response)
         if jax.process_index() == 0:
-            write_checksums(self._root / str(step))
             for old in saved_steps(self._root)[: -self._keep]:
                 (self._root / str(old)).rmtree()
 

@@ -11,7 +11,7 @@ from etils import epath
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.training import run_checkpoints
+from anchordetr_jax.training import checkpoint
 from anchordetr_jax.training.checkpoint import saved_steps
 from anchordetr_jax.training.integrity import CHECKSUMS_FILE
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, latest_step, restore_newest
@@ -197,7 +197,7 @@ def test_a_save_that_fails_is_one_sentence_and_harms_nothing(
     def full_disk(path: epath.Path) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(run_checkpoints, "write_checksums", full_disk)
+    monkeypatch.setattr(checkpoint, "write_checksums", full_disk)
     with pytest.raises(UserError, match=r"checkpoints/2 could not be written .*No space left on device"):
         save(tmp_path, trained, [2])
     monkeypatch.undo()
