@@ -163,6 +163,10 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
         problem = find_problem(root / str(step))
         if problem is None:
             return root / str(step)
+        if len(steps) == 1:
+            raise UserError(
+                f"Checkpoint {root / str(step)} is damaged ({problem}), and no other is beside it: use another folder."
+            )
         warn_of_damage(root / str(step), problem)
     if steps:
         raise UserError(f"Every checkpoint in {root} is damaged: use another folder.")

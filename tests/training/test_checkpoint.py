@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import shutil
 import time
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,6 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def copy(saved: Path, tmp_path: Path) -> Path:
     """A copy of the checkpoint, to be damaged."""
-    import shutil
-
     return Path(shutil.copytree(saved, tmp_path / "weights"))
 
 
@@ -121,6 +120,14 @@ def test_a_missing_file_is_noticed(copy: Path) -> None:
     path.unlink()
     with pytest.raises(UserError, match=rf"damaged \(model/.*{path.name} is missing\)"):
         load_model(copy)
+
+
+def test_the_only_checkpoint_of_a_folder_is_named_when_it_is_damaged(saved: Path, tmp_path: Path) -> None:
+    path = tmp_path / "best/5"
+    shutil.copytree(saved, path)
+    (path / "meta/data.json").unlink()
+    with pytest.raises(UserError, match=rf"Checkpoint {path} is damaged \(.*\), and no other is beside it"):
+        find_checkpoint(tmp_path / "best")
 
 
 def test_a_truncated_list_of_checksums_is_noticed(copy: Path) -> None:
