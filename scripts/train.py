@@ -29,8 +29,9 @@ from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.finetune import prepare_start
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.training.loop import Evaluate, resolve_classes, train
+from anchordetr_jax.training.loop import Evaluate, Outcome, resolve_classes, train
 from anchordetr_jax.training.sharding import make_mesh, start_distributed
+from anchordetr_jax.training.watchdog import Watchdog
 from anchordetr_jax.watching import RunWatch
 
 read_config = cli.define_config()
@@ -50,6 +51,16 @@ def main() -> None:
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     workdir = stored_path(WORKDIR.value)
+    with Watchdog(config.train.timeout_seconds) as watchdog:
+        outcome = run(config, workdir, watchdog)
+    if outcome.stopped_by is not None:
+        name = signal.Signals(outcome.stopped_by).name
+        print(f"Stopped by {name} after step {outcome.step}, which is saved: the same command goes on from there.")
+        sys.exit(128 + outcome.stopped_by)
+
+
+def run(config: Config, workdir: epath.Path, watchdog: Watchdog) -> Outcome:
+    """Prepares what the run starts from and its data, and trains."""
     config, remarks = prepare_start(config, read_config.given(), workdir)
     if jax.process_index() == 0:
         print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
@@ -65,11 +76,7 @@ def main() -> None:
         if config.train.evaluate_every:
             evaluate = make_evaluate(config, workdir, mesh, dataset.categories, watch)
         after_line = None if watch is None else watch.line
-        outcome = train(config, workdir, data, evaluate=evaluate, after_line=after_line, mesh=mesh)
-    if outcome.stopped_by is not None:
-        name = signal.Signals(outcome.stopped_by).name
-        print(f"Stopped by {name} after step {outcome.step}, which is saved: the same command goes on from there.")
-        sys.exit(128 + outcome.stopped_by)
+        return train(config, workdir, data, evaluate=evaluate, after_line=after_line, mesh=mesh, watchdog=watchdog)
 
 
 def make_evaluate(

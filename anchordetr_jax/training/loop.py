@@ -77,6 +77,7 @@ def train(
     evaluate: Evaluate | None = None,
     after_line: AfterLine | None = None,
     mesh: Mesh | None = None,
+    watchdog: Watchdog | None = None,
 ) -> Outcome:
     """Trains until the last epoch is over or a signal asks to stop.
 
@@ -91,6 +92,7 @@ def train(
         evaluate: called every `train.evaluate_every` epochs, and after the last one.
         after_line: called on process 0 with each line that `metrics.jsonl` gets; the next step waits for it.
         mesh: the devices; all of them by default.
+        watchdog: one that has been entered; by default one watches from here on.
 
     Raises:
         UserError: settings, checkpoint and data do not go together; the disk is full; too many bad steps in a row.
@@ -99,8 +101,8 @@ def train(
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     check_batch_size(config.train.batch_size, mesh, "train.batch_size", accumulate=config.train.accumulate)
     run = _Run(config, epath.Path(workdir), data, mesh)
-    with Watchdog(config.train.timeout_seconds) as watchdog:
-        return _train(run, watchdog, evaluate, after_line)
+    with contextlib.nullcontext(watchdog) if watchdog else Watchdog(config.train.timeout_seconds) as watching:
+        return _train(run, watching, evaluate, after_line)
 
 
 def _train(run: "_Run", watchdog: Watchdog, evaluate: Evaluate | None, after_line: AfterLine | None) -> Outcome:

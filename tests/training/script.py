@@ -49,10 +49,15 @@ class TrainScript:
         return ended(self.start(workdir, *flags, **variables))
 
 
-def two(script: TrainScript, workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
+def two(
+    script: TrainScript, workdir: Path, *flags: str, flags_of_second: tuple[str, ...] = ()
+) -> list[subprocess.Popen[str]]:
     """The command of docs/training.md for several hosts, on one."""
-    together = (f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
-    return [script.start(workdir, *together, f"--process_id={index}", *flags) for index in range(2)]
+    together = (*flags, f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
+    return [
+        script.start(workdir, *together, f"--process_id={index}", *(flags_of_second if index == 1 else ()))
+        for index in range(2)
+    ]
 
 
 def free_port() -> int:

@@ -132,6 +132,17 @@ def test_the_command_in_two_processes_names_the_one_that_is_killed_in_a_save(
     assert end.status == 1
 
 
+def test_a_process_that_cannot_begin_is_named_by_the_other(script: TrainScript, tmp_path: Path) -> None:
+    nowhere = tmp_path / "nowhere"
+    processes = two(script, tmp_path, flags_of_second=(f"--config.data.root={nowhere}",))
+    ends = [ended(process, within=2 * script_config.TIMEOUT_SECONDS + 60) for process in processes]
+    for end in ends:
+        (sentence,) = (line for line in end.errors if line.startswith("Error: "))
+        assert str(nowhere) in sentence, ends
+    assert "Error: Process 1 has stopped (" in "".join(ends[0].errors)
+    assert [end.status for end in ends] == [1, 1]
+
+
 def test_a_full_disk_is_told_of_by_both_processes_and_the_run_goes_on_when_there_is_room(
     script: TrainScript, tmp_path: Path
 ) -> None:
