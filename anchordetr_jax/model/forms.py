@@ -32,5 +32,9 @@ def as_stored(x: jax.Array) -> jax.Array:
 
 
 def compiler_options(platform: str) -> dict[str, bool | str]:
-    """Options for `jax.jit` on a platform: XLA's CPU compiler removes optimization barriers unless told not to."""
-    return {"xla_disable_hlo_passes": "cse_barrier_expander"} if platform == "cpu" else {}
+    """Options for `jax.jit` on a platform. XLA's CPU compiler otherwise removes optimization barriers; and it gives
+    products to YNNPACK, which is no faster here, and of which a program with many takes twice as long to load.
+    """
+    if platform != "cpu":
+        return {}
+    return {"xla_disable_hlo_passes": "cse_barrier_expander", "xla_cpu_experimental_ynn_fusion_type": ""}

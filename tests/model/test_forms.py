@@ -1,4 +1,4 @@
-"""What makes XLA's CPU compiler store a value."""
+"""What XLA's CPU compiler is told."""
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +14,11 @@ def sums_that_the_compiler_would_repeat(x: jax.Array) -> jax.Array:
 def test_what_shall_be_stored_is_not_computed_again() -> None:
     function = jax.jit(sums_that_the_compiler_would_repeat, compiler_options=compiler_options("cpu"))
     assert "opt-barrier" in (function.lower(jnp.ones((8, 8))).compile().as_text() or "")
+
+
+def test_products_are_computed_by_xla_itself() -> None:
+    function = jax.jit(lambda x: jnp.tanh(x @ x), compiler_options=compiler_options("cpu"))
+    assert "__ynn_fusion" not in (function.lower(jnp.ones((256, 256))).compile().as_text() or "")
 
 
 def test_other_platforms_are_left_as_they_are() -> None:
