@@ -51,14 +51,14 @@ class Bottleneck(nnx.Module):
             self.shortcut_conv = conv1x1(channels_in, channels_out, stride)
             self.shortcut_norm = norm(channels_out)
 
-    def __call__(self, x: jax.Array, area_in: StageArea, area_out: StageArea) -> jax.Array:
-        """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),4*width]. Padding is zero on the way in and on the way out."""
-        # Only the 3x3 mixes cells, so its input and the block's output are the two places where padding must be zero.
-        y = area_in.zero_outside(jax.nn.relu(self.norm1(self.conv1(x))))
+    def __call__(self, x: jax.Array, area: StageArea) -> jax.Array:
+        """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),4*width]; `area`: of x. Padding comes back as anything."""
+        # Only the 3x3 mixes cells, so its input is the one place where padding must be zero.
+        y = area.zero_outside(jax.nn.relu(self.norm1(self.conv1(x))))
         y = jax.nn.relu(self.norm2(self.conv2(y)))
         y = self.norm3(self.conv3(y))
         shortcut = self.shortcut_norm(self.shortcut_conv(x)) if self.has_projection else x
-        y = area_out.zero_outside(jax.nn.relu(y + shortcut))
+        y = jax.nn.relu(y + shortcut)
         return as_stored(y) if self.forms.cpu else y
 
 
@@ -97,10 +97,10 @@ class Stage(nnx.Module):
         )
 
     def __call__(self, x: jax.Array, area: StageArea) -> tuple[jax.Array, StageArea]:
-        """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),O] and the valid area there."""
+        """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),O] and the valid area there. Padding comes back as anything."""
         area_out = area.halved() if self.stride == 2 else area
         for i, block in enumerate(self.blocks):
-            x = apply_layer(block, self.remat, x, area if i == 0 else area_out, area_out)
+            x = apply_layer(block, self.remat, x, area if i == 0 else area_out)
         return x, area_out
 
 
@@ -152,5 +152,5 @@ class ResNet(nnx.Module):
         features = []
         for stage in (self.layer2, self.layer3, self.layer4):
             x, area = stage(x, area)
-            features.append(x)
+            features.append(area.zero_outside(x))
         return features, area.sizes
