@@ -172,10 +172,16 @@ def read_plan(compiled: jax.stages.Compiled, dumped: Path | None = None) -> Plan
         argument_bytes=memory.argument_size_in_bytes,
         flops=costs.get("flops", 0.0),
         bytes_accessed=costs.get("bytes accessed", 0.0),
-        cycles=sum(map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo))) + kernels,
+        cycles=sum(_estimates(hlo)) + kernels,
         kernel_cycles=kernels,
         collectives=find_collectives(hlo),
     )
+
+
+def _estimates(hlo: str) -> list[int]:
+    """Cycles of each operation that the compiler has an estimate of; all ones say that it has none."""
+    cycles = map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo))
+    return [estimate for estimate in cycles if estimate != 2**64 - 1]
 
 
 def _text(compiled: jax.stages.Compiled, dumped: Path | None) -> str:
