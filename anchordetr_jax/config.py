@@ -67,6 +67,9 @@ class ModelConfig:
     tpu_forms: bool = False
     """Compute in forms made for TPUs, which take less time and memory there: attention by a kernel of this project's
     (Pallas), the stem on folded images, 1x1 convolutions as such. Elsewhere results are the same, but slower."""
+    gpu_forms: bool = False
+    """On NVIDIA GPUs, compute the sums of row-column attention by kernels of this project's (Pallas), which take less
+    memory. They were compiled for GPUs and tried without one, not timed. Elsewhere results are the same."""
 
     def __post_init__(self) -> None:
         _require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")
@@ -89,9 +92,11 @@ class ModelConfig:
                 "model.tpu_forms needs model.attention='rcda' and heads of 16 channels or a multiple "
                 "(model.hidden_dim over model.num_heads)."
             )
+        if self.tpu_forms and self.gpu_forms:
+            raise UserError("model.tpu_forms and model.gpu_forms exclude one another: set that of your platform.")
 
 
-ARITHMETIC = ("padding", "dtype", "remat", "cpu_forms", "tpu_forms")
+ARITHMETIC = ("padding", "dtype", "remat", "cpu_forms", "tpu_forms", "gpu_forms")
 """Settings of `ModelConfig` that say how a network is computed, not which one it is."""
 
 

@@ -19,6 +19,7 @@ from anchordetr_jax.image_inputs import GivenImage
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.model.attention import RowColumnAttention
 from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.model.forms import with_plain_forms
 from anchordetr_jax.predict import Detector
 
 
@@ -99,7 +100,7 @@ def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explan
     padded = np.zeros((1, *shape, 3), np.uint8)
     padded[0, :height, :width] = resized
     # Only as it is defined, attention is handed out.
-    config = dataclasses.replace(detector.model.config, cpu_forms=False, tpu_forms=False)
+    config = with_plain_forms(detector.model.config)
     graphdef, state = nnx.split(definition_of(config).merge(variables_of(detector.model)))
     classes = np.array(sorted(detector.names))
     queries = config.num_patterns * len(detector.model.anchor_points())

@@ -22,6 +22,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically, write_json
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.model.definition import ModelDefinition, variables_of
+from anchordetr_jax.model.forms import with_plain_forms
 from anchordetr_jax.predict import Detector
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -110,7 +111,7 @@ def serialized(detector: Detector, shape: tuple[int, int], batch: Batch) -> byte
 
 
 def _definition(detector: Detector, **changes: Any) -> ModelDefinition:
-    config = dataclasses.replace(detector.model.config, remat=False, cpu_forms=False, tpu_forms=False, **changes)
+    config = dataclasses.replace(with_plain_forms(detector.model.config), remat=False, **changes)
     return definition_of(config)
 
 

@@ -33,6 +33,7 @@ DTYPES = ("float64", "float32")
 FORMS = {
     "cpu": {"model.cpu_forms": True, "model.tpu_forms": False},
     "tpu": {"model.cpu_forms": False, "model.tpu_forms": True},
+    "gpu": {"model.cpu_forms": False, "model.gpu_forms": True},
     "plain": {"model.cpu_forms": False, "model.tpu_forms": False},
 }
 ARCHITECTURE = {
@@ -72,7 +73,10 @@ def parser() -> argparse.ArgumentParser:
         "--dtype", choices=(*DTYPES, "bfloat16"), default="float64", help="what to compute in; bfloat16: not judged"
     )
     golden.add_argument(
-        "--forms", choices=FORMS, default="cpu", help="model.cpu_forms (the default), model.tpu_forms, or neither"
+        "--forms",
+        choices=FORMS,
+        default="cpu",
+        help="model.cpu_forms (the default), model.tpu_forms, model.gpu_forms, or none of them",
     )
     golden.set_defaults(run=run_golden)
 

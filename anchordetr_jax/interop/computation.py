@@ -52,7 +52,7 @@ def compute(
     Args:
         case: what to compute. Without targets nothing is trained.
         dtype: of everything.
-        forms: `model.cpu_forms`, `model.tpu_forms`, where they are not to be the defaults.
+        forms: `model.cpu_forms` and its like, where they are not to be the defaults.
         padding: `ModelConfig.padding`; by default `official` where the images differ in size, else `invariant`.
     """
     padding = padding or ("official" if case.is_padded else "invariant")

@@ -18,6 +18,7 @@ from anchordetr_jax.model.fused_attention import kernel_attention
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import linear
 from anchordetr_jax.model.precision import at_least_float32, product_precision
+from anchordetr_jax.model.sum_kernel import attention_with_kernel_sum
 from anchordetr_jax.model.valid_area import ValidArea
 
 
@@ -44,7 +45,7 @@ def _split_heads(x: jax.Array, heads: int) -> jax.Array:
 
 def _attend(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, forms: Forms) -> jax.Array:
     """Row-column attention by the form that is asked for: queries [B,Q,n,d] -> [B,Q,n,d]."""
-    form = kernel_attention if forms.tpu else attention_in_turn
+    form = kernel_attention if forms.tpu else attention_with_kernel_sum if forms.gpu else attention_in_turn
     return form(row_queries, column_queries, memory)
 
 
@@ -64,7 +65,8 @@ class MultiHeadAttention(nnx.Module):
         v = _split_heads(self.value(values), self.heads)
         if any(self.forms):
             q, k = self._projected(queries, keys)
-            mixed = _attend(q, jnp.zeros_like(q), _one_row(k, v, valid), self.forms)
+            # Nothing lies between the sums where there is one row: GPUs need no kernel.
+            mixed = _attend(q, jnp.zeros_like(q), _one_row(k, v, valid), self.forms._replace(gpu=False))
         else:
             weights = self.weights(queries, keys, valid).astype(v.dtype)
             mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))

@@ -1,5 +1,6 @@
 """Forms of a computation that a platform does better than the plain one; others compute the plain one all the same."""
 
+import dataclasses
 from typing import NamedTuple
 
 import jax
@@ -9,10 +10,11 @@ from anchordetr_jax.config import ModelConfig
 
 
 class Forms(NamedTuple):
-    """Which platforms' own forms are used there: `model.cpu_forms` and `model.tpu_forms`."""
+    """Which platforms' own forms are used there: `model.cpu_forms`, `model.tpu_forms` and `model.gpu_forms`."""
 
     cpu: bool = False
     tpu: bool = False
+    gpu: bool = False
 
 
 PLAIN = Forms()
@@ -20,7 +22,12 @@ PLAIN = Forms()
 
 def forms_of(config: ModelConfig) -> Forms:
     """The forms that the settings ask for."""
-    return Forms(config.cpu_forms, config.tpu_forms)
+    return Forms(config.cpu_forms, config.tpu_forms, config.gpu_forms)
+
+
+def with_plain_forms(config: ModelConfig) -> ModelConfig:
+    """The settings of a network that computes everything as it is defined, on all platforms."""
+    return dataclasses.replace(config, cpu_forms=False, tpu_forms=False, gpu_forms=False)
 
 
 def as_stored(x: jax.Array) -> jax.Array:

@@ -17,6 +17,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "levels3": {"num_feature_levels": 3, "encoder_layers": 2},
     "standard": {"attention": "standard"},
     "tpu_forms": {"tpu_forms": True},
+    "gpu_forms": {"gpu_forms": True},
     "no_forms": {"cpu_forms": False},
     "grid": {"spatial_prior": "grid"},
     "compact": {"backbone": "compact"},
