@@ -3,7 +3,8 @@ memory.
 
 A block of queries goes through the places of the shorter axis one by one: the first sum, over the longer axis, is a
 matrix product, and the second adds it to the result, times one weight a query. The backward pass computes the products
-anew; it has two kernels, as one sums over places and the other over queries.
+anew; it has two kernels, as one sums over places and the other over queries. JAX 0.11 still has Pallas for Triton, and
+announces its end: then this needs Pallas for Mosaic, or to go.
 """
 
 import functools
