@@ -1,9 +1,11 @@
 """Forms of a computation that a platform does better than the plain one; others compute the plain one all the same."""
 
 import dataclasses
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
+from flax import nnx
 from jax import lax
 
 from anchordetr_jax.config import ModelConfig
@@ -36,6 +38,27 @@ def as_stored(x: jax.Array) -> jax.Array:
     It takes effect with `compiler_options`.
     """
     return lax.platform_dependent(x, cpu=lax.optimization_barrier, default=lambda x: x)
+
+
+def on_tpu(
+    module: nnx.Module, fast: Callable[..., jax.Array], plain: Callable[..., jax.Array], *arguments: Any
+) -> jax.Array:
+    """fast(module, *arguments) on TPUs and plain(module, *arguments), of which it is a form, elsewhere. The gradient is
+    always that of `plain`, computed anew: it costs what `remat` costs."""
+    graphdef, variables = nnx.split(module)
+
+    def of(form: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return lambda variables, *arguments: form(nnx.merge(graphdef, variables), *arguments)
+
+    @jax.custom_vjp
+    def compute(*given: Any) -> jax.Array:
+        return lax.platform_dependent(*given, tpu=of(fast), default=of(plain))
+
+    def backward(given: Any, gradient: jax.Array) -> Any:
+        return jax.vjp(of(plain), *given)[1](gradient)
+
+    compute.defvjp(lambda *given: (compute(*given), given), backward)
+    return compute(variables, *arguments)
 
 
 def compiler_options(platform: str) -> dict[str, bool | str]:

@@ -25,10 +25,14 @@ class FrozenBatchNorm(nnx.Module):
         self.mean = FrozenStatistic(jnp.zeros(channels, param_dtype))
         self.var = FrozenStatistic(jnp.ones(channels, param_dtype))
 
+    def affine(self) -> tuple[jax.Array, jax.Array]:
+        """The map's scale and bias [C], y = x * scale + bias."""
+        scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + EPSILON)
+        return scale, self.bias[...] - self.mean[...] * scale
+
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [B,h,w,C] -> the same shape, in the compute dtype."""
-        scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + EPSILON)
-        bias = self.bias[...] - self.mean[...] * scale
+        scale, bias = self.affine()
         wide = x.astype(at_least_float32(self.dtype))
         return (wide * scale[None, None, None, :] + bias[None, None, None, :]).astype(self.dtype)
 

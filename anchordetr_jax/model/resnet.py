@@ -4,7 +4,8 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.forms import PLAIN, Forms, as_stored
+from anchordetr_jax.model import bottleneck_kernel
+from anchordetr_jax.model.forms import PLAIN, Forms, as_stored, on_tpu
 from anchordetr_jax.model.layers import apply_layer, convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32
@@ -31,6 +32,8 @@ class Bottleneck(nnx.Module):
     ):
         channels_out = width * EXPANSION
         self.forms = forms
+        self.width = width
+        self.is_dense = stride == dilation == 1
 
         def conv1x1(features_in: int, features_out: int, stride: int = 1) -> nnx.Conv:
             return convolution(features_in, features_out, kernel=1, stride=stride, forms=forms, dtype=dtype, rngs=rngs)
@@ -53,6 +56,12 @@ class Bottleneck(nnx.Module):
 
     def __call__(self, x: jax.Array, area: StageArea) -> jax.Array:
         """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),4*width]; `area`: of x. Padding comes back as anything."""
+        if self.forms.tpu and self.is_dense and bottleneck_kernel.fits(x, self.width):
+            return on_tpu(self, Bottleneck.in_kernel, Bottleneck.plain, x, area)
+        return self.plain(x, area)
+
+    def plain(self, x: jax.Array, area: StageArea) -> jax.Array:
+        """The bottleneck as it is defined."""
         # Only the 3x3 mixes cells, so its input is the one place where padding must be zero.
         y = area.zero_outside(jax.nn.relu(self.norm1(self.conv1(x))))
         y = jax.nn.relu(self.norm2(self.conv2(y)))
@@ -60,6 +69,22 @@ class Bottleneck(nnx.Module):
         shortcut = self.shortcut_norm(self.shortcut_conv(x)) if self.has_projection else x
         y = jax.nn.relu(y + shortcut)
         return as_stored(y) if self.forms.cpu else y
+
+    def in_kernel(self, x: jax.Array, area: StageArea, *, interpret: bool = False) -> jax.Array:
+        """The same by a kernel for TPUs (`interpret`: without one), where it `fits` and nothing strides or dilates."""
+
+        def layer(conv: nnx.Conv, norm: FrozenBatchNorm) -> bottleneck_kernel.ConvolutionNorm:
+            return bottleneck_kernel.ConvolutionNorm(conv.kernel[...], *norm.affine())
+
+        return bottleneck_kernel.bottleneck(
+            x,
+            area.heights(x.shape[:3]),
+            layer(self.conv1, self.norm1),
+            layer(self.conv2, self.norm2),
+            layer(self.conv3, self.norm3),
+            layer(self.shortcut_conv, self.shortcut_norm) if self.has_projection else None,
+            interpret=interpret,
+        )
 
 
 class Stage(nnx.Module):

@@ -43,6 +43,14 @@ class StageArea(NamedTuple):
             return self
         return StageArea(halve(self.sizes - jnp.array([[odd_row, odd_column]])))
 
+    def heights(self, shape: tuple[int, ...]) -> jax.Array:
+        """How many rows of each column of grids of `shape` (B, h, w) are valid, int32 [B,w]."""
+        B, h, w = shape
+        if self.sizes is None:
+            return jnp.full((B, w), h, jnp.int32)
+        inside = jnp.arange(w)[None, :] < self.sizes[:, 1, None]
+        return jnp.where(inside, self.sizes[:, 0, None], 0).astype(jnp.int32)
+
     def zero_outside(self, x: jax.Array) -> jax.Array:
         """x [B,h,w,C] with zeros in the padding."""
         if self.sizes is None:
