@@ -14,17 +14,15 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anchordetr_jax.model.precision import at_least_float32, product_precision
+from anchordetr_jax.model.kernel_parts import LANES, LEFT_TRANSPOSED, RIGHT_TRANSPOSED, dot, name
+from anchordetr_jax.model.precision import at_least_float32
 
-LANES = 128
 QUERY_BLOCK = 512
 """Queries of a grid step at most."""
 _SHORT_CHUNK = 8
 """Rows of the shorter axis in one matrix product: enough to keep the MXU busy, and few enough to stay in registers."""
 
 _PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))
-_PLAIN, _LEFT, _RIGHT = ((1,), (0,)), ((0,), (0,)), ((1,), (1,))
-"""What is contracted: a product as it stands, with the left factor transposed, with the right one transposed."""
 
 
 class Axis(NamedTuple):
@@ -55,7 +53,7 @@ def attend(long: Axis, short: Axis, values: jax.Array, *, interpret: bool = Fals
         in_specs=[*specs.long, *specs.short, specs.values],
         out_specs=specs.queries,
         out_shape=jax.ShapeDtypeStruct(long.queries.shape, values.dtype),
-        name=_name("rcda_forward", grid),
+        name=name("rcda_forward", grid),
         cost_estimate=_cost(long, short, values, products=1),
         interpret=interpret,
         compiler_params=_PARAMS,
@@ -88,7 +86,7 @@ def attend_backward(
             *(pltpu.VMEM(array.shape[2:], wide) for array in (long.keys, short.keys)),
             pltpu.VMEM((places * d, values.shape[-1]), wide),
         ],
-        name=_name("rcda_backward", grid),
+        name=name("rcda_backward", grid),
         cost_estimate=_cost(long, short, values, products=2),
         interpret=interpret,
         compiler_params=_PARAMS,
@@ -115,7 +113,7 @@ def _forward_kernel(
     total = jnp.zeros((d, short.shape[1]), short.dtype)
     for first in range(0, places, _SHORT_CHUNK):
         some = min(_SHORT_CHUNK, places - first)
-        inner = _dot(values[0, first : first + some, 0].reshape(some * d, -1), long)  # [s*d,q]
+        inner = dot(values[0, first : first + some, 0].reshape(some * d, -1), long)  # [s*d,q]
         for i in range(some):
             total += inner[i * d : (i + 1) * d] * short[first + i : first + i + 1]
     out[0] = total.astype(dtype)
@@ -165,21 +163,21 @@ def _backward_kernel(
 
     for first in range(0, places, _SHORT_CHUNK):
         some = min(_SHORT_CHUNK, places - first)
-        inner = _dot(values[0, first : first + some, 0].reshape(some * d, -1), rounded_long)  # [s*d,q]
+        inner = dot(values[0, first : first + some, 0].reshape(some * d, -1), rounded_long)  # [s*d,q]
         for i in range(some):
             s = first + i
             short_change[s : s + 1] = jnp.sum(inner[i * d : (i + 1) * d] * change, axis=0, keepdims=True)
             inner_change[s * d : (s + 1) * d] = (rounded_short[s : s + 1] * change).astype(dtype)
-    long_change = _dot(values[0, :, 0].reshape(places * d, -1), inner_change[...], _LEFT)  # [l,q]
-    values_sum[...] += _dot(inner_change[...], rounded_long, _RIGHT)  # [s*d,l]
+    long_change = dot(values[0, :, 0].reshape(places * d, -1), inner_change[...], LEFT_TRANSPOSED)  # [l,q]
+    values_sum[...] += dot(inner_change[...], rounded_long, RIGHT_TRANSPOSED)  # [s*d,l]
     for weights, weights_change, queries, keys, queries_out, keys_sum in (
         (long, long_change, long_q, long_keys, long_queries_out, long_keys_sum),
         (short, short_change[...], short_q, short_keys, short_queries_out, short_keys_sum),
     ):
         mean = jnp.sum(weights * weights_change, axis=0, keepdims=True)
         scores_change = (weights * (weights_change - mean) * scale).astype(dtype)
-        queries_out[0] = _dot(keys[0, 0], scores_change, _LEFT).astype(dtype)
-        keys_sum[...] += _dot(scores_change, queries, _RIGHT)
+        queries_out[0] = dot(keys[0, 0], scores_change, LEFT_TRANSPOSED).astype(dtype)
+        keys_sum[...] += dot(scores_change, queries, RIGHT_TRANSPOSED)
 
     @pl.when(step == last_step)
     def _() -> None:
@@ -190,19 +188,9 @@ def _backward_kernel(
 
 def _weights(keys: jax.Array, queries: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
     """Softmax over places: keys [k,d], queries [d,q], mask [k,1] -> [k,q] in float32 at least."""
-    scores = _dot(keys, queries) * scale + mask
+    scores = dot(keys, queries) * scale + mask
     raised = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
     return raised / jnp.sum(raised, axis=0, keepdims=True)
-
-
-def _dot(a: jax.Array, b: jax.Array, contracted: tuple[tuple[int], tuple[int]] = _PLAIN) -> jax.Array:
-    return jax.lax.dot_general(
-        a,
-        b,
-        (contracted, ((), ())),
-        precision=product_precision(a.dtype),
-        preferred_element_type=at_least_float32(a.dtype),
-    )
 
 
 class _Specs(NamedTuple):
@@ -237,11 +225,6 @@ def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
     L, S = long.keys.shape[2], short.keys.shape[2]
     values: Any = pl.BlockSpec((1, S, 1, d, L), lambda b, head, i: (b, 0, head, 0, 0))
     return (B, n, math.ceil(count / block)), _Specs(queries, axis(L), axis(S), values)
-
-
-def _name(kernel: str, grid: tuple[int, ...]) -> str:
-    """A name that says how many steps the kernel's grid has, which `planning` reads in compiled programs."""
-    return f"{kernel}_x{math.prod(grid)}"
 
 
 def _cost(long: Axis, short: Axis, values: jax.Array, *, products: int) -> pl.CostEstimate:

@@ -6,41 +6,29 @@ side by side in lanes: the 3x3 convolution is, for each of its rows, a product o
 """
 
 import functools
-import itertools
-import math
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anchordetr_jax.model.precision import at_least_float32, product_precision
+from anchordetr_jax.model.kernel_parts import LANES, SUBLANES, ConvolutionNorm, dot, name, parts
+from anchordetr_jax.model.precision import at_least_float32
 
 WIDTH = 64
 """Channels between the convolutions: half of the lanes."""
-_LANES = 2 * WIDTH
-_IMAGES = 8
-"""Images of a grid step: as many as there are sublanes."""
 _CHUNK = 40
 """Pairs of pixels in one matrix product at most: enough to keep the MXU busy, and few enough to stay in registers."""
 _ROW_BYTES = 800
 """Of one channel of a row at most, or a step would need more than the 16 MB that kernels have on all TPUs."""
 
 
-class ConvolutionNorm(NamedTuple):
-    """A convolution and the frozen BatchNorm after it: kernel [k,k,I,O], then a scale and a bias [O]."""
-
-    kernel: jax.Array
-    scale: jax.Array
-    bias: jax.Array
-
-
 def fits(x: jax.Array, width: int) -> bool:
     """Whether the kernel can compute a bottleneck of so many channels on x [B,h,w,C]: with images for all sublanes, and
     rows of pairs of pixels that are not too long."""
     B, _, w, _ = x.shape
-    return width == WIDTH and B % _IMAGES == 0 and w % 2 == 0 and w * x.dtype.itemsize <= _ROW_BYTES
+    return width == WIDTH and B % SUBLANES == 0 and w % 2 == 0 and w * x.dtype.itemsize <= _ROW_BYTES
 
 
 def bottleneck(
@@ -68,7 +56,7 @@ def bottleneck(
         [B,h,w,O] in the dtype of x. It is rounded once, where the plain form rounds after each operation.
     """
     B, h, w, C = x.shape
-    O, pairs, dtype = conv3.kernel.shape[-1], w // 2, x.dtype
+    channels_out, pairs, dtype = conv3.kernel.shape[-1], w // 2, x.dtype
     one, two = functools.partial(_weights, dtype=dtype), functools.partial(_weights, dtype=dtype, copies=2)
     weights = [
         *two(conv1._replace(kernel=jnp.tile(conv1.kernel[0, 0], 2))),
@@ -83,29 +71,29 @@ def bottleneck(
 
     def row(channels: int, delay: int) -> Any:
         """A row of the image, or the one `delay` rows above it."""
-        shape = (1, pairs, 2, _IMAGES, channels)
+        shape = (1, pairs, 2, SUBLANES, channels)
         return pl.BlockSpec(shape, lambda b, i: (jnp.clip(i - delay, 0, h - 1), 0, 0, b, 0))
 
-    of_images: Any = pl.BlockSpec((pairs, 2, _IMAGES, _LANES), lambda b, i: (0, 0, b, 0))
+    of_images: Any = pl.BlockSpec((pairs, 2, SUBLANES, LANES), lambda b, i: (0, 0, b, 0))
     whole: Any = [pl.BlockSpec(array.shape, lambda b, i, n=array.ndim: (0,) * n) for array in weights]
-    lanes = jnp.broadcast_to(limits[:, None, :, None], (B, 1, w, _LANES))
-    grid = (B // _IMAGES, h + 1)
+    lanes = jnp.broadcast_to(limits[:, None, :, None], (B, 1, w, LANES))
+    grid = (B // SUBLANES, h + 1)
     out = pl.pallas_call(
         _kernel,
         grid=grid,
         in_specs=[row(C, 0), of_images, *whole],
-        out_specs=row(O, 1),
-        out_shape=jax.ShapeDtypeStruct((h, pairs, 2, B, O), dtype),
+        out_specs=row(channels_out, 1),
+        out_shape=jax.ShapeDtypeStruct((h, pairs, 2, B, channels_out), dtype),
         scratch_shapes=[
-            pltpu.VMEM((3, pairs + 1, _IMAGES, _LANES), dtype),
-            pltpu.VMEM((2, pairs, 2, _IMAGES, C), dtype),
+            pltpu.VMEM((3, pairs + 1, SUBLANES, LANES), dtype),
+            pltpu.VMEM((2, pairs, 2, SUBLANES, C), dtype),
         ],
-        name=f"bottleneck_x{math.prod(grid)}",
-        cost_estimate=_cost(x, O, shortcut is not None),
+        name=name("bottleneck", grid),
+        cost_estimate=_cost(x, channels_out, shortcut is not None),
         interpret=interpret,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
     )(in_pairs(x), in_pairs(lanes)[0], *weights)
-    return out.reshape(h, w, B, O).transpose(2, 0, 1, 3)
+    return out.reshape(h, w, B, channels_out).transpose(2, 0, 1, 3)
 
 
 def _kernel(x: Any, limits: Any, *rest: Any) -> None:
@@ -117,42 +105,36 @@ def _kernel(x: Any, limits: Any, *rest: Any) -> None:
     out, narrow, earlier = rest[-3:]
     i = pl.program_id(1)
     pairs, B, C = x.shape[1], x.shape[3], x.shape[4]
-    O, dtype = out.shape[-1], narrow.dtype
+    channels_out, dtype = out.shape[-1], narrow.dtype
     above, middle, below = (i + 1) % 3, (i + 2) % 3, i % 3
 
     @pl.when(i == 0)
     def _() -> None:
         narrow[...] = jnp.zeros_like(narrow)
 
-    for part in _parts(pairs):
+    for part in parts(pairs, _CHUNK):
         for odd in (0, 1):
-            y = jnp.maximum(_convolve(x[0, part, odd].reshape(-1, C), conv1), 0).reshape(-1, B, _LANES)
+            y = jnp.maximum(_convolve(x[0, part, odd].reshape(-1, C), conv1), 0).reshape(-1, B, LANES)
             y = jnp.where(i < limits[part, odd], y, 0).astype(dtype)
             if odd:
                 narrow[below, part.start + 1 : part.stop + 1, :, :WIDTH] = y[..., :WIDTH]
             else:
                 narrow[below, part, :, WIDTH:] = y[..., WIDTH:]
 
-    for part in _parts(pairs):
+    for part in parts(pairs, _CHUNK):
         total: Any = 0
         for k, place in enumerate((above, middle, below)):
             for side in (0, 1):
-                four = narrow[place, part.start + side : part.stop + side].reshape(-1, _LANES)
-                total += _dot(four, conv2[0][k, side])
+                four = narrow[place, part.start + side : part.stop + side].reshape(-1, LANES)
+                total += dot(four, conv2[0][k, side])
         y = jnp.maximum(total * conv2[1][...] + conv2[2][...], 0).astype(dtype)
         for odd in (0, 1):
             kernel3, *norm3 = conv3
-            z = _convolve(y, (kernel3.at[:, odd * O : (odd + 1) * O], *norm3))
+            z = _convolve(y, (kernel3.at[:, odd * channels_out : (odd + 1) * channels_out], *norm3))
             source = earlier[i % 2, part, odd].reshape(-1, C)
             z += _convolve(source, shortcut[0]) if shortcut else source.astype(z.dtype)
-            out[0, part, odd] = jnp.maximum(z, 0).astype(dtype).reshape(-1, B, O)
+            out[0, part, odd] = jnp.maximum(z, 0).astype(dtype).reshape(-1, B, channels_out)
     earlier[(i + 1) % 2] = x[0]
-
-
-def _parts(pairs: int) -> list[slice]:
-    """Pairs of a row in parts of about equal length."""
-    ends = [round(i * pairs / math.ceil(pairs / _CHUNK)) for i in range(math.ceil(pairs / _CHUNK) + 1)]
-    return [slice(*some) for some in itertools.pairwise(ends)]
 
 
 def _weights(layer: ConvolutionNorm, dtype: jnp.dtype, copies: int = 1) -> tuple[jax.Array, ...]:
@@ -167,17 +149,13 @@ def _pair_kernel(kernel: jax.Array) -> jax.Array:
     first three and the second the last three."""
     none = jnp.zeros_like(kernel[:, :1])
     taps = [jnp.concatenate(columns, axis=1) for columns in ((kernel, none), (none, kernel))]  # [3,4,64,64]
-    return jnp.concatenate(taps, axis=-1).reshape(3, 2, _LANES, _LANES)
+    return jnp.concatenate(taps, axis=-1).reshape(3, 2, LANES, LANES)
 
 
 def _convolve(pixels: jax.Array, layer: tuple[Any, ...]) -> jax.Array:
     """A 1x1 convolution with its BatchNorm: pixels [P,I] -> [P,O] in float32 at least."""
     kernel, scale, bias = layer
-    return _dot(pixels, kernel[...]) * scale[...] + bias[...]
-
-
-def _dot(a: jax.Array, b: jax.Array) -> jax.Array:
-    return jnp.dot(a, b, precision=product_precision(a.dtype), preferred_element_type=at_least_float32(a.dtype))
+    return dot(pixels, kernel[...]) * scale[...] + bias[...]
 
 
 def _cost(x: jax.Array, channels_out: int, projected: bool) -> pl.CostEstimate:

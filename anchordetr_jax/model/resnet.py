@@ -6,6 +6,7 @@ from jax.typing import DTypeLike
 
 from anchordetr_jax.model import bottleneck_kernel
 from anchordetr_jax.model.forms import PLAIN, Forms, as_stored, on_tpu
+from anchordetr_jax.model.kernel_parts import ConvolutionNorm
 from anchordetr_jax.model.layers import apply_layer, convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32
@@ -73,8 +74,8 @@ class Bottleneck(nnx.Module):
     def in_kernel(self, x: jax.Array, area: StageArea, *, interpret: bool = False) -> jax.Array:
         """The same by a kernel for TPUs (`interpret`: without one), where it `fits` and nothing strides or dilates."""
 
-        def layer(conv: nnx.Conv, norm: FrozenBatchNorm) -> bottleneck_kernel.ConvolutionNorm:
-            return bottleneck_kernel.ConvolutionNorm(conv.kernel[...], *norm.affine())
+        def layer(conv: nnx.Conv, norm: FrozenBatchNorm) -> ConvolutionNorm:
+            return ConvolutionNorm(conv.kernel[...], *norm.affine())
 
         return bottleneck_kernel.bottleneck(
             x,

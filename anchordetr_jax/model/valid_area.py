@@ -37,12 +37,6 @@ class StageArea(NamedTuple):
         """After a stride of 2."""
         return StageArea(None if self.sizes is None else halve(self.sizes))
 
-    def every_other(self, odd_row: int, odd_column: int) -> "StageArea":
-        """Of the even (0) or odd (1) rows and columns alone."""
-        if self.sizes is None:
-            return self
-        return StageArea(halve(self.sizes - jnp.array([[odd_row, odd_column]])))
-
     def heights(self, shape: tuple[int, ...]) -> jax.Array:
         """How many rows of each column of grids of `shape` (B, h, w) are valid, int32 [B,w]."""
         B, h, w = shape

@@ -1,4 +1,4 @@
-"""The stem on folded images against the stem as it is defined, which test_torch_operations.py compares with PyTorch."""
+"""The kernel of the stem, run without a TPU, against the stem as it is defined (see test_torch_operations.py)."""
 
 import jax
 import jax.numpy as jnp
@@ -6,12 +6,22 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from anchordetr_jax.model import stem_kernel
 from anchordetr_jax.model.forms import Forms
 from anchordetr_jax.model.stem import Stem
 from anchordetr_jax.model.valid_area import StageArea
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")
+
+
+def batch() -> tuple[jax.Array, jax.Array]:
+    """16 images that are zero in their padding, and their sizes."""
+    rng = np.random.default_rng(0)
+    sizes = rng.integers(1, (33, 25), (16, 2))
+    inside = [np.arange(length) < sizes[:, axis, None] for axis, length in enumerate((32, 24))]
+    images = rng.standard_normal((16, 32, 24, 3)) * (inside[0][:, :, None] & inside[1][:, None, :])[..., None]
+    return jnp.asarray(images), jnp.asarray(sizes)
 
 
 @pytest.fixture
@@ -22,14 +32,23 @@ def stem() -> Stem:
     return stem
 
 
-@pytest.mark.parametrize("sizes", [[[16, 12], [13, 10], [4, 1]], None], ids=["invariant", "official"])
-def test_folded_images_change_nothing(stem: Stem, sizes: list[list[int]] | None) -> None:
-    images = jnp.asarray(np.random.default_rng(0).standard_normal((3, 32, 24, 3)))
-    area = StageArea(None if sizes is None else jnp.array(sizes))
-    folded = jax.jit(stem.folded)(images, area)
-    assert np.asarray(folded) == pytest.approx(np.asarray(stem.plain(images, area)), abs=EXACT64)
+@pytest.mark.parametrize("invariant", [True, False], ids=["invariant", "official"])
+def test_the_kernel_computes_the_stem(stem: Stem, invariant: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stem_kernel, "_CHUNK", 4)  # Two parts to a row.
+    images, sizes = batch()
+    area = StageArea(sizes if invariant else None).halved()
+    computed = jax.jit(lambda x: stem.in_kernel(x, area, interpret=True))(images)
+    assert np.asarray(computed) == pytest.approx(np.asarray(stem.plain(images, area)), abs=EXACT64)
 
 
-def test_images_that_cannot_be_folded_are_computed_as_they_are(stem: Stem) -> None:
-    images = jnp.asarray(np.random.default_rng(0).standard_normal((1, 9, 14, 3)))
-    assert stem(images, StageArea(jnp.array([[5, 7]]))).shape == (1, 3, 4, 64)
+def test_where_there_is_no_tpu_the_plain_form_computes(stem: Stem) -> None:
+    images, sizes = batch()
+    assert np.array_equal(stem(images, StageArea(sizes).halved()), stem.plain(images, StageArea(sizes).halved()))
+
+
+@pytest.mark.parametrize("shape", [(8, 9, 14, 3), (4, 32, 24, 3)], ids=["no whole cells", "few images"])
+def test_images_that_do_not_fit_the_kernel_are_computed_as_they_are(stem: Stem, shape: tuple[int, ...]) -> None:
+    images = jnp.asarray(np.random.default_rng(0).standard_normal(shape))
+    area = StageArea(jnp.full((shape[0], 2), 5))
+    assert not stem_kernel.fits(images)
+    assert np.array_equal(stem(images, area), stem.plain(images, area))

@@ -1,0 +1,49 @@
+"""What the TPU (Pallas) kernels share."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+
+from anchordetr_jax.model.precision import at_least_float32, product_precision
+
+LANES = 128
+SUBLANES = 8
+
+_PLAIN = (1,), (0,)
+LEFT_TRANSPOSED = (0,), (0,)
+RIGHT_TRANSPOSED = (1,), (1,)
+"""What a product contracts."""
+
+
+class ConvolutionNorm(NamedTuple):
+    """A convolution and the frozen BatchNorm after it: kernel [k,k,I,O], then a scale and a bias [O]."""
+
+    kernel: jax.Array
+    scale: jax.Array
+    bias: jax.Array
+
+
+def dot(a: jax.Array, b: jax.Array, contracted: tuple[tuple[int], tuple[int]] = _PLAIN) -> jax.Array:
+    """A product of matrices, in float32 at least."""
+    return jax.lax.dot_general(
+        a,
+        b,
+        (contracted, ((), ())),
+        precision=product_precision(a.dtype),
+        preferred_element_type=at_least_float32(a.dtype),
+    )
+
+
+def parts(length: int, most: int) -> list[slice]:
+    """A length in as few parts as can be, of `most` at most and all about equal."""
+    count = math.ceil(length / most)
+    ends = [round(i * length / count) for i in range(count + 1)]
+    return [slice(*some) for some in itertools.pairwise(ends)]
+
+
+def name(kernel: str, grid: Sequence[int]) -> str:
+    """A name that says how many steps the kernel's grid has, which `planning` reads in compiled programs."""
+    return f"{kernel}_x{math.prod(grid)}"
