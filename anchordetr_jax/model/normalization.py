@@ -74,9 +74,13 @@ class LayerNorm(nnx.Module):
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., C] -> the same shape, in the compute dtype."""
-        wide = x.astype(at_least_float32(self.dtype))
-        centred = wide - wide.mean(axis=-1, keepdims=True)
-        var = jnp.square(centred).mean(axis=-1, keepdims=True)
-        last = (1,) * (x.ndim - 1) + (-1,)
-        scale, bias = self.scale[...].reshape(last), self.bias[...].reshape(last)
-        return (centred * jax.lax.rsqrt(var + EPSILON) * scale + bias).astype(self.dtype)
+        return layer_norm(x, self.scale[...], self.bias[...], self.dtype)
+
+
+def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: DTypeLike) -> jax.Array:
+    """x [..., C] normalised over its last axis in float32 at least, times scale [C], plus bias [C], in `dtype`."""
+    wide = x.astype(at_least_float32(dtype))
+    centred = wide - wide.mean(axis=-1, keepdims=True)
+    var = jnp.square(centred).mean(axis=-1, keepdims=True)
+    last = (1,) * (x.ndim - 1) + (-1,)
+    return (centred * jax.lax.rsqrt(var + EPSILON) * scale.reshape(last) + bias.reshape(last)).astype(dtype)

@@ -8,7 +8,9 @@ from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
+from anchordetr_jax.model.feed_forward_kernel import Weights, fits
 from anchordetr_jax.model.forms import forms_of
+from anchordetr_jax.model.fused_feed_forward import kernel_feed_forward
 from anchordetr_jax.model.layers import apply_layer, linear
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype
@@ -60,10 +62,21 @@ class FeedForward(nnx.Module):
         self.linear1 = linear(config.hidden_dim, config.ffn_dim, dtype=dtype, rngs=rngs)
         self.linear2 = linear(config.ffn_dim, config.hidden_dim, dtype=dtype, rngs=rngs)
         self.norm = _norm(config)
+        self.by_kernel = forms_of(config).tpu and fits(config.hidden_dim, config.ffn_dim)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C] -> [..., C]."""
+        if self.by_kernel:
+            return kernel_feed_forward(x, self._weights())
         return self.norm(x + self.linear2(jax.nn.relu(self.linear1(x))))
+
+    def _weights(self) -> Weights:
+        first, second, norm = self.linear1, self.linear2, self.norm
+        assert first.bias is not None
+        assert second.bias is not None
+        return Weights(
+            first.kernel[...], first.bias[...], second.kernel[...], second.bias[...], norm.scale[...], norm.bias[...]
+        )
 
 
 class SpatialEncoderLayer(nnx.Module):
