@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anchordetr_jax.model.kernel_parts import LANES, LEFT_TRANSPOSED, RIGHT_TRANSPOSED, dot, name
+from anchordetr_jax.model.kernel_parts import LANES, LEFT_TRANSPOSED, RIGHT_TRANSPOSED, clear_first, dot, name
 from anchordetr_jax.model.precision import at_least_float32
 
 QUERY_BLOCK = 512
@@ -156,11 +156,7 @@ def _backward_kernel(
     short = _weights(short_keys[0, 0], short_q, short_mask[0], scale)  # [s,q]
     rounded_long, rounded_short = long.astype(dtype), short.astype(dtype).astype(short.dtype)
 
-    @pl.when(step == 0)
-    def _() -> None:
-        for total in (long_keys_sum, short_keys_sum, values_sum):
-            total[...] = jnp.zeros_like(total)
-
+    clear_first(step, long_keys_sum, short_keys_sum, values_sum)
     for first in range(0, places, _SHORT_CHUNK):
         some = min(_SHORT_CHUNK, places - first)
         inner = dot(values[0, first : first + some, 0].reshape(some * d, -1), rounded_long)  # [s*d,q]

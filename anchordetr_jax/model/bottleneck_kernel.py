@@ -5,7 +5,6 @@ convolutions. Here images lie in sublanes, so that a neighbouring pixel is anoth
 side by side in lanes: the 3x3 convolution is, for each of its rows, a product of four pixels with two.
 """
 
-import functools
 from typing import Any
 
 import jax
@@ -13,7 +12,17 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anchordetr_jax.model.kernel_parts import LANES, SUBLANES, ConvolutionNorm, dot, name, parts
+from anchordetr_jax.model.kernel_parts import (
+    LANES,
+    SUBLANES,
+    ConvolutionNorm,
+    clear_first,
+    dot,
+    name,
+    parts,
+    places_of_rows,
+    whole,
+)
 from anchordetr_jax.model.precision import at_least_float32
 
 WIDTH = 64
@@ -33,7 +42,7 @@ def fits(x: jax.Array, width: int) -> bool:
 
 def bottleneck(
     x: jax.Array,
-    limits: jax.Array,
+    heights: jax.Array,
     conv1: ConvolutionNorm,
     conv2: ConvolutionNorm,
     conv3: ConvolutionNorm,
@@ -45,7 +54,7 @@ def bottleneck(
 
     Args:
         x: [B,h,w,C], for which `fits` holds.
-        limits: int [B,w], how many rows of each column are image; the rest counts as zeros to the 3x3 convolution.
+        heights: int [B,w], how many rows of each column are image; the rest counts as zeros to the 3x3 convolution.
         conv1: 1x1, C to 64 channels.
         conv2: 3x3, 64 to 64 channels.
         conv3: 1x1, 64 to O channels.
@@ -57,17 +66,12 @@ def bottleneck(
     """
     B, h, w, C = x.shape
     channels_out, pairs, dtype = conv3.kernel.shape[-1], w // 2, x.dtype
-    one, two = functools.partial(_weights, dtype=dtype), functools.partial(_weights, dtype=dtype, copies=2)
     weights = [
-        *two(conv1._replace(kernel=jnp.tile(conv1.kernel[0, 0], 2))),
-        *two(conv2._replace(kernel=_pair_kernel(conv2.kernel))),
-        *one(conv3._replace(kernel=jax.scipy.linalg.block_diag(*2 * [conv3.kernel[0, 0]]))),
-        *([] if shortcut is None else one(shortcut._replace(kernel=shortcut.kernel[0, 0]))),
+        *_weights(conv1._replace(kernel=jnp.tile(conv1.kernel[0, 0], 2)), dtype, pixels=2),
+        *_weights(conv2._replace(kernel=_pair_kernel(conv2.kernel)), dtype, pixels=2),
+        *_weights(conv3._replace(kernel=jax.scipy.linalg.block_diag(*2 * [conv3.kernel[0, 0]])), dtype),
+        *([] if shortcut is None else _weights(shortcut._replace(kernel=shortcut.kernel[0, 0]), dtype)),
     ]
-
-    def in_pairs(array: jax.Array) -> jax.Array:
-        """[B,h,w,...] -> [h,w/2,2,B,...]."""
-        return array.transpose(1, 2, 0, 3).reshape(array.shape[1], pairs, 2, B, -1)
 
     def row(channels: int, delay: int) -> Any:
         """A row of the image, or the one `delay` rows above it."""
@@ -75,13 +79,12 @@ def bottleneck(
         return pl.BlockSpec(shape, lambda b, i: (jnp.clip(i - delay, 0, h - 1), 0, 0, b, 0))
 
     of_images: Any = pl.BlockSpec((pairs, 2, SUBLANES, LANES), lambda b, i: (0, 0, b, 0))
-    whole: Any = [pl.BlockSpec(array.shape, lambda b, i, n=array.ndim: (0,) * n) for array in weights]
-    lanes = jnp.broadcast_to(limits[:, None, :, None], (B, 1, w, LANES))
+    lanes = jnp.broadcast_to(heights.T.reshape(pairs, 2, B, 1), (pairs, 2, B, LANES))
     grid = (B // SUBLANES, h + 1)
     out = pl.pallas_call(
         _kernel,
         grid=grid,
-        in_specs=[row(C, 0), of_images, *whole],
+        in_specs=[row(C, 0), of_images, *map(whole, weights)],
         out_specs=row(channels_out, 1),
         out_shape=jax.ShapeDtypeStruct((h, pairs, 2, B, channels_out), dtype),
         scratch_shapes=[
@@ -92,11 +95,11 @@ def bottleneck(
         cost_estimate=_cost(x, channels_out, shortcut is not None),
         interpret=interpret,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
-    )(in_pairs(x), in_pairs(lanes)[0], *weights)
+    )(x.transpose(1, 2, 0, 3).reshape(h, pairs, 2, B, C), lanes, *weights)
     return out.reshape(h, w, B, channels_out).transpose(2, 0, 1, 3)
 
 
-def _kernel(x: Any, limits: Any, *rest: Any) -> None:
+def _kernel(x: Any, heights: Any, *rest: Any) -> None:
     """Narrows a row to 64 channels, and completes the one before, whose neighbours are both there then.
 
     `narrow` holds three rows by turns. Its lanes are an odd column and the even one after it.
@@ -106,16 +109,12 @@ def _kernel(x: Any, limits: Any, *rest: Any) -> None:
     i = pl.program_id(1)
     pairs, B, C = x.shape[1], x.shape[3], x.shape[4]
     channels_out, dtype = out.shape[-1], narrow.dtype
-    above, middle, below = (i + 1) % 3, (i + 2) % 3, i % 3
-
-    @pl.when(i == 0)
-    def _() -> None:
-        narrow[...] = jnp.zeros_like(narrow)
-
+    above, middle, below = places_of_rows(i)
+    clear_first(i, narrow)
     for part in parts(pairs, _CHUNK):
         for odd in (0, 1):
             y = jnp.maximum(_convolve(x[0, part, odd].reshape(-1, C), conv1), 0).reshape(-1, B, LANES)
-            y = jnp.where(i < limits[part, odd], y, 0).astype(dtype)
+            y = jnp.where(i < heights[part, odd], y, 0).astype(dtype)
             if odd:
                 narrow[below, part.start + 1 : part.stop + 1, :, :WIDTH] = y[..., :WIDTH]
             else:
@@ -137,10 +136,10 @@ def _kernel(x: Any, limits: Any, *rest: Any) -> None:
     earlier[(i + 1) % 2] = x[0]
 
 
-def _weights(layer: ConvolutionNorm, dtype: jnp.dtype, copies: int = 1) -> tuple[jax.Array, ...]:
-    """Kernel, scale and bias [1,O] as the kernel wants them, the latter for `copies` pixels side by side."""
+def _weights(layer: ConvolutionNorm, dtype: jnp.dtype, pixels: int = 1) -> tuple[jax.Array, ...]:
+    """Kernel, scale and bias [1,O] as the kernel wants them, the latter for `pixels` side by side."""
     wide = at_least_float32(dtype)
-    scale, bias = (jnp.tile(vector.astype(wide), copies)[None] for vector in layer[1:])
+    scale, bias = (jnp.tile(vector.astype(wide), pixels)[None] for vector in layer[1:])
     return layer.kernel.astype(dtype), scale, bias
 
 

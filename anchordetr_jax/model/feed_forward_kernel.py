@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anchordetr_jax.model.kernel_parts import RIGHT_TRANSPOSED, dot, name
+from anchordetr_jax.model.kernel_parts import LANES, RIGHT_TRANSPOSED, SUBLANES, clear_first, dot, name, whole
 from anchordetr_jax.model.normalization import EPSILON
 from anchordetr_jax.model.precision import at_least_float32
 
@@ -23,7 +23,6 @@ FORWARD_BLOCK = 1024
 BACKWARD_BLOCK = 640
 MOST_CHANNELS, MOST_HIDDEN = 256, 1024
 """Of larger ones the weights, their gradients and a block's hidden channels are not known to fit into VMEM."""
-_SUBLANES, _LANES = 16, 128
 
 _PARAMS = pltpu.CompilerParams(dimension_semantics=("arbitrary",))
 
@@ -62,11 +61,12 @@ def feed_forward(x: jax.Array, weights: Weights, *, interpret: bool = False) -> 
         The result and what was normalised, both [M,C] in the dtype of x.
     """
     operands = _operands(weights, x.dtype)
-    grid, rows = _blocks(x, _block(x, FORWARD_BLOCK, _SUBLANES))
+    # Two rows of bfloat16 share a sublane.
+    grid, rows = _blocks(x, _block(x, FORWARD_BLOCK, 2 * SUBLANES))
     return pl.pallas_call(
         _forward_kernel,
         grid=grid,
-        in_specs=[rows, *map(_whole, operands)],
+        in_specs=[rows, *map(whole, operands)],
         out_specs=[rows, rows],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype)] * 2,
         name=name("ffn_forward", grid),
@@ -92,14 +92,14 @@ def feed_forward_backward(
     wide = at_least_float32(x.dtype)
     operands = _operands(weights, x.dtype)
     # The rows are contracted, and the MXU contracts whole lanes.
-    grid, rows = _blocks(x, _block(x, BACKWARD_BLOCK, _LANES))
+    grid, rows = _blocks(x, _block(x, BACKWARD_BLOCK, LANES))
     # The gradient of W2 is that of its transpose [C,F].
     totals = [jax.ShapeDtypeStruct(operands[i].shape, wide) for i in (0, 1, 0, 3, 4, 5)]
     change, kernel1, bias1, kernel2, bias2, scale, bias = pl.pallas_call(
         functools.partial(_backward_kernel, rows_in_all=x.shape[0]),
         grid=grid,
-        in_specs=[rows, rows, rows, *map(_whole, operands[:-1])],
-        out_specs=[rows, *map(_whole, totals)],
+        in_specs=[rows, rows, rows, *map(whole, operands[:-1])],
+        out_specs=[rows, *map(whole, totals)],
         out_shape=[jax.ShapeDtypeStruct(x.shape, x.dtype), *totals],
         name=name("ffn_backward", grid),
         cost_estimate=_cost(x, operands, products=4),
@@ -149,11 +149,7 @@ def _backward_kernel(
         given = [jnp.where(present, array, jnp.zeros((), dtype)) for array in given]
     rows, change = given[0], given[2].astype(wide)
 
-    @pl.when(step == 0)
-    def _() -> None:
-        for total in (kernel1_total, bias1_total, kernel2_total, bias2_total, scale_total, bias_total):
-            total[...] = jnp.zeros_like(total)
-
+    clear_first(step, kernel1_total, bias1_total, kernel2_total, bias2_total, scale_total, bias_total)
     normal, inverse_deviation = _normal(given[1].astype(wide))
     scale_total[...] += jnp.sum(change * normal, axis=0, keepdims=True)
     bias_total[...] += jnp.sum(change, axis=0, keepdims=True)
@@ -197,11 +193,6 @@ def _block(x: jax.Array, most: int, multiple: int) -> int:
 def _blocks(x: jax.Array, block: int) -> tuple[tuple[int], Any]:
     """The grid of blocks of rows, and a block."""
     return (math.ceil(x.shape[0] / block),), pl.BlockSpec((block, x.shape[1]), lambda i: (i, 0))
-
-
-def _whole(array: Any) -> Any:
-    """All of a matrix, which stays where it is from block to block."""
-    return pl.BlockSpec(array.shape, lambda i: (0, 0))
 
 
 def _cost(x: jax.Array, operands: list[jax.Array], *, products: int) -> pl.CostEstimate:

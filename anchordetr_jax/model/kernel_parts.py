@@ -3,9 +3,11 @@
 import itertools
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
+from jax.experimental import pallas as pl
 
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 
@@ -47,3 +49,22 @@ def parts(length: int, most: int) -> list[slice]:
 def name(kernel: str, grid: Sequence[int]) -> str:
     """A name that says how many steps the kernel's grid has, which `planning` reads in compiled programs."""
     return f"{kernel}_x{math.prod(grid)}"
+
+
+def whole(array: Any) -> Any:
+    """All of an array, which stays where it is from step to step."""
+    return pl.BlockSpec(array.shape, lambda *_: (0,) * len(array.shape))
+
+
+def clear_first(step: Any, *references: Any) -> None:
+    """Zeros in what is kept from step to step, before the first."""
+
+    @pl.when(step == 0)
+    def _() -> None:
+        for reference in references:
+            reference[...] = jnp.zeros_like(reference)
+
+
+def places_of_rows(step: Any) -> tuple[Any, Any, Any]:
+    """Where, in memory that holds three rows by turns, the two before this step's are, and this step's."""
+    return (step + 1) % 3, (step + 2) % 3, step % 3

@@ -14,7 +14,17 @@ import numpy as np
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anchordetr_jax.model.kernel_parts import LANES, SUBLANES, ConvolutionNorm, dot, name, parts
+from anchordetr_jax.model.kernel_parts import (
+    LANES,
+    SUBLANES,
+    ConvolutionNorm,
+    clear_first,
+    dot,
+    name,
+    parts,
+    places_of_rows,
+    whole,
+)
 from anchordetr_jax.model.precision import at_least_float32
 
 FOLD = 4
@@ -53,7 +63,6 @@ def stem(cells: jax.Array, heights: jax.Array, layer: ConvolutionNorm, *, interp
     scale, bias = (jnp.tile(vector.astype(wide), 2)[None] for vector in layer[1:])
     weights = [jnp.asarray(_placement(), dtype), _cell_kernel(layer.kernel).astype(dtype), scale, bias]
     lanes = jnp.repeat(heights.reshape(B, w, 2), channels, axis=2).transpose(1, 0, 2)  # [w,B,2*64]
-    whole: Any = [pl.BlockSpec(array.shape, lambda b, i, n=array.ndim: (0,) * n) for array in weights]
     grid = (B // SUBLANES, h + 1)
     out = pl.pallas_call(
         functools.partial(_kernel, rows=h),
@@ -61,7 +70,7 @@ def stem(cells: jax.Array, heights: jax.Array, layer: ConvolutionNorm, *, interp
         in_specs=[
             pl.BlockSpec((1, w, SUBLANES, C), lambda b, i: (jnp.minimum(i, h - 1), 0, b, 0)),
             pl.BlockSpec((w, SUBLANES, 2 * channels), lambda b, i: (0, b, 0)),
-            *whole,
+            *map(whole, weights),
         ],
         out_specs=pl.BlockSpec((1, w, SUBLANES, channels), lambda b, i: (jnp.maximum(i - 1, 0), 0, b, 0)),
         out_shape=jax.ShapeDtypeStruct((h, w, B, channels), dtype),
@@ -97,12 +106,8 @@ def _kernel(
     i = pl.program_id(1)
     w, B = cells.shape[1:3]
     channels, dtype = out.shape[-1], sites.dtype
-    above, middle, below = (i + 1) % 3, (i + 2) % 3, i % 3
-
-    @pl.when(i == 0)
-    def _() -> None:
-        sites[...] = jnp.zeros_like(sites)
-
+    above, middle, below = places_of_rows(i)
+    clear_first(i, sites)
     for part in parts(w, _CHUNK):
         placed = dot(cells[0, part].reshape(-1, cells.shape[-1]), placement[...])
         placed = jnp.where(i < rows, placed, 0).astype(dtype).reshape(-1, B, LANES)
@@ -151,11 +156,11 @@ def _cell_kernel(kernel: jax.Array) -> jax.Array:
         inside = (y >= 0) & (y < 7) & (x >= 0) & (x < 7)
         return jnp.where(inside[:, None], kernel[y.clip(0, 6), x.clip(0, 6), channel], 0)
 
-    parts = [
+    rows = [
         jnp.concatenate([taps(odd_row, cell, odd_column) for odd_column in (0, 1)], axis=-1)
         for odd_row, cell in ((0, -1), (0, 0), (1, -1), (1, 0), (1, 1))
     ]
-    return jnp.pad(jnp.stack(parts), ((0, 0), (0, LANES - len(_SITES)), (0, 0)))
+    return jnp.pad(jnp.stack(rows), ((0, 0), (0, LANES - len(_SITES)), (0, 0)))
 
 
 def _cost(cells: jax.Array, kernel_size: int) -> pl.CostEstimate:

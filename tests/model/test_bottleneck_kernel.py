@@ -30,8 +30,8 @@ def bottleneck(channels_in: int, width: int = 64, dilation: int = 1) -> Bottlene
     return block
 
 
-def pixels(channels: int, *, images: int = IMAGES, width: int = WIDTH) -> jax.Array:
-    return jnp.asarray(np.random.default_rng(0).standard_normal((images, HEIGHT, width, channels)))
+def pixels(channels: int, *, images: int = IMAGES) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal((images, HEIGHT, WIDTH, channels)))
 
 
 @pytest.mark.parametrize("channels_in", [64, 256], ids=["projected", "identity"])
@@ -40,11 +40,8 @@ def test_the_kernel_computes_a_bottleneck(
     channels_in: int, sizes: np.ndarray | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bottleneck_kernel, "_CHUNK", 4)  # Two parts to a row.
-    block, x, area = (
-        bottleneck(channels_in),
-        pixels(channels_in),
-        StageArea(None if sizes is None else jnp.array(sizes)),
-    )
+    block, x = bottleneck(channels_in), pixels(channels_in)
+    area = StageArea(None if sizes is None else jnp.array(sizes))
     computed, expected = block.in_kernel(x, area, interpret=True), block.plain(x, area)
     if sizes is not None:  # Padding comes back as anything.
         computed, expected = area.zero_outside(computed), area.zero_outside(expected)
