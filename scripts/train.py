@@ -28,6 +28,7 @@ from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.finetune import prepare_start
+from anchordetr_jax.host_memory import keep_host_memory
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.loop import Evaluate, Outcome, resolve_classes, train
 from anchordetr_jax.training.sharding import make_mesh, start_distributed
@@ -47,6 +48,7 @@ def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         timeout = config.train.timeout_seconds
         start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, timeout_seconds=timeout)
+    keep_host_memory()
     keep_compilations()
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
