@@ -1,5 +1,6 @@
-"""Gradients of convolutions as CPUs compute them, against JAX's own."""
+"""Convolutions and their gradients as CPUs compute them, against JAX's own."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 from jax import lax
 
-from anchordetr_jax.model.convolution_gradients import convolution3x3, pixel_products, plain_pixel_products
+from anchordetr_jax.model.convolutions import convolution3x3, pixel_products, plain_pixel_products
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")
 
-IMAGES, HEIGHT, WIDTH, CHANNELS_IN, CHANNELS_OUT = 2, 5, 4, 3, 6
+IMAGES, HEIGHT, WIDTH = 2, 9, 8
 
 
 def assert_same_gradients(
@@ -21,10 +22,11 @@ def assert_same_gradients(
     expected: Callable[[jax.Array, jax.Array], jax.Array],
     kernel_shape: tuple[int, ...],
 ) -> None:
+    *_, channels_in, channels_out = kernel_shape
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((IMAGES, HEIGHT, WIDTH, CHANNELS_IN)))
-    kernel = jnp.asarray(rng.standard_normal((*kernel_shape, CHANNELS_IN, CHANNELS_OUT)))
-    change = jnp.asarray(rng.standard_normal((IMAGES, HEIGHT, WIDTH, CHANNELS_OUT)))
+    x = jnp.asarray(rng.standard_normal((IMAGES, HEIGHT, WIDTH, channels_in)))
+    kernel = jnp.asarray(rng.standard_normal(kernel_shape) * math.prod(kernel_shape[:-1]) ** -0.5)
+    change = jnp.asarray(rng.standard_normal((IMAGES, HEIGHT, WIDTH, channels_out)))
     results = []
     for function in (ours, expected):
         result, gradients = jax.vjp(function, x, kernel)
@@ -33,8 +35,9 @@ def assert_same_gradients(
         assert np.asarray(mine) == pytest.approx(np.asarray(other), abs=EXACT64)
 
 
+@pytest.mark.parametrize("channels", [(3, 6), (128, 130)], ids=["few channels", "by Winograd"])
 @pytest.mark.parametrize("dilation", [1, 2, 3])
-def test_a_3x3_kernels_gradient_is_products_of_its_rows(dilation: int) -> None:
+def test_a_3x3_convolution_and_its_gradients_are_plain_ones(dilation: int, channels: tuple[int, int]) -> None:
     def expected(x: jax.Array, kernel: jax.Array) -> jax.Array:
         return lax.conv_general_dilated(
             x,
@@ -45,10 +48,12 @@ def test_a_3x3_kernels_gradient_is_products_of_its_rows(dilation: int) -> None:
             dimension_numbers=("NHWC", "HWIO", "NHWC"),
         )
 
-    assert_same_gradients(lambda x, kernel: convolution3x3(x, kernel, dilation, None), expected, (3, 3))
+    assert_same_gradients(lambda x, kernel: convolution3x3(x, kernel, dilation, None), expected, (3, 3, *channels))
 
 
 def test_a_1x1_kernels_gradient_is_a_product_of_transposed_pixels() -> None:
     assert_same_gradients(
-        lambda x, kernel: pixel_products(x, kernel, None), lambda x, kernel: plain_pixel_products(x, kernel, None), ()
+        lambda x, kernel: pixel_products(x, kernel, None),
+        lambda x, kernel: plain_pixel_products(x, kernel, None),
+        (3, 6),
     )

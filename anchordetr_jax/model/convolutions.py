@@ -1,19 +1,22 @@
-"""Convolutions of stride 1, whose kernels' gradients are computed on CPUs as products of transposed pixels.
+"""Convolutions of stride 1, which with their gradients are computed on CPUs as products.
 
-XLA's own gradient is a convolution with a kernel as large as the image, or a product that reads its operands across the
-grain through whatever is fused into it: each takes twice the time and more.
+XLA's own gradient of a kernel is a convolution with one as large as the image, or a product that reads its operands
+across the grain through whatever is fused into it: each takes twice the time and more.
 """
 
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from anchordetr_jax.model import winograd
 from anchordetr_jax.model.forms import as_stored
 
 Precision = Any
+Convolution = Callable[..., jax.Array]
 
 
 def plain_pixel_products(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax.Array:
@@ -45,7 +48,6 @@ pixel_products.defvjp(_products_forward, _products_backward)
 
 
 def _plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
-    """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O]."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -57,7 +59,29 @@ def _plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precis
     )
 
 
-convolution3x3 = jax.custom_vjp(_plain_convolution3x3, nondiff_argnums=(2, 3))
+def _transposed_convolution3x3(
+    gradient: jax.Array, kernel: jax.Array, dilation: int, precision: Precision
+) -> jax.Array:
+    """The gradient of its pixels: gradient [B,h,w,O], kernel [3,3,I,O] -> [B,h,w,I]."""
+    x = jax.ShapeDtypeStruct((*gradient.shape[:-1], kernel.shape[2]), gradient.dtype)
+    return jax.linear_transpose(lambda x: _plain_convolution3x3(x, kernel, dilation, precision), x)(gradient)[0]
+
+
+def _by_winograd(
+    on_cpu: Convolution, elsewhere: Convolution, x: jax.Array, kernel: jax.Array, *settings: Any
+) -> jax.Array:
+    """Either form of a convolution, as the platform has it."""
+    if not winograd.fits(x, kernel):
+        return elsewhere(x, kernel, *settings)
+    return lax.platform_dependent(
+        x, kernel, cpu=lambda *arrays: on_cpu(*arrays, *settings), default=lambda *arrays: elsewhere(*arrays, *settings)
+    )
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
+    """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O]."""
+    return _by_winograd(winograd.convolution3x3, _plain_convolution3x3, x, kernel, dilation, precision)
 
 
 def _convolution_forward(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> Any:
@@ -65,11 +89,9 @@ def _convolution_forward(x: jax.Array, kernel: jax.Array, dilation: int, precisi
 
 
 def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradient: jax.Array) -> Any:
-    def convolve(x: jax.Array, kernel: jax.Array) -> jax.Array:
-        return _plain_convolution3x3(x, kernel, dilation, precision)
-
     def change_of_kernel(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        return jax.linear_transpose(functools.partial(convolve, x), kernel)(gradient)[0]
+        convolve = functools.partial(_plain_convolution3x3, x, dilation=dilation, precision=precision)
+        return jax.linear_transpose(convolve, kernel)(gradient)[0]
 
     def by_rows(x: jax.Array, gradient: jax.Array) -> jax.Array:
         """A product for each row of the kernel: of the pixels under its three places, side by side."""
@@ -85,7 +107,8 @@ def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradi
     x, kernel = saved
     x, gradient = as_stored(x), as_stored(gradient)
     change = lax.platform_dependent(x, gradient, cpu=by_rows, default=change_of_kernel)
-    return jax.linear_transpose(lambda x: convolve(x, kernel), x)(gradient)[0], change
+    transposed = winograd.transposed_convolution3x3, _transposed_convolution3x3
+    return _by_winograd(*transposed, gradient, kernel, dilation, precision), change
 
 
 convolution3x3.defvjp(_convolution_forward, _convolution_backward)

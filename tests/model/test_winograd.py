@@ -1,0 +1,66 @@
+"""3x3 convolutions by minimal filtering, against plain ones."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from anchordetr_jax.model import winograd
+from tests.tolerances import EXACT64
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+CHANNELS_IN, CHANNELS_OUT = 3, 4
+
+
+def plain(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (1, 1),
+        ((dilation, dilation),) * 2,
+        rhs_dilation=(dilation, dilation),
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+    )
+
+
+@pytest.fixture
+def kernel() -> jax.Array:
+    return jnp.asarray(np.random.default_rng(1).standard_normal((3, 3, CHANNELS_IN, CHANNELS_OUT)))
+
+
+def pixels(height: int, width: int, channels: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(0).standard_normal((2, height, width, channels)))
+
+
+@pytest.mark.parametrize("dilation", [1, 2, 3])
+@pytest.mark.parametrize(("height", "width"), [(8, 12), (7, 5), (1, 2)], ids=["whole pairs", "odd", "tiny"])
+def test_it_is_the_convolution(height: int, width: int, dilation: int, kernel: jax.Array) -> None:
+    x = pixels(height, width, CHANNELS_IN)
+    result = winograd.convolution3x3(x, kernel, dilation, None)
+    assert np.asarray(result) == pytest.approx(np.asarray(plain(x, kernel, dilation)), abs=EXACT64)
+
+
+@pytest.mark.parametrize("dilation", [1, 2])
+def test_its_transpose_is_the_gradient_of_the_pixels(dilation: int, kernel: jax.Array) -> None:
+    gradient = pixels(7, 6, CHANNELS_OUT)
+    x = jnp.zeros((2, 7, 6, CHANNELS_IN))
+    (expected,) = jax.linear_transpose(lambda x: plain(x, kernel, dilation), x)(gradient)
+    result = winograd.transposed_convolution3x3(gradient, kernel, dilation, None)
+    assert np.asarray(result) == pytest.approx(np.asarray(expected), abs=EXACT64)
+
+
+@pytest.mark.parametrize(
+    ("channels", "size", "dtype", "fits"),
+    [
+        (128, 12, "float32", True),
+        (128, 12, "float64", True),
+        (128, 12, "bfloat16", False),
+        (64, 12, "float32", False),
+        (128, 11, "float32", False),
+    ],
+)
+def test_only_what_gains_by_it_is_computed_so(channels: int, size: int, dtype: str, fits: bool) -> None:
+    x = jnp.zeros((1, size, size, channels), dtype)
+    assert winograd.fits(x, jnp.zeros((3, 3, channels, channels), dtype)) == fits
