@@ -59,29 +59,14 @@ def _plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precis
     )
 
 
-def _transposed_convolution3x3(
-    gradient: jax.Array, kernel: jax.Array, dilation: int, precision: Precision
-) -> jax.Array:
-    """The gradient of its pixels: gradient [B,h,w,O], kernel [3,3,I,O] -> [B,h,w,I]."""
-    x = jax.ShapeDtypeStruct((*gradient.shape[:-1], kernel.shape[2]), gradient.dtype)
-    return jax.linear_transpose(lambda x: _plain_convolution3x3(x, kernel, dilation, precision), x)(gradient)[0]
-
-
-def _by_winograd(
-    on_cpu: Convolution, elsewhere: Convolution, x: jax.Array, kernel: jax.Array, *settings: Any
-) -> jax.Array:
-    """Either form of a convolution, as the platform has it."""
-    if not winograd.fits(x, kernel):
-        return elsewhere(x, kernel, *settings)
-    return lax.platform_dependent(
-        x, kernel, cpu=lambda *arrays: on_cpu(*arrays, *settings), default=lambda *arrays: elsewhere(*arrays, *settings)
-    )
-
-
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
     """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O]."""
-    return _by_winograd(winograd.convolution3x3, _plain_convolution3x3, x, kernel, dilation, precision)
+    plain, fast = (
+        functools.partial(form, dilation=dilation, precision=precision)
+        for form in (_plain_convolution3x3, winograd.convolution3x3)
+    )
+    return lax.platform_dependent(x, kernel, cpu=fast if winograd.fits(x, kernel) else plain, default=plain)
 
 
 def _convolution_forward(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> Any:
@@ -89,11 +74,10 @@ def _convolution_forward(x: jax.Array, kernel: jax.Array, dilation: int, precisi
 
 
 def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradient: jax.Array) -> Any:
-    def change_of_kernel(x: jax.Array, gradient: jax.Array) -> jax.Array:
-        convolve = functools.partial(_plain_convolution3x3, x, dilation=dilation, precision=precision)
-        return jax.linear_transpose(convolve, kernel)(gradient)[0]
+    def gradients(form: Convolution, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
+        return jax.vjp(lambda x, kernel: form(x, kernel, dilation, precision), x, kernel)[1](gradient)
 
-    def by_rows(x: jax.Array, gradient: jax.Array) -> jax.Array:
+    def by_rows(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
         """A product for each row of the kernel: of the pixels under its three places, side by side."""
         _, h, w, _ = x.shape
         padded = jnp.pad(_channels_first(x), ((0, 0), (0, 0), (dilation, dilation), (dilation, dilation)))
@@ -102,13 +86,12 @@ def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradi
             places = [padded[:, :, i * dilation :, j * dilation :][:, :, :h, :w] for j in range(3)]
             under = lax.optimization_barrier(jnp.stack(places))  # [3,I,B,h,w]
             rows.append(_product(under, gradient, precision))
-        return jnp.stack(rows)
+        return plain(x, kernel, gradient)[0], jnp.stack(rows)
 
     x, kernel = saved
-    x, gradient = as_stored(x), as_stored(gradient)
-    change = lax.platform_dependent(x, gradient, cpu=by_rows, default=change_of_kernel)
-    transposed = winograd.transposed_convolution3x3, _transposed_convolution3x3
-    return _by_winograd(*transposed, gradient, kernel, dilation, precision), change
+    plain = functools.partial(gradients, _plain_convolution3x3)
+    fast = functools.partial(gradients, winograd.convolution3x3) if winograd.fits(x, kernel) else by_rows
+    return lax.platform_dependent(as_stored(x), kernel, as_stored(gradient), cpu=fast, default=plain)
 
 
 convolution3x3.defvjp(_convolution_forward, _convolution_backward)

@@ -15,40 +15,29 @@ _FEWEST_CHANNELS, _FEWEST_PIXELS = 128, 144
 
 
 def fits(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether this is faster than a plain convolution of x [B,h,w,C] with kernel [3,3,I,O], and as exact."""
+    """Whether this is faster than a plain convolution of x [B,h,w,I] with kernel [3,3,I,O], and as exact."""
     B, h, w, _ = x.shape
     wide = jnp.finfo(x.dtype).bits >= 32
     return wide and min(kernel.shape[2:]) >= _FEWEST_CHANNELS and B * h * w >= _FEWEST_PIXELS
 
 
 def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Any) -> jax.Array:
-    """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O]."""
-    return _convolve(x, kernel, dilation, precision, contracted=0)
+    """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O].
 
-
-def transposed_convolution3x3(gradient: jax.Array, kernel: jax.Array, dilation: int, precision: Any) -> jax.Array:
-    """The gradient of its pixels: gradient [B,h,w,O], kernel [3,3,I,O] -> [B,h,w,I]."""
-    return _convolve(gradient, kernel[::-1, ::-1], dilation, precision, contracted=1)
-
-
-def _convolve(x: jax.Array, kernel: jax.Array, d: int, precision: Any, *, contracted: int) -> jax.Array:
-    """x [B,h,w,C] with the kernel's `contracted` channels -> [B,h,w,D].
-
-    A row of pixels and the one `d` below it make a pair, which depends on four rows; the same with columns.
+    A row of pixels and the one `dilation` below it make a pair, which depends on four rows; the same with columns.
     """
-    B, h, w, C = x.shape
+    d = dilation
+    B, h, w, channels_in = x.shape
     row_pairs, column_pairs = -(-h // (2 * d)), -(-w // (2 * d))
     bottom, right = (2 * d * pairs - size for pairs, size in ((row_pairs, h), (column_pairs, w)))
     padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), (d, d + bottom), (d, d + right), (0, 0))))
-    cells = padded.reshape(B, 2 * row_pairs + 2, d, 2 * column_pairs + 2, d, C)
+    cells = padded.reshape(B, 2 * row_pairs + 2, d, 2 * column_pairs + 2, d, channels_in)
     rows = _differences(*(cells[:, i : i + 2 * row_pairs : 2] for i in range(4)))
     columns = [_differences(*(row[:, :, :, j : j + 2 * column_pairs : 2] for j in range(4))) for row in rows]
-    pixels = jnp.stack([one.reshape(-1, C) for row in columns for one in row])  # [16,places,C]
+    pixels = jnp.stack([one.reshape(-1, channels_in) for row in columns for one in row])  # [16,pairs of pairs,I]
     kernels = jnp.stack([one for row in _kernel_sums(*kernel) for one in _kernel_sums(*row)])  # [16,I,O]
-    dimensions = ((2,), (1 + contracted,)), ((0,), (0,))
-    products = lax.dot_general(pixels, kernels, dimensions, precision=precision)
-    products = products.reshape(4, 4, B, row_pairs, d, column_pairs, d, -1)
-    by_columns = [jnp.stack(_pair(*row), axis=4) for row in products]  # [B,row_pairs,d,column_pairs,2,d,D]
+    products = jnp.matmul(pixels, kernels, precision=precision).reshape(4, 4, B, row_pairs, d, column_pairs, d, -1)
+    by_columns = [jnp.stack(_pair(*row), axis=4) for row in products]  # [B,row_pairs,d,column_pairs,2,d,O]
     result = jnp.stack(_pair(*by_columns), axis=2)
     return result.reshape(B, 2 * d * row_pairs, 2 * d * column_pairs, -1)[:, :h, :w]
 
