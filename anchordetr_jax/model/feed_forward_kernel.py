@@ -6,7 +6,6 @@ the narrow factor transposed: there are four times as many hidden channels.
 """
 
 import functools
-import math
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +13,19 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from anchordetr_jax.model.kernel_parts import LANES, RIGHT_TRANSPOSED, SUBLANES, clear_first, dot, name, whole
-from anchordetr_jax.model.normalization import EPSILON
+from anchordetr_jax.model.kernel_parts import (
+    LANES,
+    RIGHT_TRANSPOSED,
+    SUBLANES,
+    block_of_rows,
+    blocks_of_rows,
+    clear_first,
+    dot,
+    name,
+    present,
+    whole,
+)
+from anchordetr_jax.model.norm_kernel import change_through_norm, normal
 from anchordetr_jax.model.precision import at_least_float32
 
 FORWARD_BLOCK = 1024
@@ -62,7 +72,7 @@ def feed_forward(x: jax.Array, weights: Weights, *, interpret: bool = False) -> 
     """
     operands = _operands(weights, x.dtype)
     # Two rows of bfloat16 share a sublane.
-    grid, rows = _blocks(x, _block(x, FORWARD_BLOCK, 2 * SUBLANES))
+    grid, rows = blocks_of_rows(x, block_of_rows(x, FORWARD_BLOCK, 2 * SUBLANES))
     return pl.pallas_call(
         _forward_kernel,
         grid=grid,
@@ -92,7 +102,7 @@ def feed_forward_backward(
     wide = at_least_float32(x.dtype)
     operands = _operands(weights, x.dtype)
     # The rows are contracted, and the MXU contracts whole lanes.
-    grid, rows = _blocks(x, _block(x, BACKWARD_BLOCK, LANES))
+    grid, rows = blocks_of_rows(x, block_of_rows(x, BACKWARD_BLOCK, LANES))
     # The gradient of W2 is that of its transpose [C,F].
     totals = [jax.ShapeDtypeStruct(operands[i].shape, wide) for i in (0, 1, 0, 3, 4, 5)]
     change, kernel1, bias1, kernel2, bias2, scale, bias = pl.pallas_call(
@@ -117,7 +127,7 @@ def _forward_kernel(
     hidden = jnp.maximum(dot(x[...], kernel1[...]) + bias1[...], 0).astype(dtype)
     sums = (x[...].astype(wide) + dot(hidden, kernel2[...]) + bias2[...]).astype(dtype)
     sums_out[...] = sums
-    out[...] = (_normal(sums.astype(wide))[0] * scale[...] + bias[...]).astype(dtype)
+    out[...] = (normal(sums.astype(wide))[0] * scale[...] + bias[...]).astype(dtype)
 
 
 def _backward_kernel(
@@ -140,22 +150,12 @@ def _backward_kernel(
     rows_in_all: int,
 ) -> None:
     del bias2  # The sums have it in them.
-    dtype, block, step = x.dtype, x.shape[0], pl.program_id(0)
+    dtype, step = x.dtype, pl.program_id(0)
     wide = at_least_float32(dtype)
-    given = [x[...], sums[...], gradient[...]]
-    if rows_in_all % block:
-        # The last block reaches beyond the rows, where anything may lie; sums over rows must not see it.
-        present = jax.lax.broadcasted_iota(jnp.int32, (block, 1), 0) < rows_in_all - step * block
-        given = [jnp.where(present, array, jnp.zeros((), dtype)) for array in given]
-    rows, change = given[0], given[2].astype(wide)
+    rows, given, change = present([x[...], sums[...], gradient[...]], step, rows_in_all)
 
     clear_first(step, kernel1_total, bias1_total, kernel2_total, bias2_total, scale_total, bias_total)
-    normal, inverse_deviation = _normal(given[1].astype(wide))
-    scale_total[...] += jnp.sum(change * normal, axis=0, keepdims=True)
-    bias_total[...] += jnp.sum(change, axis=0, keepdims=True)
-    change = change * scale[...]
-    along = normal * jnp.mean(change * normal, axis=1, keepdims=True)
-    change = inverse_deviation * (change - jnp.mean(change, axis=1, keepdims=True) - along)
+    change = change_through_norm(given.astype(wide), change.astype(wide), scale, scale_total, bias_total)
     bias2_total[...] += jnp.sum(change, axis=0, keepdims=True)
 
     rounded = change.astype(dtype)
@@ -168,31 +168,12 @@ def _backward_kernel(
     x_out[...] = (change + dot(raw_change, kernel1[...], RIGHT_TRANSPOSED)).astype(dtype)
 
 
-def _normal(sums: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows [row,C] with mean 0 and deviation 1, and one over the deviations they had, [row,1]."""
-    centred = sums - jnp.mean(sums, axis=1, keepdims=True)
-    inverse_deviation = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True) + EPSILON)
-    return centred * inverse_deviation, inverse_deviation
-
-
 def _operands(weights: Weights, dtype: jnp.dtype) -> list[jax.Array]:
     """What the products take in `dtype`; vectors as rows, in float32 at least, but biases rounded as in nnx.Linear."""
     kernel1, bias1, kernel2, bias2, scale, bias = weights
     wide = at_least_float32(dtype)
     rounded = [vector.astype(dtype).astype(wide)[None] for vector in (bias1, bias2)]
     return [kernel1.astype(dtype), rounded[0], kernel2.astype(dtype), rounded[1], scale[None], bias[None]]
-
-
-def _block(x: jax.Array, most: int, multiple: int) -> int:
-    """Rows of a grid step: as many in each, but for what rounding up to a multiple takes from the last."""
-    most = max(multiple, most * 2 // x.dtype.itemsize // multiple * multiple)
-    steps = math.ceil(x.shape[0] / most)
-    return math.ceil(x.shape[0] / steps / multiple) * multiple
-
-
-def _blocks(x: jax.Array, block: int) -> tuple[tuple[int], Any]:
-    """The grid of blocks of rows, and a block."""
-    return (math.ceil(x.shape[0] / block),), pl.BlockSpec((block, x.shape[1]), lambda i: (i, 0))
 
 
 def _cost(x: jax.Array, operands: list[jax.Array], *, products: int) -> pl.CostEstimate:

@@ -56,6 +56,28 @@ def whole(array: Any) -> Any:
     return pl.BlockSpec(array.shape, lambda *_: (0,) * len(array.shape))
 
 
+def block_of_rows(x: jax.Array, most: int, multiple: int) -> int:
+    """Rows of x [M,C] in a grid step: as many in each, but for what rounding up to a multiple takes from the last; at
+    most `most` of bfloat16, and fewer of wider numbers."""
+    most = max(multiple, most * 2 // x.dtype.itemsize // multiple * multiple)
+    steps = math.ceil(x.shape[0] / most)
+    return math.ceil(x.shape[0] / steps / multiple) * multiple
+
+
+def blocks_of_rows(x: jax.Array, block: int) -> tuple[tuple[int], Any]:
+    """The grid of blocks of rows of x [M,C], and a block."""
+    return (math.ceil(x.shape[0] / block),), pl.BlockSpec((block, x.shape[1]), lambda i: (i, 0))
+
+
+def present(blocks: Sequence[jax.Array], step: Any, rows_in_all: int) -> list[jax.Array]:
+    """Blocks of rows with zeros beyond the last row of all, where anything may lie; sums over rows must not see it."""
+    rows = blocks[0].shape[0]
+    if rows_in_all % rows == 0:
+        return list(blocks)
+    inside = jax.lax.broadcasted_iota(jnp.int32, (rows, 1), 0) < rows_in_all - step * rows
+    return [jnp.where(inside, block, jnp.zeros((), block.dtype)) for block in blocks]
+
+
 def clear_first(step: Any, *references: Any) -> None:
     """Zeros in what is kept from step to step, before the first."""
 

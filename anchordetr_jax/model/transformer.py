@@ -11,7 +11,9 @@ from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttentio
 from anchordetr_jax.model.feed_forward_kernel import Weights, fits
 from anchordetr_jax.model.forms import forms_of
 from anchordetr_jax.model.fused_feed_forward import kernel_feed_forward
+from anchordetr_jax.model.fused_norm import kernel_norm_of_sum
 from anchordetr_jax.model.layers import apply_layer, linear
+from anchordetr_jax.model.norm_kernel import MOST_CHANNELS, Affine
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype
 from anchordetr_jax.model.valid_area import ValidArea
@@ -41,17 +43,27 @@ class Memory(NamedTuple):
     mean_over: ValidArea | None
 
 
-def _norm(config: ModelConfig) -> LayerNorm:
-    dtype = compute_dtype(config)
-    return LayerNorm(config.hidden_dim, dtype=dtype, param_dtype=at_least_float32(dtype))
-
-
 def _attention(config: ModelConfig, *, rngs: nnx.Rngs) -> RowColumnAttention | MultiHeadAttention:
     """Attention to features: standard attention always as it is defined."""
     channels, heads, dtype = config.hidden_dim, config.num_heads, compute_dtype(config)
     if config.attention == "rcda":
         return RowColumnAttention(channels, heads, forms=forms_of(config), dtype=dtype, rngs=rngs)
     return MultiHeadAttention(channels, heads, dtype=dtype, rngs=rngs)
+
+
+class SumNorm(LayerNorm):
+    """The norm of a sum, which is where all norms of a transformer layer stand."""
+
+    def __init__(self, config: ModelConfig):
+        dtype = compute_dtype(config)
+        super().__init__(config.hidden_dim, dtype=dtype, param_dtype=at_least_float32(dtype))
+        self.by_kernel = forms_of(config).tpu and config.hidden_dim <= MOST_CHANNELS
+
+    def of_sum(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """norm(x + y), [..., C] both."""
+        if self.by_kernel:
+            return kernel_norm_of_sum(x, y, Affine(self.scale[...], self.bias[...]))
+        return self(x + y)
 
 
 class FeedForward(nnx.Module):
@@ -61,14 +73,14 @@ class FeedForward(nnx.Module):
         dtype = compute_dtype(config)
         self.linear1 = linear(config.hidden_dim, config.ffn_dim, dtype=dtype, rngs=rngs)
         self.linear2 = linear(config.ffn_dim, config.hidden_dim, dtype=dtype, rngs=rngs)
-        self.norm = _norm(config)
+        self.norm = SumNorm(config)
         self.by_kernel = forms_of(config).tpu and fits(config.hidden_dim, config.ffn_dim)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[..., C] -> [..., C]."""
         if self.by_kernel:
             return kernel_feed_forward(x, self._weights())
-        return self.norm(x + self.linear2(jax.nn.relu(self.linear1(x))))
+        return self.norm.of_sum(x, self.linear2(jax.nn.relu(self.linear1(x))))
 
     def _weights(self) -> Weights:
         first, second, norm = self.linear1, self.linear2, self.norm
@@ -84,7 +96,7 @@ class SpatialEncoderLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.attention = _attention(config, rngs=rngs)
-        self.norm = _norm(config)
+        self.norm = SumNorm(config)
         self.ffn = FeedForward(config, rngs=rngs)
 
     def __call__(self, x: jax.Array, memory: Memory) -> jax.Array:
@@ -101,7 +113,7 @@ class SpatialEncoderLayer(nnx.Module):
             cells = x.reshape(B, h * w, C)
             placed = cells + positions.cell
             attended = attention(placed, placed, cells, memory.area.cells().reshape(B, h * w))
-        return self.ffn(self.norm(x.reshape(B, h * w, C) + attended)).reshape(x.shape)
+        return self.ffn(self.norm.of_sum(x.reshape(B, h * w, C), attended)).reshape(x.shape)
 
 
 class LevelEncoderLayer(nnx.Module):
@@ -109,7 +121,7 @@ class LevelEncoderLayer(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.attention = MultiHeadAttention(config.hidden_dim, config.num_heads, dtype=compute_dtype(config), rngs=rngs)
-        self.norm = _norm(config)
+        self.norm = SumNorm(config)
         self.ffn = FeedForward(config, rngs=rngs)
 
     def __call__(self, x: jax.Array, level_embedding: jax.Array) -> jax.Array:
@@ -119,7 +131,7 @@ class LevelEncoderLayer(nnx.Module):
         placed = levels + level_embedding.astype(x.dtype)[None]
         attended = self.attention(placed, placed, levels, None)
         attended = attended.reshape(B, h, w, S, C).transpose(0, 3, 1, 2, 4)
-        return self.ffn(self.norm(x + attended))
+        return self.ffn(self.norm.of_sum(x, attended))
 
 
 class Encoder(nnx.Module):
@@ -155,9 +167,9 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         C, dtype = config.hidden_dim, compute_dtype(config)
         self.self_attention = MultiHeadAttention(C, config.num_heads, forms=forms_of(config), dtype=dtype, rngs=rngs)
-        self.self_norm = _norm(config)
+        self.self_norm = SumNorm(config)
         self.cross_attention = _attention(config, rngs=rngs)
-        self.cross_norm = _norm(config)
+        self.cross_norm = SumNorm(config)
         self.levels = config.num_feature_levels
         if self.levels > 1:
             self.level_fc = linear(C * self.levels, C, dtype=dtype, rngs=rngs)
@@ -166,13 +178,13 @@ class DecoderLayer(nnx.Module):
     def __call__(self, x: jax.Array, positions: QueryPositions, features: jax.Array, memory: Memory) -> jax.Array:
         """Queries x [B,Q,C], features [B*S,h,w,C] image-major -> [B,Q,C]."""
         placed = x + positions.point
-        x = self.self_norm(x + self.self_attention(placed, placed, x, None))
+        x = self.self_norm.of_sum(x, self.self_attention(placed, placed, x, None))
         attended = self._cross_attend(x, positions, features, memory)  # [B*S,Q,C]
         if self.levels > 1:
             B, Q, C = x.shape
             joined = attended.reshape(B, self.levels, Q, C).transpose(0, 2, 3, 1)  # channel-major, then level
             attended = self.level_fc(joined.reshape(B, Q, C * self.levels))
-        return self.ffn(self.cross_norm(x + attended))
+        return self.ffn(self.cross_norm.of_sum(x, attended))
 
     def _cross_attend(self, x: jax.Array, positions: QueryPositions, features: jax.Array, memory: Memory) -> jax.Array:
         def each_level(queries: jax.Array) -> jax.Array:

@@ -18,14 +18,13 @@ from anchordetr_jax.model.fused_feed_forward import (
     plain_feed_forward,
 )
 from anchordetr_jax.model.transformer import FeedForward
+from tests.model.closeness import assert_close, assert_rounds_no_more
 from tests.tolerances import CLOSE32, EXACT64, GRADIENT32_RELATIVE, GRADIENT64_RELATIVE
 
 CHANNELS, HIDDEN = 32, 48
 WHOLE, PARTIAL = (2, 128), (3, 3, 67)
 """Rows that fill blocks, and rows of which the last block has too few."""
 EXACT, CLOSE = (EXACT64, GRADIENT64_RELATIVE), (CLOSE32, GRADIENT32_RELATIVE)
-BFLOAT16 = 2.0**-8
-"""Half the distance of bfloat16 numbers, by their size: what each of their roundings may take."""
 
 
 @pytest.fixture(autouse=True)
@@ -41,14 +40,6 @@ def given(shape: tuple[int, ...], dtype: Any) -> tuple[jax.Array, Weights]:
     C, F = CHANNELS, HIDDEN
     weights = Weights(*(jnp.asarray(rng.standard_normal(size), wide) for size in ((C, F), F, (F, C), C, C, C)))
     return jnp.asarray(rng.standard_normal((*shape, C)), dtype), weights
-
-
-def assert_close(ours: Any, expected: Any, relative: float) -> None:
-    """Each array by its norm."""
-    for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        assert (mine.shape, mine.dtype) == (other.shape, other.dtype)
-        mine, other = np.asarray(mine, np.float64), np.asarray(other, np.float64)
-        assert np.linalg.norm(mine - other) <= relative * np.linalg.norm(other)
 
 
 @pytest.mark.parametrize("shape", [WHOLE, PARTIAL], ids=["whole", "partial"])
@@ -70,17 +61,11 @@ def test_the_kernel_rounds_no_more_than_the_plain_form() -> None:
     expected, gradients = jax.vjp(plain_feed_forward, x, weights)
     ours, sums = kernel_forward(x, weights, interpret=True)
     change = jnp.cos(expected)
-    pairs = zip(
-        jax.tree.leaves((ours, kernel_backward(x, sums, weights, change, interpret=True))),
-        jax.tree.leaves((expected, gradients(change))),
-        jax.tree.leaves((exact, exact_gradients(change.astype(jnp.float64)))),
-        strict=True,
+    assert_rounds_no_more(
+        (ours, kernel_backward(x, sums, weights, change, interpret=True)),
+        (expected, gradients(change)),
+        (exact, exact_gradients(change.astype(jnp.float64))),
     )
-    for mine, plain, true in pairs:
-        assert mine.dtype == plain.dtype
-        mine, plain, true = (np.asarray(array, np.float64) for array in (mine, plain, true))
-        allowed = np.linalg.norm(plain - true) + BFLOAT16 * np.linalg.norm(true)
-        assert np.linalg.norm(mine - true) <= allowed
 
 
 def test_where_there_is_no_tpu_the_plain_form_computes() -> None:
