@@ -6,6 +6,7 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
+from anchordetr_jax.model.added_rows import add_to_rows
 from anchordetr_jax.model.decoupled import (
     RowColumnMemory,
     attention_in_turn,
@@ -16,17 +17,18 @@ from anchordetr_jax.model.decoupled import (
 from anchordetr_jax.model.forms import PLAIN, Forms
 from anchordetr_jax.model.fused_attention import kernel_attention
 from anchordetr_jax.model.initializers import xavier_uniform
-from anchordetr_jax.model.layers import linear
+from anchordetr_jax.model.layers import linear, without_bias
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 from anchordetr_jax.model.sum_kernel import attention_with_kernel_sum
 from anchordetr_jax.model.valid_area import ValidArea
 
 
-def _projection(channels: int, fused: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
+def _projection(channels: int, fused: int, *, forms: Forms, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
     """One of `fused` input projections, which PyTorch initialises as a single matrix."""
     return linear(
         channels,
         channels,
+        forms=forms,
         dtype=dtype,
         rngs=rngs,
         kernel_init=xavier_uniform(channels, fused * channels),
@@ -34,8 +36,8 @@ def _projection(channels: int, fused: int, *, dtype: DTypeLike, rngs: nnx.Rngs) 
     )
 
 
-def _output(channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
-    return linear(channels, channels, dtype=dtype, rngs=rngs, bias_init=nnx.initializers.zeros_init())
+def _output(channels: int, *, forms: Forms, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
+    return linear(channels, channels, forms=forms, dtype=dtype, rngs=rngs, bias_init=nnx.initializers.zeros_init())
 
 
 def _split_heads(x: jax.Array, heads: int) -> jax.Array:
@@ -55,10 +57,10 @@ class MultiHeadAttention(nnx.Module):
     def __init__(self, channels: int, heads: int, *, forms: Forms = PLAIN, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
         self.forms = forms
-        self.query = _projection(channels, 3, dtype=dtype, rngs=rngs)
-        self.key = _projection(channels, 3, dtype=dtype, rngs=rngs)
-        self.value = _projection(channels, 3, dtype=dtype, rngs=rngs)
-        self.out = _output(channels, dtype=dtype, rngs=rngs)
+        self.query = _projection(channels, 3, forms=forms, dtype=dtype, rngs=rngs)
+        self.key = _projection(channels, 3, forms=forms, dtype=dtype, rngs=rngs)
+        self.value = _projection(channels, 3, forms=forms, dtype=dtype, rngs=rngs)
+        self.out = _output(channels, forms=forms, dtype=dtype, rngs=rngs)
 
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
@@ -98,12 +100,12 @@ class RowColumnAttention(nnx.Module):
     def __init__(self, channels: int, heads: int, *, forms: Forms = PLAIN, dtype: DTypeLike, rngs: nnx.Rngs):
         self.heads = heads
         self.forms = forms
-        self.query_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
-        self.query_column = _projection(channels, 5, dtype=dtype, rngs=rngs)
-        self.key_row = _projection(channels, 5, dtype=dtype, rngs=rngs)
-        self.key_column = _projection(channels, 5, dtype=dtype, rngs=rngs)
-        self.value = _projection(channels, 5, dtype=dtype, rngs=rngs)
-        self.out = _output(channels, dtype=dtype, rngs=rngs)
+        self.query_row = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
+        self.query_column = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
+        self.key_row = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
+        self.key_column = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
+        self.value = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
+        self.out = _output(channels, forms=forms, dtype=dtype, rngs=rngs)
 
     def memory(
         self,
@@ -123,7 +125,7 @@ class RowColumnAttention(nnx.Module):
         return RowColumnMemory(
             row_keys=_split_heads(self.key_row(row_mean + row_positions), self.heads),
             column_keys=_split_heads(self.key_column(column_mean + column_positions), self.heads),
-            values=_split_heads(_without_bias(self.value, features), self.heads),
+            values=_split_heads(without_bias(self.value, features), self.heads),
             area=area,
         )
 
@@ -137,10 +139,8 @@ class RowColumnAttention(nnx.Module):
         """
         B, h, w, C = features.shape
         cells = features.reshape(B, h * w, C)
-        row = _without_bias(self.query_row, cells) + self._at_cells(self.query_row(row_positions), (h, w), 1)
-        column = _without_bias(self.query_column, cells) + self._at_cells(
-            self.query_column(column_positions), (h, w), 0
-        )
+        row = without_bias(self.query_row, cells) + self._at_cells(self.query_row(row_positions), (h, w), 1)
+        column = without_bias(self.query_column, cells) + self._at_cells(self.query_column(column_positions), (h, w), 0)
         return row, column
 
     def _at_cells(self, x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
@@ -162,7 +162,9 @@ class RowColumnAttention(nnx.Module):
         # Weights sum to one, so the values' bias may be added to their sum: once, not in every cell.
         assert self.value.bias is not None
         mixed = mixed.reshape(row_queries.shape)
-        return _without_bias(self.out, mixed) + self.out(self.value.bias[...].astype(mixed.dtype)[None, None])
+        bias = self.out(self.value.bias[...].astype(mixed.dtype)[None, None])
+        mixed = without_bias(self.out, mixed)
+        return add_to_rows(mixed, bias[0, 0]) if self.forms.tpu else mixed + bias
 
     def weights(
         self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
@@ -182,8 +184,3 @@ def _axis_means(features: jax.Array, area: ValidArea | None) -> tuple[jax.Array,
     row_mean = jnp.einsum("bhwc,bh->bwc", wide, rows / rows.sum(axis=1, keepdims=True), precision="highest")
     column_mean = jnp.einsum("bhwc,bw->bhc", wide, columns / columns.sum(axis=1, keepdims=True), precision="highest")
     return row_mean.astype(dtype), column_mean.astype(dtype)
-
-
-def _without_bias(projection: nnx.Linear, x: jax.Array) -> jax.Array:
-    kernel = projection.kernel[...].astype(x.dtype)
-    return jnp.einsum("...c,cd->...d", x, kernel, precision=product_precision(x.dtype))

@@ -6,26 +6,46 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
+from anchordetr_jax.model.added_rows import add_to_rows
 from anchordetr_jax.model.convolutions import convolution3x3, pixel_products, plain_pixel_products
 from anchordetr_jax.model.forms import PLAIN, Forms
 from anchordetr_jax.model.initializers import he_normal_fan_out, torch_uniform
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 
 
+class _LinearOnTpus(nnx.Linear):
+    """A linear map, the gradient of whose bias is a product on TPUs."""
+
+    def __call__(self, x: jax.Array, out_sharding: Any = None) -> jax.Array:
+        """[..., features_in] -> [..., features_out]."""
+        del out_sharding
+        assert self.bias is not None
+        dtype = self.dtype or x.dtype
+        return add_to_rows(without_bias(self, x.astype(dtype)), self.bias[...].astype(dtype))
+
+
+def without_bias(layer: nnx.Linear, x: jax.Array) -> jax.Array:
+    """A linear map without its bias, [..., features_in] -> [..., features_out] in the dtype of x."""
+    kernel = layer.kernel[...].astype(x.dtype)
+    return jnp.einsum("...c,cd->...d", x, kernel, precision=product_precision(x.dtype))
+
+
 def linear(
     features_in: int,
     features_out: int,
     *,
+    forms: Forms = PLAIN,
     dtype: DTypeLike,
     rngs: nnx.Rngs,
     kernel_init: nnx.Initializer | None = None,
     bias_init: nnx.Initializer | None = None,
 ) -> nnx.Linear:
     """[..., features_in] -> [..., features_out]; initial weights as PyTorch's unless given."""
-    return nnx.Linear(
+    return (_LinearOnTpus if forms.tpu else nnx.Linear)(
         features_in,
         features_out,
         dtype=dtype,
