@@ -65,9 +65,9 @@ class ModelConfig:
     """On CPUs, compute in forms made for them, which take less time and memory there: attention one head after another
     (but for standard attention to features), gradients of convolutions as matrix products."""
     tpu_forms: bool = False
-    """Compute in forms made for TPUs, which take less time and memory there: attention, feed-forward networks, and
-    the stem and first stage of a ResNet (where a device has a multiple of 8 images) by kernels of this project's
-    (Pallas), 1x1 convolutions as such. Elsewhere results are the same, but slower."""
+    """Compute in forms made for TPUs, which take less time and memory there: attention, feed-forward networks, norms
+    of the transformer, and the stem and first stage of a ResNet (where a device has a multiple of 8 images) by kernels
+    of this project's (Pallas), 1x1 convolutions as such. Elsewhere results are the same, but slower."""
     gpu_forms: bool = False
     """On NVIDIA GPUs, compute the sums of row-column attention by kernels of this project's (Pallas), which take less
     memory. They were compiled for GPUs and tried without one, not timed. Elsewhere results are the same."""
