@@ -1,4 +1,4 @@
-"""How a process gets its memory from the system, which on CPUs is a sixth of a training step."""
+"""How a process gets its memory from the system, which on CPUs can be a seventh of a training step."""
 
 import ctypes
 import sys

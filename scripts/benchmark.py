@@ -57,7 +57,8 @@ OBJECTS_AN_IMAGE = 7  # COCO's mean
 
 def main() -> None:
     options = parser().parse_args()
-    keep_host_memory()
+    if getattr(options, "keep_memory", False):
+        keep_host_memory()
     lines = surroundings()
     print(f"{lines['device']}; " + ", ".join(f"{name} {version}" for name, version in lines["versions"].items()))
     options.measure(options)
@@ -83,6 +84,9 @@ def parser() -> argparse.ArgumentParser:
         if name in ("model", "train"):
             part.add_argument("--torch_compile", action="store_true", help="the official code under torch.compile, too")
             part.add_argument("--mixed", action="store_true", help="the official code in bfloat16 mixed precision, too")
+            part.add_argument(
+                "--keep_memory", action="store_true", help="as train.py does on CPUs; the official code gains by it too"
+            )
             part.add_argument("--peak_tflops", type=float, help="of the hardware; measured with a product if not given")
         if name in ("model", "train", "compile", "memory"):
             part.add_argument("--backbone", choices=("resnet50", "resnet101"), default="resnet50")
