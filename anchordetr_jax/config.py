@@ -63,7 +63,7 @@ class ModelConfig:
     """Recompute activations of each layer in the backward pass instead of keeping them."""
     cpu_forms: bool = True
     """On CPUs, compute in forms made for them, which take less time and memory there: attention one head after another
-    (but for standard attention to features), gradients of convolutions as matrix products."""
+    (but for standard attention to features), 3x3 convolutions and gradients of convolutions as matrix products."""
     tpu_forms: bool = False
     """Compute in forms made for TPUs, which take less time and memory there: attention, feed-forward networks, norms
     of the transformer, and the stem and first stage of a ResNet (where a device has a multiple of 8 images) by kernels
