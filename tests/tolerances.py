@@ -37,3 +37,6 @@ ASSIGNMENT32_RELATIVE = 1e-6
 SCORE32 = 1e-5
 """Scores of detections in float32 when images are divided otherwise over batches, devices or processes: sigmoids of
 logits that agree to CLOSE32, whose slope is at most 1/4."""
+
+BFLOAT16 = 2.0**-8
+"""Half the distance of bfloat16 numbers, by their size: what each of their roundings may take."""

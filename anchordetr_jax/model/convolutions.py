@@ -47,7 +47,8 @@ def _products_backward(precision: Precision, saved: Any, gradient: jax.Array) ->
 pixel_products.defvjp(_products_forward, _products_backward)
 
 
-def _plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
+def plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
+    """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O]."""
     return lax.conv_general_dilated(
         x,
         kernel,
@@ -61,10 +62,10 @@ def _plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precis
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
-    """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O]."""
+    """`plain_convolution3x3`, on CPUs by Winograd's sums where they gain, and with gradients made for CPUs."""
     plain, fast = (
         functools.partial(form, dilation=dilation, precision=precision)
-        for form in (_plain_convolution3x3, winograd.convolution3x3)
+        for form in (plain_convolution3x3, winograd.convolution3x3)
     )
     return lax.platform_dependent(x, kernel, cpu=fast if winograd.fits(x, kernel) else plain, default=plain)
 
@@ -89,7 +90,7 @@ def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradi
         return plain(x, kernel, gradient)[0], jnp.stack(rows)
 
     x, kernel = saved
-    plain = functools.partial(gradients, _plain_convolution3x3)
+    plain = functools.partial(gradients, plain_convolution3x3)
     fast = functools.partial(gradients, winograd.convolution3x3) if winograd.fits(x, kernel) else by_rows
     return lax.platform_dependent(as_stored(x), kernel, as_stored(gradient), cpu=fast, default=plain)
 

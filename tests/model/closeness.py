@@ -5,8 +5,7 @@ from typing import Any
 import jax
 import numpy as np
 
-BFLOAT16 = 2.0**-8
-"""Half the distance of bfloat16 numbers, by their size: what each of their roundings may take."""
+from tests.tolerances import BFLOAT16
 
 
 def assert_close(ours: Any, expected: Any, relative: float) -> None:
