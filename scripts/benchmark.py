@@ -57,7 +57,7 @@ OBJECTS_AN_IMAGE = 7  # COCO's mean
 
 def main() -> None:
     options = parser().parse_args()
-    if getattr(options, "keep_memory", False):
+    if options.keep_memory:
         keep_host_memory()
     lines = surroundings()
     print(f"{lines['device']}; " + ", ".join(f"{name} {version}" for name, version in lines["versions"].items()))
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     parts = whole.add_subparsers(required=True, metavar="model | train | matching | data | compile | memory")
     for name, measure in MEASURES.items():
         part = parts.add_parser(name)
-        part.set_defaults(measure=measure, name=name)
+        part.set_defaults(measure=measure, name=name, keep_memory=False)
         part.add_argument("--output", type=Path, metavar="DIR", help="write the table there as JSON and as a plot")
         part.add_argument("--rounds", type=int, default=7, help="timed runs of each program (7)")
         if name in ("model", "train", "data"):

@@ -6,6 +6,7 @@ import jax
 
 from anchordetr_jax.model import feed_forward_kernel
 from anchordetr_jax.model.feed_forward_kernel import Weights
+from anchordetr_jax.model.kernel_parts import as_rows
 from anchordetr_jax.model.normalization import layer_norm
 from anchordetr_jax.model.precision import product_precision
 
@@ -60,7 +61,7 @@ def _plain_backward(x: jax.Array, sums: jax.Array, weights: Weights, gradient: j
 
 def kernel_forward(x: jax.Array, weights: Weights, *, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
     """`plain_feed_forward` and what it normalised, by the kernel; `interpret`: without a TPU."""
-    out, sums = feed_forward_kernel.feed_forward(_rows(x), weights, interpret=interpret)
+    out, sums = feed_forward_kernel.feed_forward(as_rows(x), weights, interpret=interpret)
     return _as(out, x), _as(sums, x)
 
 
@@ -69,14 +70,9 @@ def kernel_backward(
 ) -> tuple[jax.Array, Weights]:
     """Gradients of x and the weights from that of the result, by the kernel."""
     change, weights_change = feed_forward_kernel.feed_forward_backward(
-        _rows(x), _rows(sums), _rows(gradient), weights, interpret=interpret
+        as_rows(x), as_rows(sums), as_rows(gradient), weights, interpret=interpret
     )
     return _as(change, x), weights_change
-
-
-def _rows(x: jax.Array) -> jax.Array:
-    """[..., C] -> [M,C]."""
-    return x.reshape(-1, x.shape[-1])
 
 
 def _as(rows: jax.Array, x: jax.Array) -> jax.Array:

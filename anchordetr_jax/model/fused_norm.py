@@ -5,6 +5,7 @@ from typing import Any
 import jax
 
 from anchordetr_jax.model import norm_kernel
+from anchordetr_jax.model.kernel_parts import as_rows
 from anchordetr_jax.model.norm_kernel import Affine
 from anchordetr_jax.model.normalization import layer_norm
 
@@ -55,7 +56,7 @@ def kernel_forward(
     x: jax.Array, y: jax.Array, affine: Affine, *, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array]:
     """`plain_norm_of_sum` and the sum, by the kernel; `interpret`: without a TPU."""
-    out, sums = norm_kernel.norm_of_sum(_rows(x), _rows(y), affine, interpret=interpret)
+    out, sums = norm_kernel.norm_of_sum(as_rows(x), as_rows(y), affine, interpret=interpret)
     return out.reshape(x.shape), sums.reshape(x.shape)
 
 
@@ -64,11 +65,6 @@ def kernel_backward(
 ) -> tuple[jax.Array, Affine]:
     """Gradients of the sum and of scale and bias from that of the result, by the kernel."""
     change, affine_change = norm_kernel.norm_of_sum_backward(
-        _rows(sums), _rows(gradient), affine.scale, interpret=interpret
+        as_rows(sums), as_rows(gradient), affine.scale, interpret=interpret
     )
     return change.reshape(sums.shape), affine_change
-
-
-def _rows(x: jax.Array) -> jax.Array:
-    """[..., C] -> [M,C]."""
-    return x.reshape(-1, x.shape[-1])

@@ -56,6 +56,11 @@ def whole(array: Any) -> Any:
     return pl.BlockSpec(array.shape, lambda *_: (0,) * len(array.shape))
 
 
+def as_rows(x: jax.Array) -> jax.Array:
+    """[..., C] -> [M,C]."""
+    return x.reshape(-1, x.shape[-1])
+
+
 def block_of_rows(x: jax.Array, most: int, multiple: int) -> int:
     """Rows of x [M,C] in a grid step: as many in each, but for what rounding up to a multiple takes from the last; at
     most `most` of bfloat16, and fewer of wider numbers."""
