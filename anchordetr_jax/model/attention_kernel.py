@@ -53,7 +53,7 @@ def attend(long: Axis, short: Axis, values: jax.Array, *, interpret: bool = Fals
         in_specs=[*specs.long, *specs.short, specs.values],
         out_specs=specs.queries,
         out_shape=jax.ShapeDtypeStruct(long.queries.shape, values.dtype),
-        name=name("rcda_forward", grid),
+        name=name("rcda_forward", grid, _sizes(long, short)),
         cost_estimate=_cost(long, short, values, products=1),
         interpret=interpret,
         compiler_params=_PARAMS,
@@ -86,7 +86,7 @@ def attend_backward(
             *(pltpu.VMEM(array.shape[2:], wide) for array in (long.keys, short.keys)),
             pltpu.VMEM((places * d, values.shape[-1]), wide),
         ],
-        name=name("rcda_backward", grid),
+        name=name("rcda_backward", grid, _sizes(long, short)),
         cost_estimate=_cost(long, short, values, products=2),
         interpret=interpret,
         compiler_params=_PARAMS,
@@ -221,6 +221,11 @@ def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
     L, S = long.keys.shape[2], short.keys.shape[2]
     values: Any = pl.BlockSpec((1, S, 1, d, L), lambda b, head, i: (b, 0, head, 0, 0))
     return (B, n, math.ceil(count / block)), _Specs(queries, axis(L), axis(S), values)
+
+
+def _sizes(long: Axis, short: Axis) -> tuple[int, int, int]:
+    """How many queries, short and long places there are."""
+    return long.queries.shape[2], short.keys.shape[2], long.keys.shape[2]
 
 
 def _cost(long: Axis, short: Axis, values: jax.Array, *, products: int) -> pl.CostEstimate:

@@ -91,7 +91,7 @@ def bottleneck(
             pltpu.VMEM((3, pairs + 1, SUBLANES, LANES), dtype),
             pltpu.VMEM((2, pairs, 2, SUBLANES, C), dtype),
         ],
-        name=name("bottleneck", grid),
+        name=name("bottleneck", grid, (h, pairs, C)),
         cost_estimate=_cost(x, channels_out, shortcut is not None),
         interpret=interpret,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),

@@ -46,9 +46,10 @@ def parts(length: int, most: int) -> list[slice]:
     return [slice(*some) for some in itertools.pairwise(ends)]
 
 
-def name(kernel: str, grid: Sequence[int]) -> str:
-    """A name that says how many steps the kernel's grid has, which `planning` reads in compiled programs."""
-    return f"{kernel}_x{math.prod(grid)}"
+def name(kernel: str, grid: Sequence[int], sizes: Sequence[int]) -> str:
+    """A name that says how many steps the kernel's grid has, which `planning` reads in compiled programs; and sizes, so
+    that no two kernels with different schedules share it."""
+    return f"{kernel}_{'_'.join(map(str, sizes))}_x{math.prod(grid)}"
 
 
 def whole(array: Any) -> Any:

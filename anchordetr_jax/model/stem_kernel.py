@@ -78,7 +78,7 @@ def stem(cells: jax.Array, heights: jax.Array, layer: ConvolutionNorm, *, interp
             pltpu.VMEM((3, w + 2, SUBLANES, LANES), dtype),
             pltpu.VMEM((w, SUBLANES, 2 * channels), wide),
         ],
-        name=name("stem", grid),
+        name=name("stem", grid, (h, w, C)),
         cost_estimate=_cost(cells, layer.kernel.size),
         interpret=interpret,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary")),
