@@ -13,18 +13,18 @@ from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
 
 IMAGES, QUERIES, HEADS, SIZE = 2, 150, 2, 16
-WIDE, TALL = (3, 5), (5, 3)
+WIDE, TALL, ROW = (3, 5), (5, 3), (1, 5)
 Case = tuple[jax.Array, jax.Array, RowColumnMemory]
 
 
-def attention_case(shape: tuple[int, int]) -> Case:
-    """Queries and a memory whose second image is padded."""
+def attention_case(shape: tuple[int, int], images: int = IMAGES) -> Case:
+    """Queries and a memory whose last image is padded."""
     (h, w), rng = shape, np.random.default_rng(0)
 
     def values(*sizes: int) -> jax.Array:
-        return jnp.asarray(rng.standard_normal((IMAGES, *sizes, HEADS, SIZE)))
+        return jnp.asarray(rng.standard_normal((images, *sizes, HEADS, SIZE)))
 
-    area = leading_area(jnp.array([[h, w], [h - 1, w - 2]]), shape)
+    area = leading_area(jnp.array([[h, w]] * (images - 1) + [[max(1, h - 1), w - 2]]), shape)
     memory = RowColumnMemory(values(w), values(h), values(h, w), area)
     return values(QUERIES), values(QUERIES), memory
 

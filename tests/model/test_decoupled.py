@@ -4,20 +4,22 @@ import jax
 import pytest
 
 from anchordetr_jax.model.decoupled import attention_in_turn, plain_attention
-from tests.model.attention_case import TALL, WIDE, assert_equal, attention_case, attention_gradients
+from tests.model.attention_case import ROW, TALL, WIDE, assert_equal, attention_case, attention_gradients
 
 pytestmark = pytest.mark.usefixtures("x64")
 
 
-@pytest.mark.parametrize("shape", [WIDE, TALL], ids=["wide", "tall"])
-def test_heads_in_turn_compute_what_heads_together_compute(shape: tuple[int, int]) -> None:
-    given = attention_case(shape)
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("shape", [WIDE, TALL, ROW], ids=["wide", "tall", "a row"])
+def test_heads_in_turn_compute_what_heads_together_compute(shape: tuple[int, int], images: int) -> None:
+    given = attention_case(shape, images)
     assert_equal(jax.jit(attention_in_turn)(*given), plain_attention(*given))
 
 
-@pytest.mark.parametrize("shape", [WIDE, TALL], ids=["wide", "tall"])
-def test_heads_in_turn_have_the_same_gradient(shape: tuple[int, int]) -> None:
-    given = attention_case(shape)
+@pytest.mark.parametrize("images", [1, 2])
+@pytest.mark.parametrize("shape", [WIDE, TALL, ROW], ids=["wide", "tall", "a row"])
+def test_heads_in_turn_have_the_same_gradient(shape: tuple[int, int], images: int) -> None:
+    given = attention_case(shape, images)
     ours = jax.jit(attention_gradients, static_argnums=0)(attention_in_turn, given)
     assert_equal(ours, attention_gradients(plain_attention, given))
 
