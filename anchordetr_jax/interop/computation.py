@@ -159,9 +159,9 @@ def _keeping_gradients(optimizer: Optimizer) -> Optimizer:
         return _WithGradients(optimizer.init(params), jax.tree.map(jnp.zeros_like, params))
 
     def update(
-        gradients: Variables, state: _WithGradients, params: Variables, step: jax.Array
+        gradients: Variables, state: _WithGradients, params: Variables, step: jax.Array, norm: jax.Array
     ) -> tuple[Variables, _WithGradients]:
-        changes, inner = optimizer.update(gradients, state.state, params, step)
+        changes, inner = optimizer.update(gradients, state.state, params, step, norm)
         return changes, _WithGradients(inner, gradients)
 
     return Optimizer(init, update, optimizer.learning_rates)

@@ -19,6 +19,9 @@ Schedule = Callable[[jax.Array | int], jax.Array]
 _CLIP_EPSILON = 1e-6
 """Added to the gradient's norm before dividing by it, as `torch.nn.utils.clip_grad_norm_` does."""
 
+_SMALL = 2**17
+"""Arrays of fewer scalars are joined by `total_norm`."""
+
 
 class Optimizer(NamedTuple):
     """An optax chain whose learning rates follow the number of the step it is told, not a count of its own.
@@ -28,8 +31,9 @@ class Optimizer(NamedTuple):
 
     init: Callable[[Variables], Any]
     """Parameters to optimiser state. Raises `UserError` if a learning rate's pattern decides for none of them."""
-    update: Callable[[Variables, Any, Variables, jax.Array], tuple[Variables, Any]]
-    """(gradients, optimiser state, parameters, step) to (what to add to the parameters, new optimiser state)."""
+    update: Callable[[Variables, Any, Variables, jax.Array, jax.Array], tuple[Variables, Any]]
+    """(gradients, optimiser state, parameters, step, norm of all gradients) to (what to add to the parameters, new
+    optimiser state)."""
     learning_rates: Callable[[jax.Array | int], dict[str, jax.Array]]
     """Step number to the learning rate of each group: "rest", "backbone", and those of patterns by their pattern."""
 
@@ -58,7 +62,7 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
     else:
         stages.append(optax.add_decayed_weights(config.weight_decay))
         stages.append(optax.trace(decay=0.9))
-    chain = optax.chain(*stages)
+    chain = optax.with_extra_args_support(optax.chain(*stages))
 
     def init(params: Variables) -> Any:
         groups = {learning_rate_group(path, by_pattern) for path in params}
@@ -69,8 +73,10 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
             )
         return chain.init(params)
 
-    def update(gradients: Variables, state: Any, params: Variables, step: jax.Array) -> tuple[Variables, Any]:
-        directions, state = chain.update(gradients, state, params)
+    def update(
+        gradients: Variables, state: Any, params: Variables, step: jax.Array, norm: jax.Array
+    ) -> tuple[Variables, Any]:
+        directions, state = chain.update(gradients, state, params, norm=norm)
         rates = learning_rates(step)
         changes = {
             path: -rates[learning_rate_group(path, by_pattern)].astype(direction.dtype) * direction
@@ -113,20 +119,31 @@ def schedule_factor(config: OptimizerConfig, *, steps_before: Callable[[int], in
     return factor
 
 
-def total_norm(gradients: Variables) -> jax.Array:
-    """Euclidean norm of all gradients as one vector."""
-    return jnp.sqrt(sum(jnp.sum(jnp.square(gradient)) for gradient in gradients.values()))
+def total_norm(gradients: Variables, *, join: bool = False) -> jax.Array:
+    """Euclidean norm of all gradients as one vector.
+
+    Args:
+        gradients: arrays by path.
+        join: write small ones side by side first. A sum for each of hundreds takes a program longer to compile and to
+            load than to run; but those that are split over devices would have to be exchanged.
+    """
+    arrays = list(gradients.values())
+    small = [array.reshape(-1) for array in arrays if array.size < _SMALL] if join else []
+    if small:
+        arrays = [jnp.concatenate(small), *(array for array in arrays if array.size >= _SMALL)]
+    return jnp.sqrt(sum(jnp.sum(jnp.square(array)) for array in arrays))
 
 
-def clip_by_total_norm(max_norm: float) -> optax.GradientTransformation:
+def clip_by_total_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
     """Scales all gradients by min(1, max_norm / (norm + 1e-6)), the arithmetic of `torch.nn.utils.clip_grad_norm_`.
 
-    optax's own version leaves out the 1e-6, which at max_norm 0.1 is a difference in the fifth digit.
+    optax's own version leaves out the 1e-6, which at max_norm 0.1 is a difference in the fifth digit. Its update takes
+    the norm as `norm`.
     """
 
-    def update(gradients: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+    def update(gradients: Any, state: Any, params: Any = None, *, norm: jax.Array, **_: Any) -> tuple[Any, Any]:
         del params
-        scale = jnp.minimum(1.0, max_norm / (total_norm(gradients) + _CLIP_EPSILON))
+        scale = jnp.minimum(1.0, max_norm / (norm + _CLIP_EPSILON))
         return jax.tree.map(lambda gradient: gradient * scale.astype(gradient.dtype), gradients), state
 
-    return optax.GradientTransformation(optax.init_empty_state, update)
+    return optax.GradientTransformationExtraArgs(optax.init_empty_state, update)

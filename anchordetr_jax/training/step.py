@@ -18,7 +18,7 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
-from anchordetr_jax.model.forms import compiler_options
+from anchordetr_jax.model.forms import as_stored, compiler_options
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
 from anchordetr_jax.training.sharding import (
     BATCH_AXES,
@@ -110,20 +110,25 @@ def make_train_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     params, frozen = (_specs(variables) for variables in (state.params, state.frozen))
     losses_and_gradients = _over_devices(definition, config, mesh, params, frozen)
+    whole = all(_split_dimension(spec) is None for spec in params.values())
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         losses, gradients = losses_and_gradients(state.params, state.frozen, batch)
-        grad_norm = total_norm(gradients)
+        grad_norm = total_norm(gradients, join=whole)
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
-        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step)
+        changes, _ = optimizer.update(gradients, state.opt_state, state.params, state.step, grad_norm)
         params = {path: value + changes[path] for path, value in state.params.items()}
+        params = _choose(finite, params, state.params)
+        # Moments last: while the parameters still read them, CPUs would write new ones over copies.
+        params, opt_before = as_stored((params, state.opt_state))
+        _, opt_state = optimizer.update(gradients, opt_before, state.params, state.step, grad_norm)
         ema = average_of(state.ema, params, decay=config.train.ema_decay, updates=state.step - state.bad_steps)
         refused = 1 - finite.astype(jnp.int32)
         next_state = TrainState(
             step=state.step + 1,
-            params=_choose(finite, params, state.params),
+            params=params,
             frozen=state.frozen,
-            opt_state=_choose(finite, opt_state, state.opt_state),
+            opt_state=_choose(finite, opt_state, opt_before),
             bad_steps=state.bad_steps + refused,
             bad_steps_in_row=(state.bad_steps_in_row + 1) * refused,
             ema=_choose(finite, ema, state.ema),
@@ -180,7 +185,8 @@ def _over_devices(
         sums = lax.psum(sums, BATCH_AXES)
         right, matched = sums.pop("right"), sums.pop("matched")
         losses = {**sums, "class_error": 100 - 100 * right / jnp.maximum(matched, 1), "num_boxes": num_boxes}
-        return losses, _reduced(gradients, param_specs)
+        # A sum over one device would copy all of them.
+        return losses, gradients if mesh.size == 1 else _reduced(gradients, param_specs)
 
     return jax.shard_map(
         on_device,

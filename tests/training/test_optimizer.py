@@ -33,24 +33,26 @@ def factors(config: OptimizerConfig, epochs: int, steps_before: Callable[[int], 
     return np.array([float(factor(step)) for step in range(steps_before(epochs) + 1)])
 
 
-def test_the_norm_is_of_all_gradients_together(x64: None) -> None:
+@pytest.mark.parametrize("join", [False, True])
+def test_the_norm_is_of_all_gradients_together(join: bool, x64: None) -> None:
     gradients = random_tree(0)
     expected = np.linalg.norm(np.concatenate([value.ravel() for value in gradients.values()]))
-    norm = total_norm({path: jnp.asarray(value) for path, value in gradients.items()})
+    norm = total_norm({path: jnp.asarray(value) for path, value in gradients.items()}, join=join)
     np.testing.assert_allclose(norm, expected, rtol=EXACT64)
 
 
 @pytest.mark.parametrize("scale", [1e-3, 1e-2, 1.0, 1e3])
 def test_clipping_divides_by_the_norm_plus_a_millionth(scale: float, x64: None) -> None:
     gradients = {path: jnp.asarray(value) for path, value in random_tree(1, scale).items()}
-    clipped, _ = clip_by_total_norm(0.1).update(gradients, None)
-    coefficient = min(1.0, 0.1 / (float(total_norm(gradients)) + 1e-6))
+    norm = total_norm(gradients)
+    clipped, _ = clip_by_total_norm(0.1).update(gradients, None, norm=norm)
+    coefficient = min(1.0, 0.1 / (float(norm) + 1e-6))
     for path, value in gradients.items():
         np.testing.assert_allclose(clipped[path], coefficient * value, rtol=EXACT64)
 
 
 def test_clipping_leaves_zero_gradients_alone() -> None:
-    clipped, _ = clip_by_total_norm(0.1).update({"a": jnp.zeros(3)}, None)
+    clipped, _ = clip_by_total_norm(0.1).update({"a": jnp.zeros(3)}, None, norm=jnp.zeros(()))
     np.testing.assert_array_equal(clipped["a"], np.zeros(3))
 
 
@@ -88,7 +90,7 @@ def test_eleven_steps_equal_those_of_pytorch(name: Literal["adamw", "sgd"], clip
         if (step + 1) % 5 == 0:
             drops.step()
         as_jax = {path: jnp.asarray(value) for path, value in gradients.items()}
-        changes, state = optimizer.update(as_jax, state, ours, jnp.asarray(step))
+        changes, state = optimizer.update(as_jax, state, ours, jnp.asarray(step), total_norm(as_jax))
         ours = {path: value + changes[path] for path, value in ours.items()}
     for path, parameter in theirs.items():
         np.testing.assert_allclose(ours[path], parameter.detach().numpy(), rtol=0, atol=EXACT64)
@@ -127,7 +129,7 @@ def test_a_pattern_gives_parameters_a_rate_of_their_own_on_the_same_schedule(x64
     config = dataclasses.replace(RECIPE, name="sgd", weight_decay=0.0, clip_norm=0.0, learning_rates=rates)
     optimizer = make_optimizer(config, steps_before=five_an_epoch, epochs=4)
     ones = {path: jnp.ones(()) for path in [*SHAPES, "backbone/stem/kernel"]}
-    changes, _ = optimizer.update(ones, optimizer.init(ones), ones, jnp.asarray(12))
+    changes, _ = optimizer.update(ones, optimizer.init(ones), ones, jnp.asarray(12), total_norm(ones))
     expected = {
         "backbone/layer2/kernel": 3e-3,
         "backbone/layer2/bias": 0,  # the first pattern that matches
@@ -161,13 +163,13 @@ def test_the_schedule_follows_the_step_it_is_told() -> None:
     config = dataclasses.replace(RECIPE, name="sgd", weight_decay=0.0, clip_norm=0.0)
     optimizer = make_optimizer(config, steps_before=five_an_epoch, epochs=4)
     params = {"decoder/kernel": jnp.ones(2)}
-    change, _ = optimizer.update(params, optimizer.init(params), params, jnp.asarray(12))
+    change, _ = optimizer.update(params, optimizer.init(params), params, jnp.asarray(12), total_norm(params))
     np.testing.assert_allclose(change["decoder/kernel"], [-1e-3, -1e-3], rtol=SAME32)
 
 
 def test_updates_keep_the_dtype_of_the_parameters(x64: None) -> None:
     optimizer = make_optimizer(RECIPE, steps_before=five_an_epoch, epochs=4)
     params = {"decoder/kernel": jnp.ones(2, jnp.float32)}
-    changes, state = optimizer.update(params, optimizer.init(params), params, jnp.asarray(0))
+    changes, state = optimizer.update(params, optimizer.init(params), params, jnp.asarray(0), total_norm(params))
     assert changes["decoder/kernel"].dtype == jnp.float32
     assert all(leaf.dtype in (jnp.float32, jnp.int32) for leaf in jax.tree.leaves(state))
