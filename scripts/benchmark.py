@@ -7,8 +7,9 @@ python scripts/benchmark.py data     [--official REPO]   images a second, by num
 python scripts/benchmark.py compile                      time to trace, to compile, and to load from JAX's cache
 python scripts/benchmark.py memory   [--training]        row-column against standard attention, by size of the image
 
-REPO is a checkout of the official code. Programs take turns, so that a busy machine slows all of them; a ratio is one
-of medians. --output DIR writes the table as JSON, with hardware, versions, date and command, and draws it.
+REPO is a checkout of the official code, which runs in a process of its own. Programs take turns, so that a busy machine
+slows all of them; a ratio is one of medians. --output DIR writes the table as JSON, with hardware, versions, date and
+command, and draws it.
 """
 
 import argparse
@@ -27,7 +28,7 @@ import numpy as np
 from anchordetr_jax import cli
 from anchordetr_jax.benchmark.loading import Stream, official_stream, our_stream, reading, step_waits
 from anchordetr_jax.benchmark.memory import compare_attention
-from anchordetr_jax.benchmark.official import OfficialPrograms
+from anchordetr_jax.benchmark.official import Inputs, OfficialProcess
 from anchordetr_jax.benchmark.ours import (
     Program,
     forward_program,
@@ -57,8 +58,7 @@ OBJECTS_AN_IMAGE = 7  # COCO's mean
 
 def main() -> None:
     options = parser().parse_args()
-    if options.keep_memory:
-        keep_host_memory()
+    keep_host_memory()  # As all commands do that compute.
     lines = surroundings()
     print(f"{lines['device']}; " + ", ".join(f"{name} {version}" for name, version in lines["versions"].items()))
     options.measure(options)
@@ -70,7 +70,7 @@ def parser() -> argparse.ArgumentParser:
     parts = whole.add_subparsers(required=True, metavar="model | train | matching | data | compile | memory")
     for name, measure in MEASURES.items():
         part = parts.add_parser(name)
-        part.set_defaults(measure=measure, name=name, keep_memory=False)
+        part.set_defaults(measure=measure, name=name)
         part.add_argument("--output", type=Path, metavar="DIR", help="write the table there as JSON and as a plot")
         part.add_argument("--rounds", type=int, default=7, help="timed runs of each program (7)")
         if name in ("model", "train", "data"):
@@ -85,7 +85,7 @@ def parser() -> argparse.ArgumentParser:
             part.add_argument("--torch_compile", action="store_true", help="the official code under torch.compile, too")
             part.add_argument("--mixed", action="store_true", help="the official code in bfloat16 mixed precision, too")
             part.add_argument(
-                "--keep_memory", action="store_true", help="as train.py does on CPUs; the official code gains by it too"
+                "--keep_memory", action="store_true", help="the official code's process, too, keeps what it frees"
             )
             part.add_argument("--peak_tflops", type=float, help="of the hardware; measured with a product if not given")
         if name in ("model", "train", "compile", "memory"):
@@ -127,15 +127,18 @@ def measure_programs(options: argparse.Namespace, *, training: bool) -> None:
     counted: float | None = None
     with contextlib.ExitStack() as stack:
         if options.official:
-            official = stack.enter_context(OfficialPrograms(OfficialCode(options.official), config, state_dict))
             images = ((batch.images / 255 - PIXEL_MEAN) / PIXEL_STD).astype(np.float32)
-            counted = official.multiply_adds(images[:1])
-            ways: list[dict[str, bool]] = [{}]
-            ways += [{"compiled": True}] if options.torch_compile else []
-            ways += [{"mixed": True}] if options.mixed else []
-            for way in ways:
-                name = " ".join(["official", *way])
-                run = official.train(images, targets, **way) if training else official.forward(images, **way)
+            inputs = Inputs(config, state_dict, images, targets)
+            process = OfficialProcess(options.official, inputs, keep_memory=options.keep_memory)
+            official = stack.enter_context(process)
+            counted = official.multiply_adds()
+            for compiled, mixed in [
+                (False, False),
+                *[(True, False)] * options.torch_compile,
+                *[(False, True)] * options.mixed,
+            ]:
+                name = " ".join(["official", *["compiled"] * compiled, *["mixed"] * mixed])
+                run = official.program("train" if training else "forward", compiled=compiled, mixed=mixed)
                 contestants.append(Contestant(name, run))
         seconds = alternate(contestants, rounds=options.rounds, warmup=2)
     peak = options.peak_tflops * 1e12 if options.peak_tflops else product_flops_a_second()

@@ -1,22 +1,110 @@
 """The official code's forward pass and training step, from a user's own checkout, eager, compiled or in mixed
-precision."""
+precision: in a process of its own, with its own threads and its own way with memory."""
 
 import contextlib
+import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from multiprocessing.connection import Connection
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
 from anchordetr_jax.config import Config
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.host_memory import keep_host_memory
 from anchordetr_jax.interop.figures import ImageTargets
 from anchordetr_jax.interop.official import OfficialCode, weighted
+
+
+class Inputs(NamedTuple):
+    """What programs are made for."""
+
+    config: Config
+    state_dict: Mapping[str, np.ndarray]
+    images: np.ndarray
+    """Normalised, float32 [B,H,W,3], none of them padded."""
+    targets: Sequence[ImageTargets]
+
+
+class OfficialProcess:
+    """A process that runs the official code. Use it as a context: the process lives only within."""
+
+    def __init__(self, repo: str, inputs: Inputs, *, keep_memory: bool = False):
+        """Starts it.
+
+        Args:
+            repo: a checkout of the official code.
+            inputs: what to run it on.
+            keep_memory: whether that process keeps the memory it frees, as this package's commands do.
+
+        Raises:
+            UserError: as `OfficialCode`.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, repo, inputs, keep_memory), daemon=True)
+        self._process.start()
+        other.close()
+
+    def __enter__(self) -> "OfficialProcess":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
+        self._process.join()
+
+    def program(self, what: Literal["forward", "train"], *, compiled: bool, mixed: bool) -> Callable[[], Any]:
+        """What runs a forward pass or a training step once, and returns when it is done."""
+        number = self._ask("make", what, compiled, mixed)
+        return lambda: self._ask("run", number)
+
+    def multiply_adds(self) -> float | None:
+        """Multiply-adds of a forward pass of one image as fvcore counts them; None where fvcore is not installed."""
+        return self._ask("count")
+
+    def _ask(self, *request: Any) -> Any:
+        try:
+            self._connection.send(request)
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise UserError("The process of the official code has died: see what it printed above.") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _serve(connection: Connection, repo: str, inputs: Inputs, keep_memory: bool) -> None:
+    """The process: does what it is asked to, until nobody is there to ask."""
+    if keep_memory:
+        keep_host_memory()
+    programs: list[Callable[[], Any]] = []
+    with contextlib.ExitStack() as stack:
+        official: OfficialPrograms | None = None
+        while True:
+            try:
+                kind, *details = connection.recv()
+            except EOFError:
+                return
+            try:
+                official = official or stack.enter_context(OfficialPrograms(OfficialCode(repo), inputs))
+                if kind == "make":
+                    what, compiled, mixed = details
+                    programs.append(getattr(official, what)(compiled=compiled, mixed=mixed))
+                    answer: Any = len(programs) - 1
+                elif kind == "run":
+                    answer = programs[details[0]]()
+                else:
+                    answer = official.multiply_adds()
+            except Exception as error:  # For whoever asked.
+                answer = error
+            connection.send(answer)
 
 
 class OfficialPrograms:
     """What is to be timed of it. Use it as a context: the code runs only within."""
 
-    def __init__(self, code: OfficialCode, config: Config, state_dict: Mapping[str, np.ndarray]):
-        self.code, self.config, self.state_dict = code, config, state_dict
+    def __init__(self, code: OfficialCode, inputs: Inputs):
+        self.code, self.inputs = code, inputs
         self.torch = code.torch
         self.device = "cuda" if self.torch.cuda.is_available() else "cpu"
         self._running = contextlib.ExitStack()
@@ -28,10 +116,10 @@ class OfficialPrograms:
     def __exit__(self, *exception: object) -> None:
         self._running.close()
 
-    def forward(self, images: np.ndarray, *, compiled: bool = False, mixed: bool = False) -> Callable[[], Any]:
-        """Normalised images float32 [B,H,W,3], none of them padded, to logits and boxes of all decoder layers."""
-        model = self.code.build(self.config, self.state_dict, "float32")[0].to(self.device).eval()
-        samples = self._samples(images)
+    def forward(self, *, compiled: bool, mixed: bool) -> Callable[[], None]:
+        """From images to logits and boxes of all decoder layers."""
+        model = self._build()[0].to(self.device).eval()
+        samples = self._samples()
         call = self.torch.compile(model) if compiled else model
 
         def run() -> None:
@@ -41,21 +129,19 @@ class OfficialPrograms:
 
         return run
 
-    def train(
-        self, images: np.ndarray, targets: Sequence[ImageTargets], *, mixed: bool = False, compiled: bool = False
-    ) -> Callable[[], Any]:
+    def train(self, *, compiled: bool, mixed: bool) -> Callable[[], None]:
         """A whole training step; each run goes on from the one before."""
-        model, criterion, _, arguments = self.code.build(self.config, self.state_dict, "float32")
+        model, criterion, _, arguments = self._build()
         model, criterion = model.to(self.device).train(), criterion.to(self.device).train()
         optimizer = self.code.make_optimizer(model, arguments)
-        samples = self._samples(images)
+        samples = self._samples()
         tensor = self.torch.from_numpy
         wanted = [
             {
                 "labels": tensor(labels.astype(np.int64)).to(self.device),
                 "boxes": tensor(boxes.astype(np.float32)).to(self.device),
             }
-            for boxes, labels in targets
+            for boxes, labels in self.inputs.targets
         ]
         call = self.torch.compile(model) if compiled else model
 
@@ -72,14 +158,13 @@ class OfficialPrograms:
 
         return run
 
-    def multiply_adds(self, images: np.ndarray) -> float | None:
-        """Multiply-adds of a forward pass as fvcore counts them; None where fvcore is not installed."""
+    def multiply_adds(self) -> float | None:
+        """As `OfficialProcess.multiply_adds`."""
         try:
             from fvcore.nn import FlopCountAnalysis
         except ImportError:
             return None
-        code, model = self.code, self.code.build(self.config, self.state_dict, "float32")[0].eval()
-        torch = self.torch
+        code, torch, model = self.code, self.torch, self._build()[0].eval()
 
         class OfPixels(torch.nn.Module):  # type: ignore[misc, name-defined]
             """The model as a function of an array, which is all that can be traced."""
@@ -93,13 +178,18 @@ class OfficialPrograms:
                 outputs = self.model(code.misc.NestedTensor(pixels, mask))
                 return outputs["pred_logits"], outputs["pred_boxes"]
 
-        analysis = FlopCountAnalysis(OfPixels(), torch.from_numpy(_channels_first(images)))
+        analysis = FlopCountAnalysis(OfPixels(), torch.from_numpy(_channels_first(self.inputs.images[:1])))
         analysis.unsupported_ops_warnings(False)
         analysis.uncalled_modules_warnings(False)
         analysis.tracer_warnings("none")
         return float(analysis.total())
 
-    def _samples(self, images: np.ndarray) -> Any:
+    def _build(self) -> tuple[Any, Any, Any, Any]:
+        """(model, criterion, postprocessors, arguments)"""
+        return self.code.build(self.inputs.config, self.inputs.state_dict, "float32")
+
+    def _samples(self) -> Any:
+        images = self.inputs.images
         pixels = self.torch.from_numpy(_channels_first(images)).to(self.device)
         mask = self.torch.zeros(images.shape[:3], dtype=self.torch.bool, device=self.device)
         return self.code.misc.NestedTensor(pixels, mask)
