@@ -1,17 +1,20 @@
 """What a benchmark prints is what it measured."""
 
 import json
+import multiprocessing
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anchordetr_jax.benchmark.official import Inputs, OfficialProcess
 from anchordetr_jax.benchmark.ours import matching_program
 from anchordetr_jax.benchmark.report import table, write
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread
-from anchordetr_jax.config import MatcherConfig
+from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.detection.matching import Targets
+from anchordetr_jax.errors import UserError
 
 
 def test_contestants_take_turns_and_each_begins_a_round() -> None:
@@ -53,3 +56,14 @@ def test_a_program_gives_its_operations_and_runs_again() -> None:
     program = matching_program(MatcherConfig(backend="device"), logits, boxes.astype(np.float32), targets)
     assert program.flops > 0
     np.testing.assert_array_equal(program.run(), program.run())
+
+
+def test_a_process_of_the_official_code_tells_what_went_wrong_in_it(tmp_path: Path) -> None:
+    inputs = Inputs(Config(), {}, np.zeros((1, 32, 32, 3), np.float32), ())
+    with OfficialProcess(str(tmp_path), inputs) as official:
+        with pytest.raises(UserError, match="no checkout of the official code"):
+            official.program("train", compiled=False, mixed=False)
+        for process in multiprocessing.active_children():
+            process.kill()
+        with pytest.raises(UserError, match="has died"):
+            official.multiply_adds()
