@@ -157,6 +157,14 @@ def test_devices_tell_each_other_their_gradient_once_and_nothing_of_images(fsdp:
         assert said["reduce-scatter"] == sum(size[path] for path in split)
 
 
+def test_parameters_and_moments_are_written_where_they_were() -> None:
+    made = trainer(devices=1)
+    assert hasattr(made.step, "lower")
+    program = made.step.lower(made.abstract, global_batch(batch(), made.mesh)).compile().as_text()
+    shapes = {",".join(map(str, value.shape)) for value in made.state.params.values()}
+    assert not shapes.intersection(re.findall(r"= f32\[([\d,]+)\]\S* copy\(", program))
+
+
 def collectives(program: str) -> dict[str, int]:
     """Numbers that each kind of collective of a compiled program delivers to a device."""
     delivered: dict[str, int] = {}
