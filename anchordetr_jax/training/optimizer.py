@@ -124,8 +124,8 @@ def total_norm(gradients: Variables, *, join: bool = False) -> jax.Array:
 
     Args:
         gradients: arrays by path.
-        join: write small ones side by side first. A sum for each of hundreds takes a program longer to compile and to
-            load than to run; but those that are split over devices would have to be exchanged.
+        join: write small ones side by side first. A sum for each of hundreds takes a CPU's program longer to compile
+            and to load than to run. TPUs would have to lay them out anew, and what is split over devices, to exchange.
     """
     arrays = list(gradients.values())
     small = [array.reshape(-1) for array in arrays if array.size < _SMALL] if join else []

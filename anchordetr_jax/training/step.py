@@ -110,11 +110,12 @@ def make_train_step(
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     params, frozen = (_specs(variables) for variables in (state.params, state.frozen))
     losses_and_gradients = _over_devices(definition, config, mesh, params, frozen)
-    whole = all(_split_dimension(spec) is None for spec in params.values())
+    platform = mesh.devices.flat[0].platform
+    join = platform == "cpu" and all(_split_dimension(spec) is None for spec in params.values())
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         losses, gradients = losses_and_gradients(state.params, state.frozen, batch)
-        grad_norm = total_norm(gradients, join=whole)
+        grad_norm = total_norm(gradients, join=join)
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
         changes, _ = optimizer.update(gradients, state.opt_state, state.params, state.step, grad_norm)
         params = {path: value + changes[path] for path, value in state.params.items()}
@@ -150,7 +151,7 @@ def make_train_step(
         in_shardings=(shardings, batch_sharding(mesh)),
         out_shardings=(shardings, replicated(mesh)),
         donate_argnums=0,
-        compiler_options=compiler_options(mesh.devices.flat[0].platform),
+        compiler_options=compiler_options(platform),
     )
 
 
