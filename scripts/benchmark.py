@@ -132,12 +132,10 @@ def measure_programs(options: argparse.Namespace, *, training: bool) -> None:
             process = OfficialProcess(options.official, inputs, keep_memory=options.keep_memory)
             official = stack.enter_context(process)
             counted = official.multiply_adds()
-            for compiled, mixed in [
-                (False, False),
-                *[(True, False)] * options.torch_compile,
-                *[(False, True)] * options.mixed,
-            ]:
-                name = " ".join(["official", *["compiled"] * compiled, *["mixed"] * mixed])
+            ways = [("official", False, False)]
+            ways += [("official compiled", True, False)] if options.torch_compile else []
+            ways += [("official mixed", False, True)] if options.mixed else []
+            for name, compiled, mixed in ways:
                 run = official.program("train" if training else "forward", compiled=compiled, mixed=mixed)
                 contestants.append(Contestant(name, run))
         seconds = alternate(contestants, rounds=options.rounds, warmup=2)

@@ -27,7 +27,10 @@ class Inputs(NamedTuple):
 
 
 class OfficialProcess:
-    """A process that runs the official code. Use it as a context: the process lives only within."""
+    """A process that runs the official code. Use it as a context: the process lives only within.
+
+    Whatever it is asked for raises `UserError` as `OfficialCode` does, or if the process has died.
+    """
 
     def __init__(self, repo: str, inputs: Inputs, *, keep_memory: bool = False):
         """Starts it.
@@ -36,9 +39,6 @@ class OfficialProcess:
             repo: a checkout of the official code.
             inputs: what to run it on.
             keep_memory: whether that process keeps the memory it frees, as this package's commands do.
-
-        Raises:
-            UserError: as `OfficialCode`.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
