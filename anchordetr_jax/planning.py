@@ -179,10 +179,10 @@ def read_plan(compiled: jax.stages.Compiled, dumped: Path | None = None) -> Plan
 
 
 def _estimates(hlo: str) -> list[int]:
-    """Cycles of each operation that the compiler has an estimate of; a number below zero, written as one without a
-    sign, says that it has none."""
+    """Cycles of each operation that the compiler has an estimate of; the largest number with or without a sign says
+    that it has none."""
     cycles = map(int, re.findall(r'"estimated_cycles":"(\d+)"', hlo))
-    return [estimate for estimate in cycles if estimate < 2**63]
+    return [estimate for estimate in cycles if estimate not in (2**63 - 1, 2**64 - 1)]
 
 
 def _text(compiled: jax.stages.Compiled, dumped: Path | None) -> str:
