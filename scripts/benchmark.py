@@ -28,7 +28,8 @@ import numpy as np
 from anchordetr_jax import cli
 from anchordetr_jax.benchmark.loading import Stream, official_stream, our_stream, reading, step_waits
 from anchordetr_jax.benchmark.memory import compare_attention
-from anchordetr_jax.benchmark.official import Inputs, OfficialProcess
+from anchordetr_jax.benchmark.official import Inputs
+from anchordetr_jax.benchmark.official_process import OfficialProcess
 from anchordetr_jax.benchmark.ours import (
     Program,
     forward_program,

@@ -8,7 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchordetr_jax.benchmark.official import Inputs, OfficialProcess
+from anchordetr_jax.benchmark.official import Inputs
+from anchordetr_jax.benchmark.official_process import OfficialProcess
 from anchordetr_jax.benchmark.ours import matching_program
 from anchordetr_jax.benchmark.report import table, write
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread

@@ -104,9 +104,8 @@ def test_a_program_that_jax_cannot_read_is_read_as_the_compiler_wrote_it(tmp_pat
     with pytest.raises(UserError, match=r"wrote none: INTERNAL.*async-update instruction$"):
         read_plan(program, tmp_path)
     estimate = '  %a = f32[4]{0} fusion(%b), backend_config={"estimated_cycles":"'
-    text = "".join(
-        f'{estimate}{cycles}"}}\n' for cycles in (17, 2**64 - 1, 2**63 - 1)
-    )  # It knows nothing of the last two.
+    cycles = 17, 2**64 - 1, 2**63 - 1  # The compiler knows nothing of the last two.
+    text = "".join(f'{estimate}{number}"}}\n' for number in cycles)
     (tmp_path / "module_0001.jit_train_step.after_codegen.txt").write_text(text + HLO)
     plan = read_plan(program, tmp_path)
     assert (plan.cycles, plan.memory_bytes, plan.collectives) == (17, 12, find_collectives(HLO))

@@ -203,11 +203,16 @@ def _block(queries: int) -> int:
     return min(QUERY_BLOCK, math.ceil(queries / LANES) * LANES)
 
 
+def _sizes(long: Axis, short: Axis) -> tuple[int, int, int]:
+    """How many queries, short and long places there are."""
+    return long.queries.shape[2], short.keys.shape[2], long.keys.shape[2]
+
+
 def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
     """The grid, images x heads x blocks of queries, and the parts. Keys and values stay where they are from block to
     block, and so do the sums of their gradients."""
     B, n, _, d = long.keys.shape
-    count = long.queries.shape[2]
+    count, S, L = _sizes(long, short)
     block = _block(count)
     queries: Any = pl.BlockSpec((1, d, block), lambda b, head, i: (b, head, i))
 
@@ -218,19 +223,14 @@ def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
         mask: Any = pl.BlockSpec((1, places, 1), lambda b, head, i: (b, 0, 0))
         return Axis(queries, of_head(places, d), mask)
 
-    L, S = long.keys.shape[2], short.keys.shape[2]
     values: Any = pl.BlockSpec((1, S, 1, d, L), lambda b, head, i: (b, 0, head, 0, 0))
     return (B, n, math.ceil(count / block)), _Specs(queries, axis(L), axis(S), values)
 
 
-def _sizes(long: Axis, short: Axis) -> tuple[int, int, int]:
-    """How many queries, short and long places there are."""
-    return long.queries.shape[2], short.keys.shape[2], long.keys.shape[2]
-
-
 def _cost(long: Axis, short: Axis, values: jax.Array, *, products: int) -> pl.CostEstimate:
     """For the compiler and for counts of FLOPs: `products` large products, what is computed anew not counted."""
-    (B, n, L, d), S, count = long.keys.shape, short.keys.shape[2], long.queries.shape[2]
+    B, n, _, d = long.keys.shape
+    count, S, L = _sizes(long, short)
     pairs = B * n * count
     arrays = (*long, *short, values)
     return pl.CostEstimate(

@@ -1,0 +1,86 @@
+"""The official code in a process of its own, with its own threads and its own way with memory."""
+
+import contextlib
+import multiprocessing
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any, Literal
+
+from anchordetr_jax.benchmark.official import Inputs, OfficialPrograms
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.host_memory import keep_host_memory
+from anchordetr_jax.interop.official import OfficialCode
+
+
+class OfficialProcess:
+    """A process that runs the official code. Use it as a context: the process lives only within.
+
+    Whatever it is asked for raises `UserError` as `OfficialCode` does, or if the process has died.
+    """
+
+    def __init__(self, repo: str, inputs: Inputs, *, keep_memory: bool = False):
+        """Starts it.
+
+        Args:
+            repo: a checkout of the official code.
+            inputs: what to run it on.
+            keep_memory: whether that process keeps the memory it frees, as this package's commands do.
+        """
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        self._process = context.Process(target=_serve, args=(other, repo, inputs, keep_memory), daemon=True)
+        self._process.start()
+        other.close()
+
+    def __enter__(self) -> "OfficialProcess":
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._connection.close()
+        self._process.join()
+
+    def program(self, what: Literal["forward", "train"], *, compiled: bool, mixed: bool) -> Callable[[], Any]:
+        """What runs a forward pass or a training step once, and returns when it is done."""
+        number = self._ask("make", what, compiled, mixed)
+        return lambda: self._ask("run", number)
+
+    def multiply_adds(self) -> float | None:
+        """As `OfficialPrograms.multiply_adds`."""
+        return self._ask("count")
+
+    def _ask(self, *request: Any) -> Any:
+        try:
+            self._connection.send(request)
+            answer = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise UserError("The process of the official code has died: see what it printed above.") from error
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+
+def _serve(connection: Connection, repo: str, inputs: Inputs, keep_memory: bool) -> None:
+    """The process: does what it is asked to, until nobody is there to ask."""
+    if keep_memory:
+        keep_host_memory()
+    programs: list[Callable[[], Any]] = []
+    with contextlib.ExitStack() as stack:
+        official: OfficialPrograms | None = None
+        while True:
+            try:
+                kind, *details = connection.recv()
+            except EOFError:
+                return
+            try:
+                official = official or stack.enter_context(OfficialPrograms(OfficialCode(repo), inputs))
+                if kind == "make":
+                    what, compiled, mixed = details
+                    programs.append(getattr(official, what)(compiled=compiled, mixed=mixed))
+                    answer: Any = len(programs) - 1
+                elif kind == "run":
+                    answer = programs[details[0]]()
+                else:
+                    answer = official.multiply_adds()
+            except Exception as error:  # For whoever asked.
+                answer = error
+            connection.send(answer)
