@@ -51,9 +51,10 @@ def test_a_3x3_convolution_and_its_gradients_are_plain_ones(dilation: int, chann
     assert_same_gradients(lambda x, kernel: convolution3x3(x, kernel, dilation, None), expected, (3, 3, *channels))
 
 
-def test_a_1x1_kernels_gradient_is_a_product_of_transposed_pixels() -> None:
+@pytest.mark.parametrize("channels", [(3, 6), (3, 2048), (2048, 3)])
+def test_a_1x1_convolution_and_its_gradients_are_plain_ones(channels: tuple[int, int]) -> None:
     assert_same_gradients(
         lambda x, kernel: pixel_products(x, kernel, None),
         lambda x, kernel: plain_pixel_products(x, kernel, None),
-        (3, 6),
+        channels,
     )
