@@ -61,6 +61,11 @@ class InputProjection(nnx.Module):
         return self.norm(self.conv(x), area)
 
 
+class UnusedWeight(nnx.Variable[jax.Array]):
+    """A weight that official checkpoints have and these settings do not use: never trained, so that weight decay leaves
+    it alone, as PyTorch's optimisers do with a parameter that gets no gradient."""
+
+
 class AnchorDETR(nnx.Module):
     """The detector. `config.num_classes` must be set."""
 
@@ -110,6 +115,10 @@ class AnchorDETR(nnx.Module):
         )  # boxes start at their anchor, an eighth of the image wide
         if config.initialization == "local":
             start_local(self, self.adapt_pos1d, self.adapt_pos2d)
+        if config.attention != "rcda":
+            for layer in self.adapt_pos1d.layers:
+                for name in ("kernel", "bias"):
+                    setattr(layer, name, UnusedWeight(getattr(layer, name)[...]))
 
     def __call__(self, images: jax.Array, image_sizes: jax.Array) -> Predictions:
         """Predictions for a padded batch.

@@ -12,6 +12,7 @@ from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model import AnchorDETR
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD, inverse_sigmoid
+from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.model.positions import cell_centres, sine1d
 from anchordetr_jax.model.valid_area import leading_area
 from tests.model.conftest import VARIANTS
@@ -63,6 +64,14 @@ def test_bfloat16_keeps_float32_parameters_and_answers_in_float32():
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))} == {jnp.dtype(jnp.float32)}
     assert predictions.logits.dtype == predictions.boxes.dtype == jnp.float32
     assert np.isfinite(np.asarray(predictions.logits)).all()
+
+
+@pytest.mark.parametrize("attention", ["rcda", "standard"])
+def test_what_the_settings_leave_unused_is_not_trained(attention, small_detector):
+    definition = ModelDefinition.of(small_detector(attention=attention))
+    position_maps = {path for path in definition.shapes if path.startswith("adapt_pos1d/")}
+    assert len(position_maps) == 4
+    assert definition.param_paths & position_maps == (position_maps if attention == "rcda" else set())
 
 
 @pytest.mark.usefixtures("x64")
