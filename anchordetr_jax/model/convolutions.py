@@ -18,7 +18,6 @@ from anchordetr_jax.model.forms import as_stored
 Precision = Any
 Convolution = Callable[..., jax.Array]
 
-
 _CROWDED, _APART = 2048, 16
 """Rows of a multiple of so many numbers begin at the same place of a CPU's caches and push one another out of them
 while a product writes its result, which takes a third longer. So many columns more move them apart."""
@@ -45,15 +44,12 @@ def _products_forward(x: jax.Array, kernel: jax.Array, precision: Precision) -> 
 
 
 def _products_backward(precision: Precision, saved: Any, gradient: jax.Array) -> Any:
-    def plain(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
-        of_pixels = jnp.einsum("bhwo,io->bhwi", gradient, kernel, precision=precision)
-        return of_pixels, jnp.einsum("bhwi,bhwo->io", x, gradient, precision=precision)
-
-    def fast(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def fast(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
         of_pixels = _product(gradient.reshape(-1, gradient.shape[-1]), kernel.T, precision).reshape(x.shape)
         return of_pixels, _product_with_gradient(_channels_first(x), gradient, precision)
 
     x, kernel = saved
+    plain = functools.partial(_gradients, functools.partial(plain_pixel_products, precision=precision))
     return lax.platform_dependent(as_stored(x), kernel, as_stored(gradient), cpu=fast, default=plain)
 
 
@@ -88,9 +84,6 @@ def _convolution_forward(x: jax.Array, kernel: jax.Array, dilation: int, precisi
 
 
 def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradient: jax.Array) -> Any:
-    def gradients(form: Convolution, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
-        return jax.vjp(lambda x, kernel: form(x, kernel, dilation, precision), x, kernel)[1](gradient)
-
     def by_rows(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
         """A product for each row of the kernel: of the pixels under its three places, side by side."""
         _, h, w, _ = x.shape
@@ -103,12 +96,20 @@ def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradi
         return plain(x, kernel, gradient)[0], jnp.stack(rows)
 
     x, kernel = saved
-    plain = functools.partial(gradients, plain_convolution3x3)
-    fast = functools.partial(gradients, winograd.convolution3x3) if winograd.fits(x, kernel) else by_rows
+    plain, by_winograd = (
+        functools.partial(_gradients, functools.partial(form, dilation=dilation, precision=precision))
+        for form in (plain_convolution3x3, winograd.convolution3x3)
+    )
+    fast = by_winograd if winograd.fits(x, kernel) else by_rows
     return lax.platform_dependent(as_stored(x), kernel, as_stored(gradient), cpu=fast, default=plain)
 
 
 convolution3x3.defvjp(_convolution_forward, _convolution_backward)
+
+
+def _gradients(form: Convolution, x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
+    """JAX's own gradients of form(x, kernel), of the pixels and of the kernel."""
+    return jax.vjp(form, x, kernel)[1](gradient)
 
 
 def _channels_first(x: jax.Array) -> jax.Array:
