@@ -7,9 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 
 from anchordetr_jax.model.added_rows import add_to_rows
+from anchordetr_jax.model.attention_by_head import attention_in_turn
 from anchordetr_jax.model.decoupled import (
     RowColumnMemory,
-    attention_in_turn,
     decoupled_sum,
     decoupled_weights,
     softmax_weights,

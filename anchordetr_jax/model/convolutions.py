@@ -1,4 +1,4 @@
-"""Convolutions of stride 1, which with their gradients are computed on CPUs as products.
+"""Convolutions which with their gradients are computed on CPUs as products.
 
 XLA's own gradient of a kernel is a convolution with one as large as the image, or a product that reads its operands
 across the grain through whatever is fused into it: each takes twice the time and more.
@@ -56,12 +56,14 @@ def _products_backward(precision: Precision, saved: Any, gradient: jax.Array) ->
 pixel_products.defvjp(_products_forward, _products_backward)
 
 
-def plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
-    """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O]."""
+def plain_convolution3x3(
+    x: jax.Array, kernel: jax.Array, stride: int, dilation: int, precision: Precision
+) -> jax.Array:
+    """A 3x3 convolution, padded by its dilation: x [B,H,W,I], kernel [3,3,I,O] -> [B,ceil(H/s),ceil(W/s),O]."""
     return lax.conv_general_dilated(
         x,
         kernel,
-        (1, 1),
+        (stride, stride),
         ((dilation, dilation), (dilation, dilation)),
         rhs_dilation=(dilation, dilation),
         dimension_numbers=("NHWC", "HWIO", "NHWC"),
@@ -69,38 +71,40 @@ def plain_convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precisi
     )
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> jax.Array:
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
+def convolution3x3(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, precision: Precision) -> jax.Array:
     """`plain_convolution3x3`, on CPUs by Winograd's sums where they gain, and with gradients made for CPUs."""
-    plain, fast = (
-        functools.partial(form, dilation=dilation, precision=precision)
-        for form in (plain_convolution3x3, winograd.convolution3x3)
-    )
-    return lax.platform_dependent(x, kernel, cpu=fast if winograd.fits(x, kernel) else plain, default=plain)
+    plain = functools.partial(plain_convolution3x3, stride=stride, dilation=dilation, precision=precision)
+    by_winograd = functools.partial(winograd.convolution3x3, dilation=dilation, precision=precision)
+    fast = by_winograd if winograd.fits(x, kernel, stride) else plain
+    return lax.platform_dependent(x, kernel, cpu=fast, default=plain)
 
 
-def _convolution_forward(x: jax.Array, kernel: jax.Array, dilation: int, precision: Precision) -> Any:
-    return convolution3x3(x, kernel, dilation, precision), (x, kernel)
+def _convolution_forward(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, precision: Precision) -> Any:
+    return convolution3x3(x, kernel, stride, dilation, precision), (x, kernel)
 
 
-def _convolution_backward(dilation: int, precision: Precision, saved: Any, gradient: jax.Array) -> Any:
+def _convolution_backward(stride: int, dilation: int, precision: Precision, saved: Any, gradient: jax.Array) -> Any:
     def by_rows(x: jax.Array, kernel: jax.Array, gradient: jax.Array) -> tuple[jax.Array, ...]:
         """A product for each row of the kernel: of the pixels under its three places, side by side."""
-        _, h, w, _ = x.shape
+        _, h, w, _ = gradient.shape
         padded = jnp.pad(_channels_first(x), ((0, 0), (0, 0), (dilation, dilation), (dilation, dilation)))
         rows = []
         for i in range(3):
-            places = [padded[:, :, i * dilation :, j * dilation :][:, :, :h, :w] for j in range(3)]
+            starts = [padded[:, :, i * dilation :, j * dilation :] for j in range(3)]
+            places = [start[:, :, ::stride, ::stride][:, :, :h, :w] for start in starts]
             under = lax.optimization_barrier(jnp.stack(places))  # [3,I,B,h,w]
             rows.append(_product_with_gradient(under, gradient, precision))
         return plain(x, kernel, gradient)[0], jnp.stack(rows)
 
     x, kernel = saved
-    plain, by_winograd = (
-        functools.partial(_gradients, functools.partial(form, dilation=dilation, precision=precision))
-        for form in (plain_convolution3x3, winograd.convolution3x3)
+    plain = functools.partial(
+        _gradients, functools.partial(plain_convolution3x3, stride=stride, dilation=dilation, precision=precision)
     )
-    fast = by_winograd if winograd.fits(x, kernel) else by_rows
+    by_winograd = functools.partial(
+        _gradients, functools.partial(winograd.convolution3x3, dilation=dilation, precision=precision)
+    )
+    fast = by_winograd if winograd.fits(x, kernel, stride) else by_rows
     return lax.platform_dependent(as_stored(x), kernel, as_stored(gradient), cpu=fast, default=plain)
 
 

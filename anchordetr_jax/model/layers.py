@@ -102,11 +102,11 @@ def _convolve(kernel: int, stride: int, dilation: int, forms: Forms) -> Callable
         return products(x[:, ::stride, ::stride], kernel[0, 0], precision)
 
     def as_3x3(x: jax.Array, kernel: jax.Array, *_: Any, precision: Any, **__: Any) -> jax.Array:
-        return convolution3x3(x, kernel, dilation, precision)
+        return convolution3x3(x, kernel, stride, dilation, precision)
 
     if kernel == 1 and not forms.tpu:
         return as_products
-    return as_3x3 if kernel == 3 and stride == 1 and forms.cpu else jax.lax.conv_general_dilated
+    return as_3x3 if kernel == 3 and forms.cpu else jax.lax.conv_general_dilated
 
 
 class MLP(nnx.Module):

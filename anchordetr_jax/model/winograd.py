@@ -20,11 +20,12 @@ _KERNEL_SUMS = np.kron(_ROW_SUMS, _ROW_SUMS)
 """The same of all nine places: [16,9]."""
 
 
-def fits(x: jax.Array, kernel: jax.Array) -> bool:
-    """Whether this is faster than a plain convolution of x [B,h,w,I] with kernel [3,3,I,O], and as exact."""
+def fits(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
+    """Whether there is such a form of the convolution of x [B,h,w,I] with kernel [3,3,I,O], and it is faster than the
+    plain one and as exact."""
     B, h, w, _ = x.shape
     wide = jnp.finfo(x.dtype).bits >= 32
-    return wide and min(kernel.shape[2:]) >= _FEWEST_CHANNELS and B * h * w >= _FEWEST_PIXELS
+    return stride == 1 and wide and min(kernel.shape[2:]) >= _FEWEST_CHANNELS and B * h * w >= _FEWEST_PIXELS
 
 
 def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Any) -> jax.Array:

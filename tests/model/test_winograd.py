@@ -20,19 +20,21 @@ def test_it_is_the_convolution(height: int, width: int, dilation: int) -> None:
     x = jnp.asarray(rng.standard_normal((2, height, width, CHANNELS_IN)))
     kernel = jnp.asarray(rng.standard_normal((3, 3, CHANNELS_IN, CHANNELS_OUT)))
     result = winograd.convolution3x3(x, kernel, dilation, None)
-    assert np.asarray(result) == pytest.approx(np.asarray(plain_convolution3x3(x, kernel, dilation, None)), abs=EXACT64)
+    expected = plain_convolution3x3(x, kernel, 1, dilation, None)
+    assert np.asarray(result) == pytest.approx(np.asarray(expected), abs=EXACT64)
 
 
 @pytest.mark.parametrize(
-    ("channels", "size", "dtype", "fits"),
+    ("channels", "size", "stride", "dtype", "fits"),
     [
-        (128, 12, "float32", True),
-        (128, 12, "float64", True),
-        (128, 12, "bfloat16", False),
-        (64, 12, "float32", False),
-        (128, 11, "float32", False),
+        (128, 12, 1, "float32", True),
+        (128, 12, 1, "float64", True),
+        (128, 12, 1, "bfloat16", False),
+        (128, 12, 2, "float32", False),
+        (64, 12, 1, "float32", False),
+        (128, 11, 1, "float32", False),
     ],
 )
-def test_only_what_gains_by_it_is_computed_so(channels: int, size: int, dtype: str, fits: bool) -> None:
+def test_only_what_gains_by_it_is_computed_so(channels: int, size: int, stride: int, dtype: str, fits: bool) -> None:
     x = jnp.zeros((1, size, size, channels), dtype)
-    assert winograd.fits(x, jnp.zeros((3, 3, channels, channels), dtype)) == fits
+    assert winograd.fits(x, jnp.zeros((3, 3, channels, channels), dtype), stride) == fits

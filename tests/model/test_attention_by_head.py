@@ -3,7 +3,8 @@
 import jax
 import pytest
 
-from anchordetr_jax.model.decoupled import attention_in_turn, plain_attention
+from anchordetr_jax.model.attention_by_head import attention_in_turn
+from anchordetr_jax.model.decoupled import plain_attention
 from tests.model.attention_case import ROW, TALL, WIDE, assert_equal, attention_case, attention_gradients
 
 pytestmark = pytest.mark.usefixtures("x64")

@@ -1,0 +1,153 @@
+"""Row-column decoupled attention (Anchor DETR, section 3.4) as CPUs do it best: one head after another, so that what
+lies between its two sums stays in their caches, and with a gradient of its own."""
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from anchordetr_jax.model.decoupled import RowColumnMemory, plain_attention
+from anchordetr_jax.model.precision import at_least_float32, product_precision
+
+
+class _Axis(NamedTuple):
+    """What queries weigh along one axis of a feature map. With a first axis more, of all heads and images."""
+
+    queries: jax.Array  # [Q,d]
+    keys: jax.Array  # [k,d]
+    valid: jax.Array | None  # [k]; None in gradients
+
+
+class _Head(NamedTuple):
+    """One head of one image."""
+
+    long: _Axis  # of L places, along which the first sum goes
+    short: _Axis  # of S places
+    values: jax.Array  # [S,L,d]
+
+
+def attention_in_turn(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+    """`plain_attention`, by head on CPUs: queries [B,Q,n,d] -> [B,Q,n,d]."""
+    return lax.platform_dependent(row_queries, column_queries, memory, cpu=_attention_by_head, default=plain_attention)
+
+
+def _attention_by_head(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+    B, Q, n, d = row_queries.shape
+
+    def by_head(x: jax.Array) -> jax.Array:
+        """[B,...,n,d] -> [n*B,...,d]."""
+        return jnp.moveaxis(x, -2, 0).reshape(n * B, *x.shape[1:-2], d)
+
+    rows, columns = (jnp.tile(valid, (n, 1)) for valid in memory.area)
+    long = _Axis(by_head(row_queries), by_head(memory.row_keys), columns)
+    short = _Axis(by_head(column_queries), by_head(memory.column_keys), rows)
+    values = by_head(memory.values)
+    if values.shape[1] > values.shape[2]:
+        long, short, values = short, long, values.swapaxes(1, 2)
+    return jnp.moveaxis(_attend(_Head(long, short, values), B).reshape(n, B, Q, d), 0, 2)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
+def _attend(heads: _Head, images: int) -> jax.Array:
+    """[n*B,Q,d] of all heads of so many images."""
+    return _attend_forward(heads, images)[0]
+
+
+def _attend_forward(heads: _Head, images: int) -> Any:
+    mixed, normalizers = _in_turn(_attend_in_head, images, heads)
+    return mixed, (heads, mixed, normalizers)
+
+
+def _attend_backward(images: int, saved: Any, gradient: jax.Array) -> tuple[_Head]:
+    return (_in_turn(_gradients_in_head, images, *saved, gradient),)
+
+
+_attend.defvjp(_attend_forward, _attend_backward)
+
+
+def _in_turn(function: Callable[..., Any], images: int, *arrays: Any) -> Any:
+    """function(*arrays) for each head, of all images together: a batch of one would make products slower."""
+    return lax.map(lambda given: function(*given), arrays, batch_size=images if images > 1 else None)
+
+
+# All but the second sum are products of matrices: XLA's CPU compiler moves arrays of more dimensions about.
+
+
+def _attend_in_head(head: _Head) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    """The sum of values [Q,d]; and for either axis, the logarithm of what its weights were divided by [Q,1]."""
+    S, L, d = head.values.shape
+    weights, normalizer = _softmax(head.long)
+    inner = _product(weights, head.values.swapaxes(0, 1).reshape(L, S * d))
+    if S == 1:  # Along an axis of one place nothing is weighed.
+        return inner, (normalizer, jnp.zeros_like(normalizer))
+    short_weights, short_normalizer = _softmax(head.short)
+    mixed = jnp.einsum("qs,qsd->qd", short_weights, inner.reshape(-1, S, d), precision=product_precision(inner.dtype))
+    return mixed, (normalizer, short_normalizer)
+
+
+def _gradients_in_head(
+    head: _Head, mixed: jax.Array, normalizers: tuple[jax.Array, jax.Array], gradient: jax.Array
+) -> _Head:
+    """Of queries, keys and values, from that of `mixed`. Weights and the inner sum are computed anew."""
+    long, short, values = head
+    S, L, d = values.shape
+    dtype, precision = values.dtype, product_precision(values.dtype)
+    by_place = values.swapaxes(0, 1).reshape(L, S * d)
+    # What a softmax takes from the gradient of each of its scores: it is the same for both axes.
+    wide = at_least_float32(dtype)
+    mean = jnp.sum(gradient.astype(wide) * mixed.astype(wide), axis=-1, keepdims=True)
+
+    long_weights = jnp.exp(_scores(long) - normalizers[0])
+    if S == 1:
+        of_inner, of_short = gradient, _Axis(jnp.zeros_like(short.queries), jnp.zeros_like(short.keys), None)
+    else:
+        short_weights = jnp.exp(_scores(short) - normalizers[1])
+        inner = _product(long_weights.astype(dtype), by_place).reshape(-1, S, d)
+        of_short_weights = jnp.einsum("qsd,qd->qs", inner, gradient, precision=precision)
+        of_short = _gradients_of_axis(short, short_weights * (of_short_weights - mean))
+        of_inner = lax.optimization_barrier(short_weights.astype(dtype)[:, :, None] * gradient[:, None])
+    of_inner = of_inner.reshape(-1, S * d)
+    of_long = _gradients_of_axis(long, long_weights * (_product(of_inner, by_place.T) - mean))
+    of_values = _product_of_columns(long_weights.astype(dtype), of_inner).reshape(L, S, d).swapaxes(0, 1)
+    return _Head(of_long, of_short, of_values)
+
+
+def _gradients_of_axis(axis: _Axis, of_scores: jax.Array) -> _Axis:
+    """Of queries and keys, from that of their scores [Q,k]."""
+    scale, of_scores = _scale(axis.queries), of_scores.astype(axis.queries.dtype)
+    return _Axis(_product(of_scores, axis.keys) * scale, _product_of_columns(of_scores, axis.queries * scale), None)
+
+
+def _softmax(axis: _Axis) -> tuple[jax.Array, jax.Array]:
+    """Weights [Q,k] of the places in the dtype of the queries; and the logarithm of what they were divided by [Q,1]."""
+    scores = _scores(axis)
+    largest = jnp.max(scores, axis=-1, keepdims=True)
+    weights = jnp.exp(scores - largest)
+    total = jnp.sum(weights, axis=-1, keepdims=True)
+    return (weights / total).astype(axis.queries.dtype), largest + jnp.log(total)
+
+
+def _scores(axis: _Axis) -> jax.Array:
+    """[Q,k] in float32 at least; minus infinity of places that are not valid."""
+    wide = at_least_float32(axis.queries.dtype)
+    scores = _product(axis.queries * _scale(axis.queries), axis.keys.T, preferred_element_type=wide)
+    assert axis.valid is not None
+    return jnp.where(axis.valid, scores, -jnp.inf)
+
+
+def _scale(queries: jax.Array) -> jax.Array:
+    return jnp.asarray(queries.shape[-1] ** -0.5, queries.dtype)
+
+
+def _product(a: jax.Array, b: jax.Array, **options: Any) -> jax.Array:
+    return jnp.matmul(a, b, precision=product_precision(a.dtype), **options)
+
+
+def _product_of_columns(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The transpose of a [m,k] times b [m,n]: [k,n]."""
+    if 8 * b.shape[1] < a.shape[1]:  # Then CPUs do better with the transpose of the result.
+        return _product(lax.optimization_barrier(b.T), a).T
+    return _product(a.T, b)
