@@ -16,7 +16,7 @@ from anchordetr_jax.model.precision import at_least_float32, product_precision
 class _Axis(NamedTuple):
     """What queries weigh along one axis of a feature map. With a first axis more, of all heads and images."""
 
-    queries: jax.Array  # [Q,d]
+    queries: jax.Array  # [Q,d], divided by the root of d
     keys: jax.Array  # [k,d]
     valid: jax.Array | None  # [k]; None in gradients
 
@@ -26,7 +26,7 @@ class _Head(NamedTuple):
 
     long: _Axis  # of L places, along which the first sum goes
     short: _Axis  # of S places
-    values: jax.Array  # [S,L,d]
+    values: jax.Array  # [L,S,d]
 
 
 def attention_in_turn(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
@@ -41,12 +41,15 @@ def _attention_by_head(row_queries: jax.Array, column_queries: jax.Array, memory
         """[B,...,n,d] -> [n*B,...,d]."""
         return jnp.moveaxis(x, -2, 0).reshape(n * B, *x.shape[1:-2], d)
 
+    row_queries, column_queries = (x * jnp.asarray(d**-0.5, x.dtype) for x in (row_queries, column_queries))
     rows, columns = (jnp.tile(valid, (n, 1)) for valid in memory.area)
     long = _Axis(by_head(row_queries), by_head(memory.row_keys), columns)
     short = _Axis(by_head(column_queries), by_head(memory.column_keys), rows)
     values = by_head(memory.values)
     if values.shape[1] > values.shape[2]:
-        long, short, values = short, long, values.swapaxes(1, 2)
+        long, short = short, long
+    else:
+        values = values.swapaxes(1, 2)
     return jnp.moveaxis(_attend(_Head(long, short, values), B).reshape(n, B, Q, d), 0, 2)
 
 
@@ -78,9 +81,9 @@ def _in_turn(function: Callable[..., Any], images: int, *arrays: Any) -> Any:
 
 def _attend_in_head(head: _Head) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
     """The sum of values [Q,d]; and for either axis, the logarithm of what its weights were divided by [Q,1]."""
-    S, L, d = head.values.shape
+    L, S, d = head.values.shape
     weights, normalizer = _softmax(head.long)
-    inner = _product(weights, head.values.swapaxes(0, 1).reshape(L, S * d))
+    inner = _product(weights, head.values.reshape(L, S * d))
     if S == 1:  # Along an axis of one place nothing is weighed.
         return inner, (normalizer, jnp.zeros_like(normalizer))
     short_weights, short_normalizer = _softmax(head.short)
@@ -93,9 +96,9 @@ def _gradients_in_head(
 ) -> _Head:
     """Of queries, keys and values, from that of `mixed`. Weights and the inner sum are computed anew."""
     long, short, values = head
-    S, L, d = values.shape
+    L, S, d = values.shape
     dtype, precision = values.dtype, product_precision(values.dtype)
-    by_place = values.swapaxes(0, 1).reshape(L, S * d)
+    by_place = values.reshape(L, S * d)
     # What a softmax takes from the gradient of each of its scores: it is the same for both axes.
     wide = at_least_float32(dtype)
     mean = jnp.sum(gradient.astype(wide) * mixed.astype(wide), axis=-1, keepdims=True)
@@ -111,14 +114,14 @@ def _gradients_in_head(
         of_inner = lax.optimization_barrier(short_weights.astype(dtype)[:, :, None] * gradient[:, None])
     of_inner = of_inner.reshape(-1, S * d)
     of_long = _gradients_of_axis(long, long_weights * (_product(of_inner, by_place.T) - mean))
-    of_values = _product_of_columns(long_weights.astype(dtype), of_inner).reshape(L, S, d).swapaxes(0, 1)
+    of_values = _product_of_columns(long_weights.astype(dtype), of_inner).reshape(L, S, d)
     return _Head(of_long, of_short, of_values)
 
 
 def _gradients_of_axis(axis: _Axis, of_scores: jax.Array) -> _Axis:
     """Of queries and keys, from that of their scores [Q,k]."""
-    scale, of_scores = _scale(axis.queries), of_scores.astype(axis.queries.dtype)
-    return _Axis(_product(of_scores, axis.keys) * scale, _product_of_columns(of_scores, axis.queries * scale), None)
+    of_scores = of_scores.astype(axis.queries.dtype)
+    return _Axis(_product(of_scores, axis.keys), _product_of_columns(of_scores, axis.queries), None)
 
 
 def _softmax(axis: _Axis) -> tuple[jax.Array, jax.Array]:
@@ -133,13 +136,9 @@ def _softmax(axis: _Axis) -> tuple[jax.Array, jax.Array]:
 def _scores(axis: _Axis) -> jax.Array:
     """[Q,k] in float32 at least; minus infinity of places that are not valid."""
     wide = at_least_float32(axis.queries.dtype)
-    scores = _product(axis.queries * _scale(axis.queries), axis.keys.T, preferred_element_type=wide)
+    scores = _product(axis.queries, axis.keys.T, preferred_element_type=wide)
     assert axis.valid is not None
     return jnp.where(axis.valid, scores, -jnp.inf)
-
-
-def _scale(queries: jax.Array) -> jax.Array:
-    return jnp.asarray(queries.shape[-1] ** -0.5, queries.dtype)
 
 
 def _product(a: jax.Array, b: jax.Array, **options: Any) -> jax.Array:

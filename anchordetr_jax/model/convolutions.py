@@ -36,6 +36,8 @@ def pixel_products(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax
         return _product(x.reshape(-1, x.shape[-1]), kernel, precision).reshape(*x.shape[:-1], -1)
 
     plain = functools.partial(plain_pixel_products, precision=precision)
+    if kernel.shape[1] % _CROWDED:
+        return plain(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=fast, default=plain)
 
 
