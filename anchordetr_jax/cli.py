@@ -134,6 +134,18 @@ def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[],
     return load
 
 
+def prepare_computation(*, keep_compiled: bool = True) -> None:
+    """What a command does before JAX starts its backends: the process keeps the memory it frees, XLA joins loops, and
+    what is compiled is kept for the next start, unless that is not wanted."""
+    from anchordetr_jax.compilation import join_loops, keep_compilations  # Here, for only some scripts compute.
+    from anchordetr_jax.host_memory import keep_host_memory
+
+    keep_host_memory()
+    join_loops()
+    if keep_compiled:
+        keep_compilations()
+
+
 def parse_shape(text: str) -> tuple[int, int]:
     """`"800x1088"` -> (800, 1088), height and width. Raises `UserError` for anything else."""
     sides = text.lower().split("x")

@@ -46,7 +46,6 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 from anchordetr_jax.data.source import open_source
 from anchordetr_jax.detection.matching import Targets
-from anchordetr_jax.host_memory import keep_host_memory
 from anchordetr_jax.interop.figures import ImageTargets
 from anchordetr_jax.interop.official import OfficialCode
 from anchordetr_jax.interop.synthetic import official_shapes, synthetic_state_dict
@@ -59,7 +58,7 @@ OBJECTS_AN_IMAGE = 7  # COCO's mean
 
 def main() -> None:
     options = parser().parse_args()
-    keep_host_memory()  # As all commands do that compute.
+    cli.prepare_computation(keep_compiled=False)
     lines = surroundings()
     print(f"{lines['device']}; " + ", ".join(f"{name} {version}" for name, version in lines["versions"].items()))
     options.measure(options)

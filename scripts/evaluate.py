@@ -17,7 +17,6 @@ from absl import flags
 from etils import epath
 
 from anchordetr_jax import cli
-from anchordetr_jax.compilation import keep_compilations
 from anchordetr_jax.data.source import DetectionSource, Split, open_source
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, class_table, summary_line
@@ -27,7 +26,6 @@ from anchordetr_jax.evaluation.processes import process_zero_says
 from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
 from anchordetr_jax.files import write_json
-from anchordetr_jax.host_memory import keep_host_memory
 from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, read_meta
 from anchordetr_jax.training.sharding import make_mesh, replicated, start_distributed
 
@@ -58,8 +56,7 @@ SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test-dev": "test"}
 def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
-    keep_host_memory()
-    keep_compilations()
+    cli.prepare_computation()
     meta = read_meta(find_checkpoint(CHECKPOINT.value))
     config = evaluation_config(meta.config, read_config(meta.config))
     if config.model.dtype == "float64":

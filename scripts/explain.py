@@ -14,11 +14,9 @@ import tqdm
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.compilation import keep_compilations
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.explain import Explanation, explain
 from anchordetr_jax.explain_pictures import anchor_picture, attention_picture, pattern_picture
-from anchordetr_jax.host_memory import keep_host_memory
 from anchordetr_jax.image_inputs import gather_images
 from anchordetr_jax.output_names import output_names
 
@@ -40,8 +38,7 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         raise UserError("Say which images: python scripts/explain.py IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
     images, _ = gather_images(arguments)
-    keep_host_memory()
-    keep_compilations()
+    cli.prepare_computation()
     detector = read_detector()
     layers = detector.model.config.decoder_layers
     if LAYER.value is not None and not 1 <= LAYER.value <= layers:

@@ -21,12 +21,10 @@ import tqdm
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.compilation import keep_compilations
 from anchordetr_jax.data.folder import SUFFIXES
 from anchordetr_jax.detections import Detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
-from anchordetr_jax.host_memory import keep_host_memory
 from anchordetr_jax.image_inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
 from anchordetr_jax.output_names import output_names
 from anchordetr_jax.predict import Detector
@@ -50,8 +48,7 @@ def main(arguments: list[str]) -> None:
     output = Path(OUTPUT.value)
     targets = dict(zip(paths, output_names(paths), strict=True))
     check_output(output, targets)
-    keep_host_memory()
-    keep_compilations()
+    cli.prepare_computation()
     detector = read_detector()
     results = Results(detector, len(paths))
     try:

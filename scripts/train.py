@@ -19,7 +19,6 @@ from absl import flags
 from etils import epath
 
 from anchordetr_jax import cli
-from anchordetr_jax.compilation import keep_compilations
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.data.loader import TrainingBatches
@@ -28,7 +27,6 @@ from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.finetune import prepare_start
-from anchordetr_jax.host_memory import keep_host_memory
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.loop import Evaluate, Outcome, resolve_classes, train
 from anchordetr_jax.training.sharding import make_mesh, start_distributed
@@ -48,8 +46,7 @@ def main() -> None:
     if DISTRIBUTED.value or COORDINATOR.value:
         timeout = config.train.timeout_seconds
         start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, timeout_seconds=timeout)
-    keep_host_memory()
-    keep_compilations()
+    cli.prepare_computation()
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     workdir = stored_path(WORKDIR.value)

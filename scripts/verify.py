@@ -160,6 +160,7 @@ def image_size(text: str) -> tuple[int, int]:
 
 
 if __name__ == "__main__":
+    cli.prepare_computation(keep_compiled=False)
     outcome: list[bool] = []
     status = cli.exit_status(lambda: outcome.append(main()))
     sys.exit(status or int(not outcome[0]))

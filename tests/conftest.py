@@ -33,6 +33,9 @@ import hypothesis
 import jax
 import pytest
 
+from anchordetr_jax.compilation import join_loops
+
+join_loops()  # As commands do.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
 
 # Shapes of different ranks never broadcast by accident, in the model or in a test.

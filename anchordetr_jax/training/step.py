@@ -18,7 +18,7 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
-from anchordetr_jax.model.forms import as_stored, compiler_options
+from anchordetr_jax.model.forms import compiler_options
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
 from anchordetr_jax.training.sharding import (
     BATCH_AXES,
@@ -117,19 +117,16 @@ def make_train_step(
         losses, gradients = losses_and_gradients(state.params, state.frozen, batch)
         grad_norm = total_norm(gradients, join=join)
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
-        changes, _ = optimizer.update(gradients, state.opt_state, state.params, state.step, grad_norm)
+        changes, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step, grad_norm)
         params = {path: value + changes[path] for path, value in state.params.items()}
         params = _choose(finite, params, state.params)
-        # Moments last: while the parameters still read them, CPUs would write new ones over copies.
-        params, opt_before = as_stored((params, state.opt_state))
-        _, opt_state = optimizer.update(gradients, opt_before, state.params, state.step, grad_norm)
         ema = average_of(state.ema, params, decay=config.train.ema_decay, updates=state.step - state.bad_steps)
         refused = 1 - finite.astype(jnp.int32)
         next_state = TrainState(
             step=state.step + 1,
             params=params,
             frozen=state.frozen,
-            opt_state=_choose(finite, opt_state, opt_before),
+            opt_state=_choose(finite, opt_state, state.opt_state),
             bad_steps=state.bad_steps + refused,
             bad_steps_in_row=(state.bad_steps_in_row + 1) * refused,
             ema=_choose(finite, ema, state.ema),
