@@ -5,7 +5,8 @@ import pytest
 
 from anchordetr_jax.model.attention_by_head import attention_in_turn
 from anchordetr_jax.model.decoupled import plain_attention
-from tests.model.attention_case import ROW, TALL, WIDE, assert_equal, attention_case, attention_gradients
+from tests.model.attention_case import ROW, TALL, WIDE, Case, assert_equal, attention_case, attention_gradients
+from tests.model.closeness import assert_rounds_no_more
 
 pytestmark = pytest.mark.usefixtures("x64")
 
@@ -23,6 +24,17 @@ def test_heads_in_turn_have_the_same_gradient(shape: tuple[int, int], images: in
     given = attention_case(shape, images)
     ours = jax.jit(attention_gradients, static_argnums=0)(attention_in_turn, given)
     assert_equal(ours, attention_gradients(plain_attention, given))
+
+
+@pytest.mark.parametrize("shape", [WIDE, TALL, ROW], ids=["wide", "tall", "a row"])
+def test_in_bfloat16_the_gradient_rounds_no_more_than_the_plain_one(shape: tuple[int, int]) -> None:
+    rounded = cast(attention_case(shape), "bfloat16")
+    ours, plain = (attention_gradients(form, rounded) for form in (attention_in_turn, plain_attention))
+    assert_rounds_no_more(ours, plain, attention_gradients(plain_attention, cast(rounded, "float64")))
+
+
+def cast(given: Case, dtype: str) -> Case:
+    return jax.tree.map(lambda x: x if x.dtype == bool else x.astype(dtype), given)
 
 
 def test_heads_in_turn_keep_less_between_the_two_sums() -> None:
