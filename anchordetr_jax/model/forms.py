@@ -2,15 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 from flax import nnx
 from jax import lax
 
 from anchordetr_jax.config import ModelConfig
-
-Tree = TypeVar("Tree")
 
 
 class Forms(NamedTuple):
@@ -34,9 +32,9 @@ def with_plain_forms(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, cpu_forms=False, tpu_forms=False, gpu_forms=False)
 
 
-def as_stored(x: Tree) -> Tree:
-    """An array, or a tree of them, which CPUs shall store before they go on, instead of computing it anew from all that
-    went before wherever it is read.
+def as_stored(x: jax.Array) -> jax.Array:
+    """An array that CPUs shall store before they go on, instead of computing it anew from all that went before wherever
+    it is read.
 
     It takes effect with `compiler_options`.
     """
