@@ -2,6 +2,7 @@
 
 import json
 import multiprocessing
+import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -13,9 +14,13 @@ from anchordetr_jax.benchmark.official_process import OfficialProcess
 from anchordetr_jax.benchmark.ours import matching_program
 from anchordetr_jax.benchmark.report import table, write
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread
-from anchordetr_jax.config import Config, MatcherConfig
+from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
 from anchordetr_jax.detection.matching import Targets
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.interop.figures import ImageTargets
+from anchordetr_jax.interop.synthetic import official_shapes, synthetic_state_dict
+
+REPO = os.environ.get("ANCHORDETR_REPO", "")
 
 
 def test_contestants_take_turns_and_each_begins_a_round() -> None:
@@ -68,3 +73,18 @@ def test_a_process_of_the_official_code_tells_what_went_wrong_in_it(tmp_path: Pa
             process.kill()
         with pytest.raises(UserError, match="has died"):
             official.multiply_adds()
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(not REPO, reason="ANCHORDETR_REPO names no checkout of the official code")
+def test_the_official_code_runs_in_its_process_also_compiled_and_in_mixed_precision() -> None:
+    config = Config(model=ModelConfig(num_classes=91, num_anchors=12, encoder_layers=1, decoder_layers=1))
+    weights = synthetic_state_dict(official_shapes(config.model), seed=0)
+    images = np.random.default_rng(0).normal(size=(1, 64, 96, 3)).astype(np.float32)
+    targets = [ImageTargets(np.array([[0.5, 0.5, 0.2, 0.4]]), np.array([3]))]
+    with OfficialProcess(REPO, Inputs(config, weights, images, targets)) as official:
+        for what in ("forward", "train"):
+            for compiled, mixed in ((False, False), (True, False), (False, True), (True, True)):
+                official.program(what, compiled=compiled, mixed=mixed)()  # type: ignore[arg-type]
+        with pytest.raises(UserError, match="The official code does not run here: AttributeError"):
+            official.program("nothing", compiled=False, mixed=False)  # type: ignore[arg-type]

@@ -15,7 +15,8 @@ from anchordetr_jax.interop.official import OfficialCode
 class OfficialProcess:
     """A process that runs the official code. Use it as a context: the process lives only within.
 
-    Whatever it is asked for raises `UserError` as `OfficialCode` does, or if the process has died.
+    Whatever it is asked for raises `UserError` as `OfficialCode` does, if it does not run there, or if the process has
+    died.
     """
 
     def __init__(self, repo: str, inputs: Inputs, *, keep_memory: bool = False):
@@ -54,7 +55,7 @@ class OfficialProcess:
             answer = self._connection.recv()
         except (EOFError, OSError) as error:
             raise UserError("The process of the official code has died: see what it printed above.") from error
-        if isinstance(answer, Exception):
+        if isinstance(answer, UserError):
             raise answer
         return answer
 
@@ -81,6 +82,9 @@ def _serve(connection: Connection, repo: str, inputs: Inputs, keep_memory: bool)
                     answer = programs[details[0]]()
                 else:
                     answer = official.multiply_adds()
-            except Exception as error:  # For whoever asked.
+            except UserError as error:
                 answer = error
+            except Exception as error:  # In words, as not every exception can be sent.
+                first_line = str(error).strip().partition("\n")[0]
+                answer = UserError(f"The official code does not run here: {type(error).__name__}: {first_line}")
             connection.send(answer)

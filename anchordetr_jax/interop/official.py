@@ -49,7 +49,7 @@ class OfficialCode:
         try:
             self.torch = importlib.import_module("torch")
             import_torchvision()
-            with _importing_from(self.repo):
+            with _importing_from(self.repo) as self._modules:
                 self.main = importlib.import_module("main")
                 self.models = importlib.import_module("models")
                 self.backbone = importlib.import_module("models.backbone")
@@ -87,6 +87,8 @@ class OfficialCode:
             # Only the main process downloads ImageNet weights, so there is none.
             patches.enter_context(_replaced(self.backbone, "is_main_process", lambda: False))
             patches.enter_context(_replaced(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor))
+            # PyTorch's compiler imports by name the modules that it traces.
+            patches.enter_context(_named(self._modules))
             if dtype == "float64":
                 patches.enter_context(_replaced(self.transformer, "torch", _FloatsAreDoubles(torch)))
                 for name in ("pos2posemb1d", "pos2posemb2d"):
@@ -238,25 +240,37 @@ def import_torchvision() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _importing_from(repo: Path) -> Iterator[None]:
-    """Imports find the checkout first; afterwards its names are free again."""
-
-    def take_out() -> dict[str, ModuleType]:
-        names = [name for name in sys.modules if name.partition(".")[0] in MODULES]
-        return {name: sys.modules.pop(name) for name in names}
-
-    others = take_out()
-    sys.path.insert(0, str(repo))
+def _importing_from(repo: Path) -> Iterator[dict[str, ModuleType]]:
+    """Imports find the checkout first; afterwards its names are free again, and what was imported is in the dict."""
+    imported: dict[str, ModuleType] = {}
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written into the checkout
+    with _named({}), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sys.path.insert(0, str(repo))
+        try:
+            yield imported
+        finally:
+            sys.path.remove(str(repo))
+            sys.dont_write_bytecode = bytecode
+            imported.update(_taken_out())
+
+
+@contextlib.contextmanager
+def _named(modules: Mapping[str, ModuleType]) -> Iterator[None]:
+    """For the while, the names of the checkout are those of `modules`, and no other package's."""
+    others = _taken_out()
+    sys.modules.update(modules)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
+        yield
     finally:
-        sys.dont_write_bytecode = bytecode
-        sys.path.remove(str(repo))
-        take_out()
+        _taken_out()
         sys.modules.update(others)
+
+
+def _taken_out() -> dict[str, ModuleType]:
+    """What has a name of the checkout's, no longer imported."""
+    names = [name for name in sys.modules if name.partition(".")[0] in MODULES]
+    return {name: sys.modules.pop(name) for name in names}
 
 
 @contextlib.contextmanager

@@ -1,6 +1,7 @@
 """The official code itself beside ours: `ANCHORDETR_REPO=CHECKOUT pytest tests/interop/test_official.py`."""
 
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,3 +28,13 @@ def test_everything_agrees_with_the_official_code(variant: dict[str, Any]) -> No
     trial = Trial(config=Config(model=model), sizes=((64, 96), (96, 64)), steps=2)
     for table in verify_official(REPO, trial, dtypes=["float64"]):
         assert table.passed, str(table)
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(not REPO, reason="ANCHORDETR_REPO names no checkout of the official code")
+def test_names_of_the_checkout_are_taken_only_while_it_runs() -> None:
+    code = OfficialCode(REPO)
+    with code.running("float32"):
+        assert sys.modules["models"] is code.models
+        assert sys.modules["util.misc"] is code.misc
+    assert not {"models", "util", "util.misc"} & sys.modules.keys()
