@@ -12,6 +12,9 @@ from jax import lax
 from anchordetr_jax.model.decoupled import RowColumnMemory, plain_attention
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 
+_PART = 128
+"""Columns of scores that are compared with as many others at once."""
+
 
 class _Axis(NamedTuple):
     """What queries weigh along one axis of a feature map. With a first axis more, of all heads and images."""
@@ -127,10 +130,19 @@ def _gradients_of_axis(axis: _Axis, of_scores: jax.Array) -> _Axis:
 def _softmax(axis: _Axis) -> tuple[jax.Array, jax.Array]:
     """Weights [Q,k] of the places in the dtype of the queries; and the logarithm of what they were divided by [Q,1]."""
     scores = _scores(axis)
-    largest = jnp.max(scores, axis=-1, keepdims=True)
+    largest = _largest(scores)
     weights = jnp.exp(scores - largest)
     total = jnp.sum(weights, axis=-1, keepdims=True)
     return (weights / total).astype(axis.queries.dtype), largest + jnp.log(total)
+
+
+def _largest(scores: jax.Array) -> jax.Array:
+    """Of each row [Q,1]. Parts of many columns are compared whole at first, as CPUs look along a row one by one."""
+    columns = scores.shape[1]
+    if columns > 2 * _PART:  # The last part may begin in the one before.
+        starts = [*range(0, columns - _PART, _PART), columns - _PART]
+        scores = functools.reduce(jnp.maximum, [scores[:, start : start + _PART] for start in starts])
+    return jnp.max(scores, axis=-1, keepdims=True)
 
 
 def _scores(axis: _Axis) -> jax.Array:

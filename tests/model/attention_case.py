@@ -13,7 +13,7 @@ from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
 
 IMAGES, QUERIES, HEADS, SIZE = 2, 150, 2, 16
-WIDE, TALL, ROW = (3, 5), (5, 3), (1, 5)
+WIDE, TALL, ROW, LONG_ROW = (3, 5), (5, 3), (1, 5), (1, 300)
 Case = tuple[jax.Array, jax.Array, RowColumnMemory]
 
 

@@ -5,28 +5,39 @@ import pytest
 
 from anchordetr_jax.model.attention_by_head import attention_in_turn
 from anchordetr_jax.model.decoupled import plain_attention
-from tests.model.attention_case import ROW, TALL, WIDE, Case, assert_equal, attention_case, attention_gradients
+from tests.model.attention_case import (
+    LONG_ROW,
+    ROW,
+    TALL,
+    WIDE,
+    Case,
+    assert_equal,
+    attention_case,
+    attention_gradients,
+)
 from tests.model.closeness import assert_rounds_no_more
 
 pytestmark = pytest.mark.usefixtures("x64")
 
+SHAPES = pytest.mark.parametrize("shape", [WIDE, TALL, ROW, LONG_ROW], ids=["wide", "tall", "a row", "a long row"])
+
 
 @pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("shape", [WIDE, TALL, ROW], ids=["wide", "tall", "a row"])
+@SHAPES
 def test_heads_in_turn_compute_what_heads_together_compute(shape: tuple[int, int], images: int) -> None:
     given = attention_case(shape, images)
     assert_equal(jax.jit(attention_in_turn)(*given), plain_attention(*given))
 
 
 @pytest.mark.parametrize("images", [1, 2])
-@pytest.mark.parametrize("shape", [WIDE, TALL, ROW], ids=["wide", "tall", "a row"])
+@SHAPES
 def test_heads_in_turn_have_the_same_gradient(shape: tuple[int, int], images: int) -> None:
     given = attention_case(shape, images)
     ours = jax.jit(attention_gradients, static_argnums=0)(attention_in_turn, given)
     assert_equal(ours, attention_gradients(plain_attention, given))
 
 
-@pytest.mark.parametrize("shape", [WIDE, TALL, ROW], ids=["wide", "tall", "a row"])
+@SHAPES
 def test_in_bfloat16_the_gradient_rounds_no_more_than_the_plain_one(shape: tuple[int, int]) -> None:
     rounded = cast(attention_case(shape), "bfloat16")
     ours, plain = (attention_gradients(form, rounded) for form in (attention_in_turn, plain_attention))
