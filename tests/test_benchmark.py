@@ -2,7 +2,6 @@
 
 import json
 import multiprocessing
-import os
 from pathlib import Path
 
 import jax.numpy as jnp
@@ -19,8 +18,7 @@ from anchordetr_jax.detection.matching import Targets
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop.figures import ImageTargets
 from anchordetr_jax.interop.synthetic import official_shapes, synthetic_state_dict
-
-REPO = os.environ.get("ANCHORDETR_REPO", "")
+from tests.official_code import REPO, needs_official_code
 
 
 def test_contestants_take_turns_and_each_begins_a_round() -> None:
@@ -76,7 +74,7 @@ def test_a_process_of_the_official_code_tells_what_went_wrong_in_it(tmp_path: Pa
 
 
 @pytest.mark.torch
-@pytest.mark.skipif(not REPO, reason="ANCHORDETR_REPO names no checkout of the official code")
+@needs_official_code
 def test_the_official_code_runs_in_its_process_also_compiled_and_in_mixed_precision() -> None:
     config = Config(model=ModelConfig(num_classes=91, num_anchors=12, encoder_layers=1, decoder_layers=1))
     weights = synthetic_state_dict(official_shapes(config.model), seed=0)

@@ -49,7 +49,7 @@ class OfficialCode:
         try:
             self.torch = importlib.import_module("torch")
             import_torchvision()
-            with _importing_from(self.repo) as self._modules:
+            with _named({}), _importing_from(self.repo):
                 self.main = importlib.import_module("main")
                 self.models = importlib.import_module("models")
                 self.backbone = importlib.import_module("models.backbone")
@@ -57,6 +57,7 @@ class OfficialCode:
                 self.misc = importlib.import_module("util.misc")
                 self.transforms = importlib.import_module("datasets.transforms")
                 self.coco = importlib.import_module("datasets.coco")
+                self._modules = _taken_out()
         except ImportError as error:
             raise UserError(
                 f"The official code needs a Python package that is not installed ({error}): pip install torch "
@@ -240,19 +241,17 @@ def import_torchvision() -> ModuleType:
 
 
 @contextlib.contextmanager
-def _importing_from(repo: Path) -> Iterator[dict[str, ModuleType]]:
-    """Imports find the checkout first; afterwards its names are free again, and what was imported is in the dict."""
-    imported: dict[str, ModuleType] = {}
+def _importing_from(repo: Path) -> Iterator[None]:
+    """Imports find the checkout first, in silence."""
+    sys.path.insert(0, str(repo))
     bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written into the checkout
-    with _named({}), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sys.path.insert(0, str(repo))
-        try:
-            yield imported
-        finally:
-            sys.path.remove(str(repo))
-            sys.dont_write_bytecode = bytecode
-            imported.update(_taken_out())
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        sys.dont_write_bytecode = bytecode
+        sys.path.remove(str(repo))
 
 
 @contextlib.contextmanager

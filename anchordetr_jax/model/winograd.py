@@ -39,22 +39,18 @@ def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: An
     row_pairs, column_pairs = -(-h // (2 * d)), -(-w // (2 * d))
     bottom, right = (2 * d * pairs - size for pairs, size in ((row_pairs, h), (column_pairs, w)))
     padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), (d, d + bottom), (d, d + right), (0, 0))))
+    # Unstacked, not indexed: the gradient is a stack again, and no sum of arrays full of zeros.
     cells = padded.reshape(B, row_pairs + 1, 2, d, column_pairs + 1, 2, d, channels_in)
-    rows = [_differences(*_four(_unstack(column, 2), 1)) for column in _unstack(cells, 5)]
+    rows = [_differences(*_four(jnp.unstack(column, axis=2), 1)) for column in jnp.unstack(cells, axis=5)]
     places = [place for columns in zip(*rows, strict=True) for place in _differences(*_four(columns, 3))]
     pixels = jnp.stack([place.reshape(-1, channels_in) for place in places])  # [16,pairs of pairs,I]
     kernels = jnp.matmul(_KERNEL_SUMS.astype(kernel.dtype), kernel.reshape(9, -1), precision=precision)
     kernels = kernels.reshape(16, *kernel.shape[2:])
     products = jnp.matmul(pixels, kernels, precision=precision).reshape(16, B, row_pairs, d, column_pairs, d, -1)
-    by_place = _unstack(products, 0)
+    by_place = jnp.unstack(products)
     by_columns = [jnp.stack(_pair(*by_place[i : i + 4]), axis=4) for i in range(0, 16, 4)]
     result = jnp.stack(_pair(*by_columns), axis=2)  # [B,row_pairs,2,d,column_pairs,2,d,O]
     return result.reshape(B, 2 * d * row_pairs, 2 * d * column_pairs, -1)[:, :h, :w]
-
-
-def _unstack(x: jax.Array, axis: int) -> list[jax.Array]:
-    """All along an axis. The gradient is a stack again; that of an index would be a sum of arrays full of zeros."""
-    return [one.squeeze(axis) for one in lax.split(x, [1] * x.shape[axis], axis)]
 
 
 def _four(pair: Iterable[jax.Array], axis: int) -> list[jax.Array]:

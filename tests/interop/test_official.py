@@ -1,6 +1,5 @@
 """The official code itself beside ours: `ANCHORDETR_REPO=CHECKOUT pytest tests/interop/test_official.py`."""
 
-import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,7 @@ from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.interop.official import OfficialCode
 from anchordetr_jax.interop.verification import Trial, verify_official
-
-REPO = os.environ.get("ANCHORDETR_REPO", "")
+from tests.official_code import REPO, needs_official_code
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
@@ -21,7 +19,7 @@ def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.torch
-@pytest.mark.skipif(not REPO, reason="ANCHORDETR_REPO names no checkout of the official code")
+@needs_official_code
 @pytest.mark.parametrize("variant", [{}, {"attention": "standard"}, {"num_feature_levels": 3}])
 def test_everything_agrees_with_the_official_code(variant: dict[str, Any]) -> None:
     model = ModelConfig(num_classes=91, num_anchors=12, encoder_layers=2, decoder_layers=2, **variant)
@@ -31,7 +29,7 @@ def test_everything_agrees_with_the_official_code(variant: dict[str, Any]) -> No
 
 
 @pytest.mark.torch
-@pytest.mark.skipif(not REPO, reason="ANCHORDETR_REPO names no checkout of the official code")
+@needs_official_code
 def test_names_of_the_checkout_are_taken_only_while_it_runs() -> None:
     code = OfficialCode(REPO)
     with code.running("float32"):
