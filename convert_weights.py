@@ -14,8 +14,8 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed, so no acce
 from absl import logging
 
 from anchordetr_jax import cli
-from anchordetr_jax.interop.class_outputs import OFFICIAL_OUTPUTS
-from anchordetr_jax.interop.convert import describe_file, describe_weights, export_weights, import_weights
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
+from anchordetr_jax.weights.convert import describe_file, describe_weights, export_weights, import_weights
 
 
 def main(arguments: list[str] | None = None) -> None:

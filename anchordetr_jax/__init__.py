@@ -13,15 +13,20 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from anchordetr_jax.detections import Detection as Detection
-    from anchordetr_jax.detections import Detections as Detections
     from anchordetr_jax.errors import UserError as UserError
-    from anchordetr_jax.predict import Detector as Detector
+    from anchordetr_jax.prediction.detections import Detection as Detection
+    from anchordetr_jax.prediction.detections import Detections as Detections
+    from anchordetr_jax.prediction.detector import Detector as Detector
 
 __version__ = "0.1.0"
 __all__ = ["Detection", "Detections", "Detector", "UserError", "__version__"]
 
-_HOMES = {"Detection": "detections", "Detections": "detections", "Detector": "predict", "UserError": "errors"}
+_HOMES = {
+    "Detection": "prediction.detections",
+    "Detections": "prediction.detections",
+    "Detector": "prediction.detector",
+    "UserError": "errors",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -35,7 +35,7 @@ from anchordetr_jax.config import Config, config_from_dict, config_to_dict, defa
 from anchordetr_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from anchordetr_jax.predict import Detector
+    from anchordetr_jax.prediction.detector import Detector
 
 flags.disclaim_key_flags()  # --help lists --config among the flags of the script that asked for it.
 
@@ -124,7 +124,7 @@ def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[],
     )
 
     def load() -> "Detector":
-        from anchordetr_jax.predict import Detector  # Here, for only some scripts detect.
+        from anchordetr_jax.prediction.detector import Detector  # Here, for only some scripts detect.
 
         assert checkpoint.value is not None  # It is required.
         return Detector.from_pretrained(
@@ -138,7 +138,7 @@ def prepare_computation(*, keep_compiled: bool = True) -> None:
     """What a command does before JAX starts its backends: the process keeps the memory it frees, XLA joins loops, and
     what is compiled is kept for the next start, unless that is not wanted."""
     from anchordetr_jax.compilation import join_loops, keep_compilations  # Here, for only some scripts compute.
-    from anchordetr_jax.host_memory import keep_host_memory
+    from anchordetr_jax.kernels.cpu.host_memory import keep_host_memory
 
     keep_host_memory()
     join_loops()

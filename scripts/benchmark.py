@@ -39,6 +39,7 @@ from anchordetr_jax.benchmark.ours import (
     train_program,
     with_dtype,
 )
+from anchordetr_jax.benchmark.planning import lower_train_step
 from anchordetr_jax.benchmark.report import Row, plot_bars, plot_lines, surroundings, table, write
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, MatcherConfig, ModelConfig, TrainConfig
@@ -46,13 +47,12 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 from anchordetr_jax.data.source import open_source
 from anchordetr_jax.detection.matching import Targets
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.interop.figures import ImageTargets
-from anchordetr_jax.interop.official import OfficialCode
-from anchordetr_jax.interop.synthetic import official_shapes, synthetic_state_dict
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
-from anchordetr_jax.planning import lower_train_step
-from anchordetr_jax.training.sharding import make_mesh
+from anchordetr_jax.verification.figures import ImageTargets
+from anchordetr_jax.verification.official import OfficialCode
+from anchordetr_jax.verification.synthetic import official_shapes, synthetic_state_dict
 
 OBJECTS_AN_IMAGE = 7  # COCO's mean
 

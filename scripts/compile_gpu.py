@@ -17,9 +17,9 @@ from collections import Counter
 from absl import flags
 
 from anchordetr_jax import cli
+from anchordetr_jax.benchmark.planning import Plan, library_calls, lower_train_step, read_plan, slice_mesh, with_classes
+from anchordetr_jax.benchmark.planning_gpu import GPUS, gpu_devices, prepare_compiler
 from anchordetr_jax.config import Config
-from anchordetr_jax.planning import Plan, library_calls, lower_train_step, read_plan, slice_mesh, with_classes
-from anchordetr_jax.planning_gpu import GPUS, gpu_devices, prepare_compiler
 
 read_config = cli.define_config()
 GPU = flags.DEFINE_enum("gpu", "h100", list(GPUS), "GPU to compile for.")

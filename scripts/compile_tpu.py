@@ -24,8 +24,7 @@ from typing import Any
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.config import Config
-from anchordetr_jax.planning import (
+from anchordetr_jax.benchmark.planning import (
     CHIPS,
     Plan,
     dump_schedules,
@@ -36,6 +35,7 @@ from anchordetr_jax.planning import (
     tpu_devices,
     with_classes,
 )
+from anchordetr_jax.config import Config
 
 read_config = cli.define_config()
 TOPOLOGY = flags.DEFINE_multi_string("topology", ["v5e:2x2"], "TPU slices: v5e:2x2 to v5e:16x16, v4:4x4x4, v6e:8x8, …")

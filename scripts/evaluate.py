@@ -17,7 +17,9 @@ from absl import flags
 from etils import epath
 
 from anchordetr_jax import cli
+from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, read_meta
 from anchordetr_jax.data.source import DetectionSource, Split, open_source
+from anchordetr_jax.devices import make_mesh, replicated, start_distributed
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, class_table, summary_line
 from anchordetr_jax.evaluation.evaluate import EvaluationResult, Evaluator
@@ -26,8 +28,6 @@ from anchordetr_jax.evaluation.processes import process_zero_says
 from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
 from anchordetr_jax.files import write_json
-from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, read_meta
-from anchordetr_jax.training.sharding import make_mesh, replicated, start_distributed
 
 read_config = cli.define_config(required=False)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, or one checkpoint.", required=True)

@@ -15,10 +15,10 @@ from absl import flags
 
 from anchordetr_jax import cli
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.explain import Explanation, explain
-from anchordetr_jax.explain_pictures import anchor_picture, attention_picture, pattern_picture
-from anchordetr_jax.image_inputs import gather_images
-from anchordetr_jax.output_names import output_names
+from anchordetr_jax.explanation.explain import Explanation, explain
+from anchordetr_jax.explanation.pictures import anchor_picture, attention_picture, pattern_picture
+from anchordetr_jax.prediction.inputs import gather_images
+from anchordetr_jax.prediction.output_names import output_names
 
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.", required=True)

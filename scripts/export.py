@@ -12,7 +12,7 @@ from pathlib import Path
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.export import SAMPLE_FILE, export_detector, parse_batches
+from anchordetr_jax.export.programs import SAMPLE_FILE, export_detector, parse_batches
 
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the files.", required=True)

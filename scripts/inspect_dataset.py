@@ -19,11 +19,8 @@ from absl import flags
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict
-from anchordetr_jax.data.layouts import Split, split_files
-from anchordetr_jax.data.problems import SplitInspection, find_overlap, inspect_split
-from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import stored_path, write_json
-from anchordetr_jax.inspection import (
+from anchordetr_jax.data.inspection.problems import SplitInspection, find_overlap, inspect_split
+from anchordetr_jax.data.inspection.report import (
     class_counts,
     describe_problems,
     describe_split,
@@ -31,7 +28,10 @@ from anchordetr_jax.inspection import (
     size_arrays,
     to_dict,
 )
-from anchordetr_jax.plots import plot_objects
+from anchordetr_jax.data.sources.layouts import Split, split_files
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path, write_json
+from anchordetr_jax.pictures.curves import plot_objects
 
 read_config = cli.define_config(required=False)
 OUTPUT = flags.DEFINE_string("output", "inspection", "Folder for the report and the pictures.")

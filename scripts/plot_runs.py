@@ -12,8 +12,8 @@ from absl import flags
 
 from anchordetr_jax import cli
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.plots import plot_runs, read_metrics
-from anchordetr_jax.training.metrics_file import METRICS_FILE
+from anchordetr_jax.pictures.curves import plot_runs, read_metrics
+from anchordetr_jax.training.watching.metrics_file import METRICS_FILE
 
 OUTPUT = flags.DEFINE_string("output", "runs.png", "PNG file.")
 

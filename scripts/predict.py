@@ -21,14 +21,14 @@ import tqdm
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.data.folder import SUFFIXES
-from anchordetr_jax.detections import Detections
+from anchordetr_jax.data.sources.folder import SUFFIXES
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
-from anchordetr_jax.image_inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
-from anchordetr_jax.output_names import output_names
-from anchordetr_jax.predict import Detector
-from anchordetr_jax.video import UnreadableVideoError, VideoReader, VideoWriter
+from anchordetr_jax.prediction.detections import Detections
+from anchordetr_jax.prediction.detector import Detector
+from anchordetr_jax.prediction.inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
+from anchordetr_jax.prediction.output_names import output_names
+from anchordetr_jax.prediction.video import UnreadableVideoError, VideoReader, VideoWriter
 
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures and detections.json.", required=True)

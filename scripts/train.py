@@ -20,18 +20,18 @@ from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config
-from anchordetr_jax.data.coco import Categories
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.source import open_source
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.devices import make_mesh, start_distributed
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import stored_path, write_json
-from anchordetr_jax.finetune import prepare_start
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.loop import Evaluate, Outcome, resolve_classes, train
-from anchordetr_jax.training.sharding import make_mesh, start_distributed
-from anchordetr_jax.training.watchdog import Watchdog
-from anchordetr_jax.watching import RunWatch
+from anchordetr_jax.training.starting import prepare_start
+from anchordetr_jax.training.watching.pictures import RunWatch
+from anchordetr_jax.training.watching.watchdog import Watchdog
 
 read_config = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run continues it.", required=True)

@@ -21,13 +21,13 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and none of an acceler
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.interop.arguments import config_with
-from anchordetr_jax.interop.class_outputs import OFFICIAL_OUTPUTS
-from anchordetr_jax.interop.comparison import Table
-from anchordetr_jax.interop.convert import implied_config
-from anchordetr_jax.interop.official_evaluation import verify_evaluation
-from anchordetr_jax.interop.torch_file import read_state_dict
-from anchordetr_jax.interop.verification import Trial, image_files, verify_golden, verify_official, verify_roundtrip
+from anchordetr_jax.verification.comparison import Table
+from anchordetr_jax.verification.official_evaluation import verify_evaluation
+from anchordetr_jax.verification.proofs import Trial, image_files, verify_golden, verify_official, verify_roundtrip
+from anchordetr_jax.weights.arguments import config_with
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
+from anchordetr_jax.weights.convert import implied_config
+from anchordetr_jax.weights.torch_file import read_state_dict
 
 DTYPES = ("float64", "float32")
 FORMS = {

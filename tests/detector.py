@@ -5,10 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import AugmentConfig, Config, ModelConfig
-from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.data.sources.coco import Categories
 from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.training.checkpoint import save_variables
 from tests.training import tiny
 
 CATEGORIES = Categories(ids=(3, 7), names=("cat", "dog"))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 import convert_weights
+from anchordetr_jax.checkpoints.checkpoint import read_meta
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.interop.torch_file import read_state_dict, write_torch_file
-from anchordetr_jax.training.checkpoint import read_meta
-from tests.interop.conftest import random_state_dict, small_resnet
+from anchordetr_jax.weights.torch_file import read_state_dict, write_torch_file
+from tests.weights.conftest import random_state_dict, small_resnet
 
 __all__ = ["small_resnet"]
 

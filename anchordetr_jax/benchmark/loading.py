@@ -10,7 +10,7 @@ from anchordetr_jax.benchmark.timing import Contestant
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.source import DetectionSource
-from anchordetr_jax.interop.official import OfficialCode
+from anchordetr_jax.verification.official import OfficialCode
 
 
 class Stream:

@@ -7,11 +7,11 @@ import jax
 import jax.numpy as jnp
 
 from anchordetr_jax.benchmark.ours import countable, flops_of, jitted_forward, temporary_bytes
+from anchordetr_jax.benchmark.planning import lower_train_step
 from anchordetr_jax.benchmark.report import Row
 from anchordetr_jax.config import Config, MeshConfig
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.planning import lower_train_step
-from anchordetr_jax.training.sharding import make_mesh
 
 
 def compare_attention(config: Config, shapes: Sequence[tuple[int, int]], *, training: bool) -> list[Row]:

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchordetr_jax.config import Config
-from anchordetr_jax.interop.figures import ImageTargets
-from anchordetr_jax.interop.official import OfficialCode, weighted
+from anchordetr_jax.verification.figures import ImageTargets
+from anchordetr_jax.verification.official import OfficialCode, weighted
 
 
 class Inputs(NamedTuple):

@@ -13,13 +13,13 @@ import numpy as np
 from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.matching import Targets, match
-from anchordetr_jax.interop.weights import variables_from_state_dict
+from anchordetr_jax.devices import global_batch, make_mesh
+from anchordetr_jax.kernels.forms import compiler_options
 from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.model.forms import compiler_options
 from anchordetr_jax.training.optimizer import make_optimizer
-from anchordetr_jax.training.sharding import global_batch, make_mesh
 from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
 from anchordetr_jax.training.step import make_train_step
+from anchordetr_jax.weights.state_dict import variables_from_state_dict
 
 
 class Program(NamedTuple):

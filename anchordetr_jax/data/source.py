@@ -8,12 +8,12 @@ import jax
 import numpy as np
 
 from anchordetr_jax.config import DataConfig
-from anchordetr_jax.data.coco import Categories, open_split
-from anchordetr_jax.data.coco_categories import coco_categories
-from anchordetr_jax.data.folder import ImageFolder
-from anchordetr_jax.data.layouts import Split as Split
-from anchordetr_jax.data.tfds import TfdsDataset
-from anchordetr_jax.data.tfds_records import find_prepared
+from anchordetr_jax.data.sources.coco import Categories, open_split
+from anchordetr_jax.data.sources.coco_categories import coco_categories
+from anchordetr_jax.data.sources.folder import ImageFolder
+from anchordetr_jax.data.sources.layouts import Split as Split
+from anchordetr_jax.data.sources.tfds import TfdsDataset
+from anchordetr_jax.data.sources.tfds_records import find_prepared
 from anchordetr_jax.errors import UserError
 
 

@@ -22,14 +22,14 @@ from anchordetr_jax.data.loader import eval_batches, evaluation_plan, reading_pr
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import evaluation_draws
 from anchordetr_jax.detection.postprocess import Detections, top_detections
+from anchordetr_jax.devices import batch_sharding, global_batch, make_mesh, replicated
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, coco_scores
 from anchordetr_jax.evaluation.journal import Journal, fingerprint
 from anchordetr_jax.evaluation.processes import agree_on_found, float_type, gather, metrics_of_process_zero
 from anchordetr_jax.evaluation.results import ImageDetections, coco_results, joined
+from anchordetr_jax.kernels.forms import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.forms import compiler_options
-from anchordetr_jax.training.sharding import batch_sharding, global_batch, make_mesh, replicated
 
 BATCHES_IN_FLIGHT = 2
 """Batches handed to the device before the detections of the first are fetched: it computes while the host decodes."""

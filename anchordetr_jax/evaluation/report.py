@@ -12,7 +12,7 @@ from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores
 from anchordetr_jax.evaluation.mistakes import worst_images
-from anchordetr_jax.visualize import Boxes, Example, Miss, plot_precision_recall, prediction_grid, worst_misses
+from anchordetr_jax.pictures.boxes import Boxes, Example, Miss, plot_precision_recall, prediction_grid, worst_misses
 
 MIN_SCORE = 0.3
 """Detections below it are not drawn and not held against the detector."""

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.kernels.forms import forms_of
 from anchordetr_jax.model.compact import CompactBackbone
 from anchordetr_jax.model.definition import ModelDefinition
-from anchordetr_jax.model.forms import forms_of
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import MLP, convolution, linear
 from anchordetr_jax.model.local_start import start_local

@@ -6,20 +6,20 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.added_rows import add_to_rows
-from anchordetr_jax.model.attention_by_head import attention_in_turn
+from anchordetr_jax.kernels.cpu.attention import attention_in_turn
+from anchordetr_jax.kernels.forms import PLAIN, Forms
+from anchordetr_jax.kernels.gpu.attention_sum import attention_with_kernel_sum
+from anchordetr_jax.kernels.tpu.added_rows import add_to_rows
+from anchordetr_jax.kernels.tpu.attention import kernel_attention
 from anchordetr_jax.model.decoupled import (
     RowColumnMemory,
     decoupled_sum,
     decoupled_weights,
     softmax_weights,
 )
-from anchordetr_jax.model.forms import PLAIN, Forms
-from anchordetr_jax.model.fused_attention import kernel_attention
 from anchordetr_jax.model.initializers import xavier_uniform
 from anchordetr_jax.model.layers import linear, without_bias
 from anchordetr_jax.model.precision import at_least_float32, product_precision
-from anchordetr_jax.model.sum_kernel import attention_with_kernel_sum
 from anchordetr_jax.model.valid_area import ValidArea
 
 

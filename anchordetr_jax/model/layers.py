@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.added_rows import add_to_rows
-from anchordetr_jax.model.convolutions import convolution3x3, pixel_products, plain_pixel_products
-from anchordetr_jax.model.forms import PLAIN, Forms
+from anchordetr_jax.kernels.cpu.convolutions import convolution3x3, pixel_products, plain_pixel_products
+from anchordetr_jax.kernels.forms import PLAIN, Forms
+from anchordetr_jax.kernels.tpu.added_rows import add_to_rows
 from anchordetr_jax.model.initializers import he_normal_fan_out, torch_uniform
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 

@@ -4,9 +4,9 @@ import jax
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model import bottleneck_kernel
-from anchordetr_jax.model.forms import PLAIN, Forms, as_stored, on_tpu
-from anchordetr_jax.model.kernel_parts import ConvolutionNorm
+from anchordetr_jax.kernels.forms import PLAIN, Forms, as_stored, on_tpu
+from anchordetr_jax.kernels.tpu import bottleneck_kernel
+from anchordetr_jax.kernels.tpu.parts import ConvolutionNorm
 from anchordetr_jax.model.layers import apply_layer, convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32

@@ -6,13 +6,13 @@ import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model import stem_kernel
-from anchordetr_jax.model.forms import PLAIN, Forms, on_tpu
-from anchordetr_jax.model.kernel_parts import ConvolutionNorm
+from anchordetr_jax.kernels.forms import PLAIN, Forms, on_tpu
+from anchordetr_jax.kernels.tpu import stem_kernel
+from anchordetr_jax.kernels.tpu.parts import ConvolutionNorm
+from anchordetr_jax.kernels.tpu.stem_kernel import FOLD
 from anchordetr_jax.model.layers import convolution
 from anchordetr_jax.model.normalization import FrozenBatchNorm
 from anchordetr_jax.model.precision import at_least_float32, product_precision
-from anchordetr_jax.model.stem_kernel import FOLD
 from anchordetr_jax.model.valid_area import StageArea
 
 

@@ -7,13 +7,13 @@ import jax.numpy as jnp
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.kernels.forms import forms_of
+from anchordetr_jax.kernels.tpu.feed_forward import kernel_feed_forward
+from anchordetr_jax.kernels.tpu.feed_forward_kernel import Weights, fits
+from anchordetr_jax.kernels.tpu.norm import kernel_norm_of_sum
+from anchordetr_jax.kernels.tpu.norm_kernel import MOST_CHANNELS, Affine
 from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
-from anchordetr_jax.model.feed_forward_kernel import Weights, fits
-from anchordetr_jax.model.forms import forms_of
-from anchordetr_jax.model.fused_feed_forward import kernel_feed_forward
-from anchordetr_jax.model.fused_norm import kernel_norm_of_sum
 from anchordetr_jax.model.layers import apply_layer, linear
-from anchordetr_jax.model.norm_kernel import MOST_CHANNELS, Affine
 from anchordetr_jax.model.normalization import LayerNorm
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype
 from anchordetr_jax.model.valid_area import ValidArea

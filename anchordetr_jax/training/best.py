@@ -8,11 +8,11 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
+from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, absolute, save_variables
 from anchordetr_jax.config import Config
-from anchordetr_jax.data.coco import Categories
-from anchordetr_jax.training.checkpoint import BEST_FOLDER, absolute, save_variables
-from anchordetr_jax.training.metrics_file import read_evaluations, rounded
+from anchordetr_jax.data.sources.coco import Categories
 from anchordetr_jax.training.state import TrainState, evaluated_variables
+from anchordetr_jax.training.watching.metrics_file import read_evaluations, rounded
 
 
 @dataclasses.dataclass(frozen=True)

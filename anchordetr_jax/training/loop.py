@@ -14,22 +14,22 @@ from jax.sharding import Mesh
 
 from anchordetr_jax.config import Config, config_to_dict
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.devices import check_batch_size, global_batch, make_mesh
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.definition import ModelDefinition, count
 from anchordetr_jax.training.best import Best, forget_best_after, read_best, save_best
-from anchordetr_jax.training.metrics_file import EVALUATION_PREFIX, MetricsFile
 from anchordetr_jax.training.optimizer import make_optimizer
-from anchordetr_jax.training.progress import Progress
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
-from anchordetr_jax.training.sharding import check_batch_size, global_batch, make_mesh
 from anchordetr_jax.training.start import load_start
 from anchordetr_jax.training.state import TrainState, evaluated_variables
 from anchordetr_jax.training.step import abstract_state, initial_state, make_train_step
-from anchordetr_jax.training.stopping import StopRequest
-from anchordetr_jax.training.watchdog import Watchdog
+from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, MetricsFile
+from anchordetr_jax.training.watching.progress import Progress
+from anchordetr_jax.training.watching.stopping import StopRequest
+from anchordetr_jax.training.watching.watchdog import Watchdog
 
 Evaluate = Callable[[AnchorDETR, int], dict[str, float]]
 """(model, steps taken) to scores by name, "AP" among them. Called by all processes; the scores of process 0 count."""

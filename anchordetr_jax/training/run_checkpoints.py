@@ -12,10 +12,7 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import v1 as ocp
 
-from anchordetr_jax.config import ARITHMETIC, Config
-from anchordetr_jax.data.coco import Categories
-from anchordetr_jax.errors import UserError
-from anchordetr_jax.training.checkpoint import (
+from anchordetr_jax.checkpoints.checkpoint import (
     CHECKPOINTS_FOLDER,
     CheckpointMeta,
     DamagedCheckpointError,
@@ -33,6 +30,9 @@ from anchordetr_jax.training.checkpoint import (
     saved_steps,
     warn_of_damage,
 )
+from anchordetr_jax.config import ARITHMETIC, Config
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.state import TrainState, evaluated_variables, with_average
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"

@@ -7,9 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from anchordetr_jax.data.coco import Categories
-from anchordetr_jax.errors import UserError
-from anchordetr_jax.training.checkpoint import (
+from anchordetr_jax.checkpoints.checkpoint import (
     compare_shapes,
     find_checkpoint,
     load_variables,
@@ -17,6 +15,8 @@ from anchordetr_jax.training.checkpoint import (
     read_meta,
     saved_shapes,
 )
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.state import TrainState, with_average
 
 CLASS_HEAD = r"class_head/.*"

@@ -17,10 +17,7 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
-from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
-from anchordetr_jax.model.forms import compiler_options
-from anchordetr_jax.training.optimizer import Optimizer, total_norm
-from anchordetr_jax.training.sharding import (
+from anchordetr_jax.devices import (
     BATCH_AXES,
     FSDP_AXIS,
     FSDP_RULES,
@@ -29,6 +26,9 @@ from anchordetr_jax.training.sharding import (
     replicated,
     state_shardings,
 )
+from anchordetr_jax.kernels.forms import compiler_options
+from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
+from anchordetr_jax.training.optimizer import Optimizer, total_norm
 from anchordetr_jax.training.state import TrainState, average_of, new_state, split_variables, trainable_paths
 
 Metrics = dict[str, jax.Array]

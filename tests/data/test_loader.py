@@ -11,7 +11,6 @@ from PIL import Image
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.data.coco import CocoDataset, open_split
 from anchordetr_jax.data.loader import (
     ReadAhead,
     TrainingBatches,
@@ -21,6 +20,7 @@ from anchordetr_jax.data.loader import (
     reading_problem,
 )
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
+from anchordetr_jax.data.sources.coco import CocoDataset, open_split
 from anchordetr_jax.data.transforms import apply_draw, relative_boxes
 from anchordetr_jax.errors import UserError
 

@@ -8,10 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from anchordetr_jax.data import shapes
-from anchordetr_jax.data.coco import CocoDataset
-from anchordetr_jax.data.outlines import CLASSES, FIRST_CLASSES, SECOND_CLASSES
-from anchordetr_jax.data.shapes import ShapesConfig, draw_image, main, write_shapes_dataset
+from anchordetr_jax.data.shapes import drawing as shapes
+from anchordetr_jax.data.shapes.drawing import ShapesConfig, draw_image, main, write_shapes_dataset
+from anchordetr_jax.data.shapes.outlines import CLASSES, FIRST_CLASSES, SECOND_CLASSES
+from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.errors import UserError
 
 SPLITS = ("train2017", "val2017")

@@ -15,12 +15,12 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig, MeshConfig, ModelConfig
-from anchordetr_jax.data.coco import open_split
 from anchordetr_jax.data.loader import evaluation_plan
+from anchordetr_jax.data.sources.coco import open_split
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.model.anchor_detr import Predictions
-from anchordetr_jax.training.sharding import make_mesh
 from tests.tolerances import CLOSE32, EXACT64, SCORE32
 
 SIZES = ((40, 64), (64, 40), (48, 48), (33, 71), (90, 60))  # (height, width)

@@ -15,9 +15,9 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from anchordetr_jax.checkpoints.checkpoint import save_model
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
-from anchordetr_jax.data.coco import Categories
-from anchordetr_jax.training.checkpoint import save_model
+from anchordetr_jax.data.sources.coco import Categories
 
 pytestmark = pytest.mark.processes
 

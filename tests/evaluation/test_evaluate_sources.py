@@ -12,7 +12,7 @@ from anchordetr_jax.data.shapes import write_shapes_dataset
 from anchordetr_jax.data.source import open_source
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.report import prediction_examples, worst_examples
-from tests.data.prepared import prepare
+from tests.data.sources.prepared import prepare
 from tests.evaluation.test_evaluate import any_model, one_device
 
 

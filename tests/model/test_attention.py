@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from anchordetr_jax.kernels.forms import PLAIN, Forms
 from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
 from anchordetr_jax.model.decoupled import decoupled_sum
-from anchordetr_jax.model.forms import PLAIN, Forms
 from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
 

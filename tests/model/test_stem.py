@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from anchordetr_jax.model import stem_kernel
-from anchordetr_jax.model.forms import Forms
+from anchordetr_jax.kernels.forms import Forms
+from anchordetr_jax.kernels.tpu import stem_kernel
 from anchordetr_jax.model.stem import Stem
 from anchordetr_jax.model.valid_area import StageArea
 from tests.tolerances import EXACT64

@@ -11,8 +11,8 @@ import jax
 
 from anchordetr_jax import cli
 from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.devices import start_distributed
 from anchordetr_jax.training import loop
-from anchordetr_jax.training.sharding import start_distributed
 from tests.training.tiny import CONFIG, NoiseData, StandIn
 
 TIMEOUT_SECONDS = 3

@@ -7,7 +7,7 @@ import numpy as np
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from anchordetr_jax.training.checkpoint import load_variables, orbax_context
+from anchordetr_jax.checkpoints.checkpoint import load_variables, orbax_context
 
 
 def saved_arrays(checkpoint: epath.PathLike) -> dict[str, np.ndarray]:

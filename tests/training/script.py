@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, saved_steps
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
-from anchordetr_jax.training.checkpoint import CHECKPOINTS_FOLDER, saved_steps
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 16

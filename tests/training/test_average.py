@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
+from anchordetr_jax.checkpoints.checkpoint import load_variables
 from anchordetr_jax.config import Config
-from anchordetr_jax.training.checkpoint import load_variables
+from anchordetr_jax.devices import to_host
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
-from anchordetr_jax.training.sharding import to_host
 from anchordetr_jax.training.state import TrainState, evaluated_variables
 from tests.training.tiny import CATEGORIES, CONFIG, Trainer, batch, changed, equal, run, trainer
 

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, load_variables, read_meta, saved_shapes, saved_steps
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.training import loop
 from anchordetr_jax.training.best import Best, read_best
-from anchordetr_jax.training.checkpoint import find_checkpoint, load_variables, read_meta, saved_shapes, saved_steps
 from anchordetr_jax.training.loop import Outcome, train
-from anchordetr_jax.training.metrics_file import MetricsFile
-from anchordetr_jax.training.sharding import make_mesh
+from anchordetr_jax.training.watching.metrics_file import MetricsFile
 from tests.training.tiny import CONFIG, NoiseData, StandIn, equal
 
 SCORES = {5: 0.1, 10: 0.3, 15: 0.2, 20: 0.3, 25: 0.25, 30: 0.9}

@@ -9,13 +9,13 @@ import jax
 import pytest
 from etils import epath
 
+from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, saved_steps
 from anchordetr_jax.config import Config, MeshConfig
-from anchordetr_jax.data.coco import CocoDataset
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
+from anchordetr_jax.data.sources.coco import CocoDataset
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.training import loop
-from anchordetr_jax.training.checkpoint import find_checkpoint, saved_steps
 from anchordetr_jax.training.loop import Outcome, train
-from anchordetr_jax.training.sharding import make_mesh
 from tests.training.bucket import Bucket, pretended_bucket
 from tests.training.tiny import CONFIG, NoiseData, StandIn
 

@@ -10,13 +10,13 @@ import jax
 import numpy as np
 import pytest
 
+from anchordetr_jax.checkpoints.checkpoint import saved_steps
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training import loop
-from anchordetr_jax.training.checkpoint import saved_steps
 from anchordetr_jax.training.loop import Outcome, changed_settings, resolve_classes, train
-from anchordetr_jax.training.sharding import make_mesh
 from tests.training.saved_arrays import saved_arrays
 from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, equal
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 from etils import epath
 
+from anchordetr_jax.checkpoints import checkpoint
+from anchordetr_jax.checkpoints.checkpoint import saved_steps
+from anchordetr_jax.checkpoints.integrity import CHECKSUMS_FILE
 from anchordetr_jax.config import Config
+from anchordetr_jax.devices import global_batch, to_host
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.training import checkpoint
-from anchordetr_jax.training.checkpoint import saved_steps
-from anchordetr_jax.training.integrity import CHECKSUMS_FILE
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, latest_step, restore_newest
-from anchordetr_jax.training.sharding import global_batch, to_host
 from tests.training.tiny import CATEGORIES, CONFIG, Trainer, batch, equal, trainer
 
 
@@ -182,7 +182,7 @@ def test_another_optimiser_is_refused(trained: Trainer, tmp_path: Path) -> None:
 
 
 def test_weights_without_training_state_are_not_continued(trained: Trainer, tmp_path: Path) -> None:
-    from anchordetr_jax.training.checkpoint import save_variables
+    from anchordetr_jax.checkpoints.checkpoint import save_variables
 
     save_variables(tmp_path / "checkpoints/1", {**trained.state.params, **trained.state.frozen}, CATEGORIES, CONFIG)
     with pytest.raises(UserError, match=r"holds weights only.*init_from"):

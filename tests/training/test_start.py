@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.checkpoints.checkpoint import save_variables
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.devices import to_host
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.training.checkpoint import save_variables
-from anchordetr_jax.training.sharding import to_host
 from anchordetr_jax.training.start import load_start
 from anchordetr_jax.training.state import TrainState
 from tests.training.tiny import CATEGORIES, CONFIG, changed, equal, trainer

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.devices import global_batch, to_host
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.training.sharding import global_batch, to_host
 from tests.tolerances import EXACT64, GRADIENT64_RELATIVE, LOSS64_RELATIVE
 from tests.training.tiny import CONFIG, MODEL, StandIn, batch, changed, equal, run, trainer
 

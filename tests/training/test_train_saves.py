@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from etils import epath
 
+from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, find_checkpoint, find_problem
 from anchordetr_jax.config import Config, ModelConfig
-from anchordetr_jax.finetune import START_FOLDER, prepare_start
-from anchordetr_jax.interop.torch_file import write_torch_file
-from anchordetr_jax.interop.weights import state_dict_from_variables
 from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.training.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, find_checkpoint, find_problem
+from anchordetr_jax.training.starting import START_FOLDER, prepare_start
+from anchordetr_jax.weights.state_dict import state_dict_from_variables
+from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.training import script_config
 from tests.training.script import (
     Ended,

@@ -11,11 +11,11 @@ from flax import nnx
 
 from anchordetr_jax.config import Config, MatcherConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.data.coco import Categories
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.devices import ShardingRule, global_batch, make_mesh
 from anchordetr_jax.model.anchor_detr import Predictions
 from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
-from anchordetr_jax.training.sharding import ShardingRule, global_batch, make_mesh
 from anchordetr_jax.training.state import TrainState
 from anchordetr_jax.training.step import TrainStep, abstract_state, initial_state, make_train_step
 

@@ -1,0 +1,312 @@
+"""Checkpoints, written and read by Orbax, each self-contained: its weights can be used without the run that made it.
+
+A checkpoint is a folder with the items `model` (all variables of the model by path, as it is evaluated: the moving
+average of the weights where one is kept), `training` (optimiser state and counters, and the weights themselves where
+`model` holds their average; not in converted weights) and `meta` (JSON: format version, step, settings, categories). A
+run keeps its checkpoints in `WORKDIR/checkpoints/STEP`.
+"""
+
+import dataclasses
+import functools
+import json
+import os
+import re
+import textwrap
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+from absl import logging
+from etils import epath
+from orbax.checkpoint import v1 as ocp
+
+from anchordetr_jax.checkpoints.integrity import find_damage, write_checksums
+from anchordetr_jax.config import Config, config_from_dict, config_to_dict
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
+from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
+from anchordetr_jax.model.definition import Variables, variables_of
+
+FORMAT_VERSION = 1
+"""Raised whenever older code could no longer read what is written."""
+CHECKPOINTS_FOLDER = "checkpoints"
+BEST_FOLDER = "best"
+"""Holds the best checkpoint of a run that keeps it."""
+
+
+class DamagedCheckpointError(UserError):
+    """A checkpoint turned out unreadable although nothing was wrong to be seen from outside."""
+
+
+class UnfinishedSaveError(UserError):
+    """A checkpoint was not saved, and the system gives no reason: perhaps another process ended meanwhile."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckpointMeta:
+    """What a checkpoint says about itself."""
+
+    config: Config
+    """Settings of the run, `model.num_classes` resolved."""
+    categories: Categories | None
+    """The classes; None where nobody knew them (converted weights)."""
+    step: int
+    path: str
+    """Folder of this very checkpoint."""
+
+
+def saved_steps(root: epath.PathLike) -> list[int]:
+    """Steps of the checkpoints in a checkpoints folder, ascending: sound and damaged ones, not half-written ones."""
+    root = absolute(root)
+    if not root.is_dir():
+        return []
+    return sorted(int(path.name) for path in root.iterdir() if path.name.isdecimal())
+
+
+def load_model(
+    path: epath.PathLike, *, sharding: jax.sharding.Sharding | None = None, **overrides: Any
+) -> tuple[AnchorDETR, CheckpointMeta]:
+    """The model of a checkpoint with its weights, ready to call. The training state is not read.
+
+    Args:
+        path: a workdir, its checkpoints folder, or one checkpoint. Of several the newest sound one is taken.
+        sharding: where all weights go, e.g. `replicated(mesh)`. The default is the first local device.
+        overrides: `ModelConfig` settings that differ from the checkpoint's, e.g. `padding="official"`.
+
+    Raises:
+        UserError: there is no checkpoint at `path`, it is damaged, or an override asks for another architecture.
+    """
+    directory = find_checkpoint(path)
+    meta = read_meta(directory)
+    model_config = dataclasses.replace(meta.config.model, **overrides)
+    meta = dataclasses.replace(meta, config=dataclasses.replace(meta.config, model=model_config))
+    found = saved_shapes(directory)
+    refuse_backbone_alone(found, f"Checkpoint {directory}")
+    definition = definition_of(model_config)
+    if differences := compare_shapes(definition.shapes, found):
+        raise other_architecture(directory, differences)
+    sharding = sharding or jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    wanted = {
+        name: jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+        for name, shape in definition.shapes.items()
+    }
+    return definition.merge(load_variables(directory, wanted)), meta
+
+
+def refuse_backbone_alone(names: Iterable[str], holder: str) -> None:
+    """Raises `UserError` if these are the variables of no more than a backbone. `holder`: what has them, for it."""
+    if all(name.startswith("backbone/") for name in names):
+        raise UserError(
+            f"{holder} holds a backbone alone, which detects nothing: train a detector from it (init_from)."
+        )
+
+
+def save_model(path: epath.PathLike, model: AnchorDETR, categories: Categories | None, config: Config) -> None:
+    """Writes a checkpoint without training state into the folder `path` itself, e.g. for converted weights.
+
+    Raises:
+        UserError: `path` holds something that is not a checkpoint, or cannot be written.
+    """
+    save_variables(path, variables_of(model), categories, dataclasses.replace(config, model=model.config))
+
+
+def save_variables(
+    path: epath.PathLike, variables: Mapping[str, Any], categories: Categories | None, config: Config, *, step: int = 0
+) -> None:
+    """Like `save_model`, from variables by path; they may be a part of a model, say a backbone to start from.
+
+    `step`: how many steps they were trained for, where that is known.
+    """
+    directory = absolute(path)
+    if directory.exists() and not (directory.is_dir() and (is_checkpoint(directory) or not any(directory.iterdir()))):
+        raise UserError(f"{directory} exists and is not a checkpoint: give another folder for the weights.")
+    items = {"model": dict(variables), "meta": meta_to_dict(config, categories, step=step)}
+    context = orbax_context()
+    context.memory.deepcopy_host_arrays = False  # Nothing changes them before this call returns.
+    context.array.saving.use_compression = False  # Weights shrink by 8 %, and that takes longer than writing them.
+    try:
+        with context:
+            response = ocp.save_checkpointables_async(directory, items, overwrite=directory.exists())
+        complete_save(directory, response)
+    except Exception as error:
+        raise not_written(directory, error) from error
+
+
+def complete_save(directory: epath.Path, response: Any) -> None:
+    """Waits until a save that Orbax has begun (and answered with `response`) is safely on disk; records its checksums.
+
+    Raises what goes wrong in this process as soon as it does, whatever becomes of the rest.
+    """
+    # After a failure `result` first waits for what has not failed, which may wait for another process that failed
+    # elsewhere. Orbax has no public way to ask for the failure alone.
+    written = getattr(getattr(response, "_thread_runner", None), "_future", None)
+    if written is not None and jax.process_count() > 1:
+        written.result()
+    response.result()
+    if jax.process_index() == 0:
+        write_checksums(directory)
+
+
+def find_checkpoint(path: epath.PathLike) -> epath.Path:
+    """Folder of the newest sound checkpoint at `path` (a workdir, its checkpoints folder, or one checkpoint)."""
+    given = absolute(path)
+    if not given.exists():
+        raise UserError(f"There is no checkpoint {given}: no such folder.")
+    if is_checkpoint(given):
+        if problem := find_problem(given):
+            raise UserError(f"Checkpoint {given} is damaged ({problem}): use another one.")
+        return given
+    root = given / CHECKPOINTS_FOLDER if (given / CHECKPOINTS_FOLDER).is_dir() else given
+    steps = saved_steps(root)
+    for step in reversed(steps):
+        problem = find_problem(root / str(step))
+        if problem is None:
+            return root / str(step)
+        if len(steps) == 1:
+            raise UserError(
+                f"Checkpoint {root / str(step)} is damaged ({problem}), and no other is beside it: use another folder."
+            )
+        warn_of_damage(root / str(step), problem)
+    if steps:
+        raise UserError(f"Every checkpoint in {root} is damaged: use another folder.")
+    raise UserError(
+        f"There is no checkpoint in {given}: give a workdir, its '{CHECKPOINTS_FOLDER}' folder, or one checkpoint."
+    )
+
+
+@functools.cache  # A run that goes on looks twice: for the settings, and for the state.
+def warn_of_damage(directory: epath.Path, problem: str) -> None:
+    """Says of a checkpoint that it is passed over: once, and on process 0."""
+    if jax.process_index() == 0:
+        logging.warning("Checkpoint %s is damaged (%s): the one before is used.", directory, problem)
+
+
+def read_meta(directory: epath.PathLike) -> CheckpointMeta:
+    """What the checkpoint in this very folder says about itself. Raises `UserError` if a newer version wrote it."""
+    directory = absolute(directory)
+    meta = json.loads((directory / "meta" / "data.json").read_text())
+    if meta["format"] > FORMAT_VERSION:
+        raise UserError(
+            f"Checkpoint {directory} has format {meta['format']}, and this version reads up to {FORMAT_VERSION}: "
+            "update anchordetr_jax."
+        )
+    categories = None if meta["categories"] is None else Categories.from_dict(meta["categories"])
+    return CheckpointMeta(config_from_dict(meta["config"]), categories, int(meta["step"]), str(directory))
+
+
+def saved_shapes(directory: epath.PathLike, item: str = "model") -> dict[str, tuple[int, ...]]:
+    """Shape of every array of an item by path, without reading the arrays."""
+    with orbax_context():
+        metadata: Any = ocp.checkpointables_metadata(absolute(directory)).metadata
+    arrays = metadata.get(item, {})
+    if arrays is None:
+        raise DamagedCheckpointError(f"Checkpoint {directory} is damaged (item {item} is unreadable): use another one.")
+    return {name: tuple(array.shape) for name, array in arrays.items()}
+
+
+def load_variables(
+    directory: epath.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct], item: str = "model"
+) -> Variables:
+    """Some or all arrays of an item, with the dtypes and shardings asked for."""
+    context = orbax_context()
+    context.pytree.loading.partial_load = True
+    try:
+        with context:
+            return ocp.load_checkpointables(absolute(directory), {item: dict(wanted)})[item]
+    except Exception as error:
+        raise DamagedCheckpointError(
+            f"Checkpoint {directory} cannot be read ({brief(error)}): use another one."
+        ) from error
+
+
+def compare_shapes(expected: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Differences between the shapes of a model (values with `.shape`) and of a checkpoint, a few words each."""
+    differences = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
+    differences += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
+    for name in sorted(expected.keys() & found.keys()):
+        if tuple(expected[name].shape) != found[name]:
+            differences.append(f"{name} has shape {found[name]} instead of {tuple(expected[name].shape)}")
+    return differences
+
+
+def other_architecture(directory: epath.PathLike, differences: list[str]) -> UserError:
+    """The error for a checkpoint whose variables are not the model's."""
+    shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
+    return UserError(f"Checkpoint {directory} is of another architecture than the settings describe: {shown}.")
+
+
+def absolute(path: epath.PathLike) -> epath.Path:
+    """The path as Orbax wants it. Raises `UserError` like `stored_path`."""
+    text = os.fspath(path)
+    return stored_path(text if "://" in text else os.path.abspath(text))
+
+
+def is_checkpoint(directory: epath.Path) -> bool:
+    """Whether a folder looks like one checkpoint, sound or not."""
+    return (directory / "meta").is_dir() and (directory / "model").is_dir()
+
+
+def find_problem(directory: epath.Path) -> str | None:
+    """What is wrong with the files of a checkpoint, in a few words; None if nothing is."""
+    if not is_checkpoint(directory):
+        return "its items model and meta are not both there"
+    try:
+        read_meta(directory)
+    except UserError:
+        return None  # Written by a newer version: sound, and to be told of by whoever reads it.
+    except (OSError, ValueError, KeyError, TypeError):
+        return "its meta item is unreadable"
+    return find_damage(directory)
+
+
+def orbax_context() -> ocp.Context:
+    """How Orbax is used everywhere here."""
+    registry = ocp.handlers.local_registry()
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")  # As a file that people can read.
+    context = ocp.Context()
+    context.checkpointables.registry = registry
+    return context
+
+
+def meta_to_dict(config: Config, categories: Categories | None, step: int) -> dict[str, Any]:
+    """The contents of the item `meta`."""
+    return {
+        "format": FORMAT_VERSION,
+        "step": step,
+        "config": config_to_dict(config),
+        "categories": None if categories is None else categories.to_dict(),
+    }
+
+
+def not_written(path: epath.Path, error: Exception) -> UserError:
+    """The error for a checkpoint that could not be saved."""
+    kind = UserError if _system_reason(_root(error)) else UnfinishedSaveError
+    return kind(
+        f"Checkpoint {path} could not be written ({brief(error)}); earlier checkpoints are unharmed: make room or mend "
+        "the folder, then give the same command again."
+    )
+
+
+def brief(error: BaseException) -> str:
+    """What the system says went wrong, or the first line of an error's message.
+
+    It is that of the error which others came from: Orbax wraps the telling one.
+    """
+    root = _root(error)
+    lines = str(root).strip().splitlines()
+    first = textwrap.shorten(lines[0], 200, placeholder=" …") if lines else type(root).__name__
+    return _system_reason(root) or first
+
+
+def _root(error: BaseException) -> BaseException:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _system_reason(error: BaseException) -> str | None:
+    if isinstance(error, OSError):
+        return error.strerror
+    code = re.search(r"\[os_error_code='(\d+)'", str(error))  # tensorstore's, behind a long path
+    return os.strerror(int(code[1])) if code else None

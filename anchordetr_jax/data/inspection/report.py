@@ -1,0 +1,171 @@
+"""What `data.problems` found out about a data set, as text, as JSON and as pictures."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+from PIL import Image
+
+from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.inspection.problems import ImageRecord, Problem, SplitInspection, count_kinds
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.pictures.boxes import draw_detections, picture_grid
+
+SMALL, MEDIUM = 32**2, 96**2
+"""COCO's borders of small, medium and large, in square pixels."""
+EXAMPLES = 5
+"""Problems of a kind that are printed."""
+
+
+def describe_split(found: SplitInspection) -> str:
+    """A few lines and a table of classes."""
+    sizes = np.array([image.size for image in found.images]).reshape(-1, 2)
+    counts = np.array([len(image.boxes) for image in found.images])
+    boxes = _boxes(found)
+    lines = [
+        f"{found.split}: {len(found.images)} images, {len(boxes)} objects of {len(found.class_names)} classes",
+        f"  annotations  {found.annotations_file}",
+        f"  images       {found.images_folder}",
+    ]
+    if len(sizes):
+        (h0, w0), (h1, w1) = sizes.min(axis=0), sizes.max(axis=0)
+        middle = np.median(sizes, axis=0).astype(int)
+        spread = (
+            f"{w1} x {h1}" if (h0, w0) == (h1, w1) else f"{w0} x {h0} to {w1} x {h1}, median {middle[1]} x {middle[0]}"
+        )
+        lines.append(f"  image sizes  {spread}")
+        lines.append(
+            f"  objects      {counts.mean():.1f} an image, at most {counts.max()}; "
+            f"{np.count_nonzero(counts == 0)} images have none; {found.num_crowds} crowd regions"
+        )
+    if len(boxes):
+        area = boxes[:, 2] * boxes[:, 3]
+        shares = [np.mean(area < SMALL), np.mean((area >= SMALL) & (area < MEDIUM)), np.mean(area >= MEDIUM)]
+        small, middle, large = (f"{share:.0%}" for share in shares)
+        side = np.sqrt(area)
+        lines.append(
+            f"  object size  {side.min():.0f} to {side.max():.0f} pixels (root of area), median {np.median(side):.0f}; "
+            f"{small} small (below 32), {middle} medium, {large} large (96 and more)"
+        )
+    return "\n".join([*lines, "", *_class_table(found)])
+
+
+def describe_problems(problems: Sequence[Problem], file: object) -> str:
+    """How many problems there are of each kind, with the first of them; `file` has them all."""
+    if not problems:
+        return "No problems found."
+    lines = []
+    for (severity, kind), count in count_kinds(problems).items():
+        lines.append(f"{severity.upper():8}{kind}: {count}")
+        if severity == "note":
+            continue
+        of_kind = [problem for problem in problems if (problem.severity, problem.kind) == (severity, kind)]
+        lines += [f"          {_one_line(problem)}" for problem in of_kind[:EXAMPLES]]
+        if count > EXAMPLES:
+            lines.append(f"          … and {count - EXAMPLES} more in {file}")
+    return "\n".join(lines)
+
+
+def to_dict(inspections: Sequence[SplitInspection], problems: Sequence[Problem]) -> dict[str, Any]:
+    """Everything, fit for JSON."""
+    return {
+        "splits": {found.split: _split_to_dict(found) for found in inspections},
+        "counts": [
+            {"severity": severity, "kind": kind, "count": count}
+            for (severity, kind), count in count_kinds(problems).items()
+        ],
+        "problems": [problem._asdict() for problem in problems],
+    }
+
+
+def draw_samples(found: SplitInspection, path: epath.PathLike, *, count: int = 12, cell: int = 480) -> None:
+    """Writes a grid of images with their objects, spread over the split and chosen so that every class is seen."""
+    pictures, titles = [], []
+    for image in _chosen(found, count):
+        try:
+            pixels = read_image(image.path, image.size)
+        except UserError:
+            continue
+        picture = Image.fromarray(pixels)
+        factor = cell / max(picture.size)
+        picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
+        names = [found.class_names[place] for place in image.classes]
+        boxes = np.array(image.boxes, np.float64).reshape(-1, 4) * factor
+        pictures.append(draw_detections(picture, boxes, image.classes, names, min_size=0))
+        titles.append(f"{image.path.name}  (id {image.id}): {len(names)} objects")
+    if pictures:
+        picture_grid(pictures, titles, path)
+
+
+def size_arrays(found: SplitInspection) -> tuple[np.ndarray, np.ndarray]:
+    """Of all objects float64 [n, 2] (width, height) in pixels; and int64 [images] how many each image has."""
+    return _boxes(found)[:, 2:], np.array([len(image.boxes) for image in found.images])
+
+
+def class_counts(found: SplitInspection) -> dict[str, int]:
+    """Objects of each class."""
+    counts = np.bincount(
+        [place for image in found.images for place in image.classes], minlength=len(found.class_names)
+    ).tolist()
+    return dict(zip(found.class_names, counts, strict=True))
+
+
+def _chosen(found: SplitInspection, count: int) -> list[ImageRecord]:
+    """Images spread over the split; then others with the classes that are not among them, in place of the last ones."""
+    if not found.images:
+        return []
+    count = min(count, len(found.images))
+    chosen = [found.images[i] for i in np.unique(np.linspace(0, len(found.images) - 1, count).round().astype(int))]
+    seen = {place for image in chosen for place in image.classes}
+    extra: list[ImageRecord] = []
+    for image in found.images:
+        if set(image.classes) - seen and len(extra) < count // 2:
+            extra.append(image)
+            seen |= set(image.classes)
+    return [*chosen[: count - len(extra)], *extra]
+
+
+def _boxes(found: SplitInspection) -> np.ndarray:
+    """float64 [n, 4]: xywh of all objects."""
+    corners = np.array([box for image in found.images for box in image.boxes], np.float64).reshape(-1, 4)
+    return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+
+
+def _class_table(found: SplitInspection) -> list[str]:
+    boxes = _boxes(found)
+    places = np.array([place for image in found.images for place in image.classes], np.int64)
+    side = np.sqrt(boxes[:, 2] * boxes[:, 3])
+    aspect = boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9)
+    width = max([len(name) for name in found.class_names] + [5])
+    lines = [
+        f"  {'id':>6}  {'class':<{width}}  {'objects':>8}  {'images':>7}  {'median size':>11}  {'width/height':>12}"
+    ]
+    for place, (number, name) in enumerate(zip(found.class_ids, found.class_names, strict=True)):
+        mine = places == place
+        images = sum(place in image.classes for image in found.images)
+        figures = f"{np.median(side[mine]):>9.0f} px  {np.median(aspect[mine]):>12.2f}" if mine.any() else f"{'-':>12}"
+        lines.append(f"  {number:>6}  {name:<{width}}  {mine.sum():>8}  {images:>7}  {figures}")
+    return lines
+
+
+def _one_line(problem: Problem) -> str:
+    ids = [f"image {problem.image_id}"] if problem.image_id is not None else []
+    ids += [f"annotation {problem.annotation_id}"] if problem.annotation_id is not None else []
+    return f"{problem.file}{' (' + ', '.join(ids) + ')' if ids else ''}: {problem.detail}"
+
+
+def _split_to_dict(found: SplitInspection) -> dict[str, Any]:
+    counts = class_counts(found)
+    return {
+        "annotations_file": found.annotations_file,
+        "images_folder": found.images_folder,
+        "images": len(found.images),
+        "annotations": found.num_annotations,
+        "objects": sum(counts.values()),
+        "crowd_regions": found.num_crowds,
+        "classes": [
+            {"id": number, "name": name, "objects": counts[name]}
+            for number, name in zip(found.class_ids, found.class_names, strict=True)
+        ],
+    }

@@ -1,0 +1,181 @@
+"""Prepared TFDS data sets of object detection: `coco/2017` and its like."""
+
+from collections.abc import Sequence
+from pathlib import PurePosixPath
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from anchordetr_jax.data.image_sizes import complete_sizes
+from anchordetr_jax.data.images import decode_image
+from anchordetr_jax.data.sources.coco import Categories, LabelScheme, boxes_by_row
+from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
+from anchordetr_jax.data.sources.tfds_index import TfdsIndex, load_index, pixel_areas, pixel_boxes
+from anchordetr_jax.data.sources.tfds_records import Records
+from anchordetr_jax.errors import UserError
+
+
+class TfdsDataset:
+    """One split of a prepared TFDS data set. See `DetectionSource` for what it answers.
+
+    Rows are in the order of the image ids (`image/id`; without that feature images are numbered from 1 in the order of
+    their file names), so that they are those of the same images in a COCO folder; boxes are in pixels, to the digits
+    that COCO's annotation files have. As there, crowd regions and boxes without area are left out, and boxes are
+    clipped to their image.
+
+    Args:
+        directory: of the prepared data set, with `dataset_info.json` in it; see `tfds_records.find_prepared`.
+        split: in TFDS's language, so `validation[:100]` will do.
+        labels: how class outputs are numbered.
+        categories: those that a detector knows. Where they have the data set's classes, by name, they are taken as they
+            are. Without them, COCO's classes have COCO's category ids, and any others the ids 1, 2, 3, …
+
+    Raises `UserError` when the data set is not prepared so that it can be read by index, has no such split, is none of
+    object detection or contradicts itself. A damaged image is found when it is read.
+    """
+
+    def __init__(
+        self,
+        directory: epath.PathLike,
+        split: str,
+        *,
+        labels: LabelScheme = "contiguous",
+        categories: Categories | None = None,
+    ):
+        self._records = Records(directory, split)
+        self.name = self._records.name
+        if len(self._records) == 0:
+            raise UserError(f"{self.name} holds no images.")
+        index = load_index(self._records)
+        self.categories, ids_of_labels = match_categories(self._records.label_names, labels, categories)
+
+        sizes = complete_sizes([(height, width) if height else None for height, width in index.sizes.tolist()])
+        if sizes is None:
+            raise UserError(f"Not one of the {len(self._records)} images of {self.name} is readable.")
+        image_ids, self._record_of = self._rows(index)
+        self.image_ids: tuple[int, ...] = tuple(image_ids.tolist())
+        self.sizes = sizes[self._record_of]
+        names = index.file_names if len(index.file_names) == len(image_ids) else image_ids.astype(np.str_)
+        self._file_names: list[str] = names[self._record_of].tolist()
+        self._read_objects(index, ids_of_labels)
+
+    def __len__(self) -> int:
+        return len(self.image_ids)
+
+    @property
+    def box_counts(self) -> np.ndarray:
+        """int64 [n]: how many boxes each image has."""
+        return np.diff(self._first_box)
+
+    def boxes(self, row: int) -> np.ndarray:
+        """float32 [m, 4]: xyxy in pixels, inside the image, each with an area."""
+        return self._boxes[self._first_box[row] : self._first_box[row + 1]]
+
+    def labels(self, row: int) -> np.ndarray:
+        """int32 [m]: the class output of each box."""
+        return self._labels[self._first_box[row] : self._first_box[row + 1]]
+
+    def describe(self, row: int) -> str:
+        """For messages: data set, split and the image's file name."""
+        return str(PurePosixPath(f"{self._records.directory}:{self._records.split}") / self._file_names[row])
+
+    def open_image(self, row: int) -> np.ndarray:
+        """uint8 RGB [h, w, 3]. Raises `UserError` naming the image if it is damaged or its record cannot be read."""
+        height, width = self.sizes[row].tolist()
+        return decode_image(self._records[int(self._record_of[row])]["image"], self.describe(row), (height, width))
+
+    def ground_truth(self) -> dict[str, Any] | None:
+        """What COCO's annotation file of these images would hold, for scoring; None where nothing is annotated."""
+        if not len(self._category_ids):
+            return None
+        images = [
+            {"id": image_id, "file_name": name, "height": height, "width": width}
+            for image_id, name, (height, width) in zip(
+                self.image_ids, self._file_names, self.sizes.tolist(), strict=True
+            )
+        ]
+        annotations = [
+            {"id": number, "image_id": self.image_ids[row], "category_id": category, "bbox": box, "area": area}
+            | {"iscrowd": int(crowd)}
+            for number, row, category, box, area, crowd in zip(
+                self._annotation_ids.tolist(),
+                self._annotated_rows.tolist(),
+                self._category_ids.tolist(),
+                self._xywh.tolist(),
+                self._areas.tolist(),
+                self._crowds.tolist(),
+                strict=True,
+            )
+        ]
+        categories = [
+            {"id": number, "name": name}
+            for number, name in zip(self.categories.ids, self.categories.names, strict=True)
+        ]
+        return {"images": images, "annotations": annotations, "categories": categories}
+
+    def _rows(self, index: TfdsIndex) -> tuple[np.ndarray, np.ndarray]:
+        """The image ids by row, ascending, and the record of each row."""
+        n = len(index.counts)
+        if len(index.image_ids) != n:
+            order = np.argsort(index.file_names, kind="stable") if len(index.file_names) == n else np.arange(n)
+            return np.arange(1, n + 1), order
+        order = np.argsort(index.image_ids, kind="stable")
+        image_ids = index.image_ids[order]
+        repeated = image_ids[1:][image_ids[1:] == image_ids[:-1]]
+        if repeated.size:
+            raise UserError(f"{self.name} has two images with the id {repeated[0]}.")
+        return image_ids, order
+
+    def _read_objects(self, index: TfdsIndex, ids_of_labels: Sequence[int]) -> None:
+        row_of_record = np.empty(len(self), np.int64)
+        row_of_record[self._record_of] = np.arange(len(self))
+        rows = np.repeat(row_of_record, index.counts)
+        order = np.argsort(rows, kind="stable")
+        rows = rows[order]
+
+        known = (index.labels >= 0) & (index.labels < len(ids_of_labels))
+        sound = known & np.isfinite(index.boxes).all(axis=1)
+        if not sound.all():
+            wrong = int(sound.argmin())
+            row, what = int(np.repeat(row_of_record, index.counts)[wrong]), "box" if known[wrong] else "label"
+            value = index.boxes[wrong].tolist() if known[wrong] else int(index.labels[wrong])
+            raise UserError(f"An object in {self.describe(row)} has the {what} {value}, which means nothing.")
+
+        self._annotated_rows = rows
+        self._xywh = pixel_boxes(index.boxes[order], self.sizes[rows])
+        self._areas = pixel_areas(index.areas[order] if len(index.areas) else index.areas, self._xywh)
+        self._crowds = index.crowds[order]
+        self._category_ids = np.array(ids_of_labels, np.int64)[index.labels[order]]
+        numbers = index.annotation_ids
+        numbered = len(numbers) == len(rows) and len(np.unique(numbers)) == len(numbers)
+        self._annotation_ids = numbers[order] if numbered else np.arange(1, len(rows) + 1)
+        label_of_label = np.array([self.categories.label_of(number) for number in ids_of_labels], np.int64)
+        self._boxes, self._labels, self._first_box = boxes_by_row(
+            self._xywh, label_of_label[index.labels[order]], self._crowds, rows, self.sizes
+        )
+
+
+def match_categories(
+    names: Sequence[str], scheme: LabelScheme, known: Categories | None
+) -> tuple[Categories, tuple[int, ...]]:
+    """The categories of a data set whose labels have these names, and the category id of each label.
+
+    Args:
+        names: by label; the digits of the labels themselves mean that they have none.
+        scheme: how class outputs are numbered, unless `known` says so.
+        known: the categories of a detector. Taken when all the names are among theirs, or when they are as many as the
+            labels and these have no names.
+    """
+    if known is not None:
+        id_of_name = dict(zip(known.names, known.ids, strict=True))
+        if set(names) <= id_of_name.keys():
+            return known, tuple(id_of_name[name] for name in names)
+        if list(names) == [str(label) for label in range(len(known.ids))]:
+            return known, known.ids
+    id_of_name = {name: number for number, name in COCO_NAMES.items()}
+    ids = tuple(id_of_name.get(name, 0) for name in names)
+    if 0 in ids:
+        ids = tuple(range(1, len(names) + 1))
+    pairs = sorted(zip(ids, names, strict=True))
+    return Categories(tuple(number for number, _ in pairs), tuple(name for _, name in pairs), scheme), ids

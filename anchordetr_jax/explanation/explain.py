@@ -1,0 +1,160 @@
+"""Why a detector sees what it sees: which anchor point and pattern a detection comes from, and where its query looked.
+
+Attention weights are those that the model computes on its way to the detections; `nnx.capture` hands them out.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from PIL import Image
+
+from anchordetr_jax.detection.boxes import cxcywh_to_xyxy
+from anchordetr_jax.kernels.forms import with_plain_forms
+from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.model.attention import RowColumnAttention
+from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.prediction.detector import Detector
+from anchordetr_jax.prediction.inputs import GivenImage
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Explanation:
+    """The K best queries of one image. Positions are relative to the image: (0, 0) is its upper left corner."""
+
+    image: np.ndarray
+    """uint8 RGB [h, w, 3], as the network saw it."""
+    scores: np.ndarray
+    """float [K], falling: of a query's best class."""
+    names: tuple[str, ...]
+    """K class names."""
+    labels: np.ndarray
+    """int [K]."""
+    boxes: np.ndarray
+    """float [K,4], xyxy."""
+    patterns: np.ndarray
+    """int [K], from 0."""
+    anchors: np.ndarray
+    """int [K]: which of the anchor points."""
+    anchor_points: np.ndarray
+    """float [A,2], (x, y); learned ones may lie outside the image."""
+    num_patterns: int
+    row_attention: np.ndarray | None
+    """float [L,n,K,w]: attention of each decoder layer and head over the w feature columns (along a row); None with
+    standard attention."""
+    column_attention: np.ndarray | None
+    """float [L,n,K,h]: over the h feature rows."""
+    cell_attention: np.ndarray | None
+    """float [L,n,K,h,w]: standard attention over feature cells; None with row-column attention."""
+    extent: tuple[float, float]
+    """(height, width) of the feature cells together, relative to the image: at least 1, for the last ones overhang."""
+
+    @property
+    def num_layers(self) -> int:
+        """Decoder layers L."""
+        attention = self.row_attention if self.cell_attention is None else self.cell_attention
+        assert attention is not None
+        return len(attention)
+
+    def attention(self, query: int, layer: int = -1) -> np.ndarray:
+        """Attention of one of the K queries over feature cells, float [h, w], the mean over heads; it sums to one.
+
+        With row-column attention it is the product of both for each head (Anchor DETR, equation 8).
+        """
+        if self.cell_attention is not None:
+            return self.cell_attention[layer, :, query].mean(axis=0)
+        assert self.row_attention is not None
+        assert self.column_attention is not None
+        rows, columns = self.row_attention[layer, :, query], self.column_attention[layer, :, query]
+        return np.einsum("nw,nh->hw", rows, columns) / len(rows)
+
+    def marginals(self, query: int, layer: int = -1) -> tuple[np.ndarray, np.ndarray]:
+        """Attention over feature columns [w] and over feature rows [h], means over heads; each sums to one."""
+        attention = self.attention(query, layer)
+        return attention.sum(axis=0), attention.sum(axis=1)
+
+    def without_attention(self) -> "Explanation":
+        """The same without attention and pixels, to be kept of many images."""
+        light = np.broadcast_to(np.uint8(0), self.image.shape)  # its size is all that is left of the image
+        return dataclasses.replace(self, image=light, row_attention=None, column_attention=None, cell_attention=None)
+
+    def above(self, threshold: float, most: int | None = None) -> list[int]:
+        """Which of the queries score at least `threshold`: at most `most`, and at least the best one."""
+        return list(range(max(1, int((self.scores >= threshold).sum()))))[:most]
+
+
+def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explanation:
+    """What the `most` best queries of an image are made of.
+
+    Raises `UserError` when the image cannot be read.
+    """
+    pixels = image.pixels()
+    height, width = (int(side) for side in detector.resized(np.array([pixels.shape[:2]]))[0])
+    shape = detector.static_shape((height, width))
+    resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
+    padded = np.zeros((1, *shape, 3), np.uint8)
+    padded[0, :height, :width] = resized
+    # Only as it is defined, attention is handed out.
+    config = with_plain_forms(detector.model.config)
+    graphdef, state = nnx.split(definition_of(config).merge(variables_of(detector.model)))
+    classes = np.array(sorted(detector.names))
+    queries = config.num_patterns * len(detector.model.anchor_points())
+    found = _best_queries(graphdef, min(most, queries), state, padded, np.array([[height, width]], np.int32), classes)
+    scores, best, boxes, index, anchor_points, weights = jax.tree.map(np.asarray, found)
+    labels = classes[best]
+    rows = columns = cells = None
+    if config.attention == "rcda":
+        grid = weights[1].shape[-1], weights[0].shape[-1]
+        h, w = (-(-side * count // total) for side, count, total in zip((height, width), grid, shape, strict=True))
+        rows, columns = weights[0][..., :w], weights[1][..., :h]
+    else:
+        stride = round((shape[0] * shape[1] / weights[0].shape[-1]) ** 0.5)
+        grid = shape[0] // stride, shape[1] // stride
+        h, w = -(-height // stride), -(-width // stride)
+        cells = weights[0].reshape(*weights[0].shape[:-1], *grid)[..., :h, :w]
+    return Explanation(
+        image=resized,
+        scores=scores,
+        labels=labels,
+        names=tuple(detector.names[label] for label in labels.tolist()),
+        boxes=boxes,
+        patterns=index // len(anchor_points),
+        anchors=index % len(anchor_points),
+        anchor_points=anchor_points,
+        num_patterns=config.num_patterns,
+        row_attention=rows,
+        column_attention=columns,
+        cell_attention=cells,
+        extent=(h * shape[0] / grid[0] / height, w * shape[1] / grid[1] / width),
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _best_queries(
+    graphdef: Any, most: int, state: Any, images: jax.Array, image_sizes: jax.Array, classes: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
+    """Scores, classes (indices into `classes`), boxes (xyxy) and numbers of an image's best queries, the anchor points,
+    and the queries' attention [L,n,most,...]: over columns and over rows, or over cells."""
+    model = nnx.merge(graphdef, state)
+    predictions, captured = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(images, image_sizes)
+    class_scores = jax.nn.sigmoid(predictions.logits[-1, 0])[:, classes]
+    scores, index = jax.lax.top_k(class_scores.max(axis=-1), most)
+    best = class_scores[index].argmax(axis=-1)
+    layers = [
+        _of_queries(layer.cross_attention, captured["decoder"]["layers"][number]["cross_attention"], index)
+        for number, layer in enumerate(model.decoder.layers)
+    ]
+    weights = tuple(jnp.stack(parts) for parts in zip(*layers, strict=True))
+    return scores, best, cxcywh_to_xyxy(predictions.boxes[-1, 0][index]), index, model.anchor_points(), weights
+
+
+def _of_queries(attention: nnx.Module, captured: Any, index: jax.Array) -> Sequence[jax.Array]:
+    """Attention [n,K,...] of some queries in one layer, the mean over feature levels."""
+    (weights,) = captured["weights"].get_value()
+    parts = weights if isinstance(attention, RowColumnAttention) else (weights,)
+    return [part.mean(axis=0)[:, index] for part in parts]

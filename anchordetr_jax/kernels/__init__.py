@@ -1,0 +1,1 @@
+"""One platform's own ways to compute what `model` defines."""

@@ -1,0 +1,1 @@
+"""For NVIDIA GPUs (Pallas, Triton)."""

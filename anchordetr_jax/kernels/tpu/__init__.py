@@ -1,0 +1,1 @@
+"""For TPUs (Pallas)."""

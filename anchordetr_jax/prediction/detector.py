@@ -1,0 +1,350 @@
+"""Boxes on one's own images: `Detector`.
+
+Images are resized as in evaluation and padded to one of a few static shapes, which depend on nothing but the settings.
+Each shape is compiled once, for all calls and all detectors of the same architecture.
+"""
+
+import collections
+import functools
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from anchordetr_jax.config import AugmentConfig
+from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.transforms import Draw, apply_draw, evaluation_draws
+from anchordetr_jax.detection import postprocess
+from anchordetr_jax.detection.postprocess import top_detections
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.kernels.forms import compiler_options
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.prediction.detections import Detections
+from anchordetr_jax.prediction.inputs import GivenImage, gather_images
+from anchordetr_jax.weights.pretrained import load_pretrained
+
+READERS = 8
+"""Threads that decode and resize images."""
+BATCHES_AHEAD = 2
+"""Batches that are read while the device computes."""
+SHAPE_MULTIPLE = 32
+SHAPE_STEPS = 4
+"""Lengths of the long side between `eval_size` and `max_size`, and of the short side below `eval_size`."""
+
+Names = Mapping[int, str] | Sequence[str]
+
+
+class _Loaded(NamedTuple):
+    """An image as the network is to see it."""
+
+    pixels: np.ndarray
+    """uint8 [h, w, 3]."""
+    original_size: tuple[int, int]
+
+
+class _Planned(NamedTuple):
+    """A batch before its images are read."""
+
+    shape: tuple[int, int]
+    rows: int
+    """How many images the network gets, fillers among them."""
+    members: list[int]
+    """Places of the images among those given."""
+
+
+class Detector:
+    """A trained Anchor DETR with everything that it takes to get from images to named boxes."""
+
+    def __init__(
+        self,
+        model: AnchorDETR,
+        categories: Categories | None = None,
+        *,
+        names: Names | None = None,
+        eval_size: int = 800,
+        max_size: int = 1333,
+        max_detections: int = 100,
+    ):
+        """Makes a detector of a model that is in memory; `from_pretrained` loads one.
+
+        Args:
+            model: with its weights, on one device.
+            categories: what its class outputs stand for.
+            names: class names by class output, in place of those of `categories`.
+            eval_size: the short side of an image is resized to this many pixels…
+            max_size: …but the long side to no more than this.
+            max_detections: at most so many detections an image are reported.
+        """
+        self.model = model
+        self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
+        self.max_detections = max_detections
+        self.names = _class_names(categories, names, model.config.num_classes)
+        self.category_ids = {
+            label: label if categories is None else categories.category_of(label) or 0 for label in self.names
+        }
+        self._graphdef, self._state = nnx.split(model)
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path: str | os.PathLike[str],
+        *,
+        dilation: bool | None = None,
+        annotations: str | os.PathLike[str] | None = None,
+        names: Names | None = None,
+        dtype: str | None = None,
+        padding: str = "invariant",
+        eval_size: int | None = None,
+        max_size: int | None = None,
+        max_detections: int | None = None,
+    ) -> "Detector":
+        """Loads a detector.
+
+        Args:
+            path: a run's workdir, its checkpoints folder, one checkpoint, or a `.pth` or `.safetensors` file with
+                official weights. Of several checkpoints the newest sound one is taken.
+            dilation: for a weight file that does not say: DC5 (True) or C5 (False).
+            annotations: for a weight file: the COCO-format file whose categories it was trained on. Without it, 91
+                class outputs are taken to be COCO's.
+            names: class names by class output, for weights that come without them.
+            dtype: what the network computes in: `float32`, `bfloat16` or `float64`; by default as it was trained.
+            padding: `invariant`: detections do not depend on which images are given together. `official`: they do, as
+                in the official code.
+            eval_size, max_size, max_detections: see `__init__`; by default as in the run's own evaluation.
+
+        Raises:
+            UserError: there is no detector at `path`, it is damaged, or something has to be told.
+        """
+        overrides: dict[str, Any] = {"padding": padding} | ({} if dtype is None else {"dtype": dtype})
+        model, config, categories = load_pretrained(path, dilation=dilation, annotations=annotations, **overrides)
+        return cls(
+            model,
+            categories,
+            names=names,
+            eval_size=eval_size or config.augment.eval_size,
+            max_size=max_size or config.augment.max_size,
+            max_detections=max_detections or config.eval.max_detections,
+        )
+
+    def __repr__(self) -> str:
+        shown = ", ".join(list(self.names.values())[:3]) + (", …" if len(self.names) > 3 else "")
+        return f"<Detector with {self.model.config.backbone}, {len(self.names)} classes ({shown})>"
+
+    def predict(self, images: Any, threshold: float = 0.5, *, batch_size: int = 8) -> Any:
+        """Detects objects in one image, or in many.
+
+        Args:
+            images: one image: a path or `file://` URL, a Pillow image, or an array ([h, w], [h, w, 3] or [h, w, 4];
+                uint8, uint16, bool, or floats from 0 to 1). Or many: a list or other iterable of these, a folder, or an
+                array [n, h, w, 3].
+            threshold: detections with a lower score are left out.
+            batch_size: how many images of one shape the network gets at a time.
+
+        Returns:
+            `Detections` for one image; for many a list of them, in the order of the images (of a folder: of the file
+            names). Boxes are in pixels of the image as a person sees it, turned as its EXIF data says.
+
+        Raises:
+            UserError: an image is missing, damaged or of no known kind; it is named.
+        """
+        given, many = gather_images(images)
+        results: dict[int, Detections] = {}
+        for index, outcome in self.predict_each(given, threshold, batch_size=batch_size):
+            if isinstance(outcome, UserError):
+                raise outcome
+            results[index] = outcome
+        return [results[index] for index in range(len(given))] if many else results[0]
+
+    def predict_each(
+        self, images: Any, threshold: float = 0.5, *, batch_size: int = 8
+    ) -> Iterator[tuple[int, Detections | UserError]]:
+        """Like `predict`, one image at a time as they are finished, with its place among the images given.
+
+        In place of the detections of an image that cannot be read comes the error that says why; the others are gone
+        on with. Images of the same shape are computed together, so that the order is not that of the images.
+        """
+        _check(threshold, batch_size)
+        given, _ = gather_images(images)
+        with ThreadPoolExecutor(READERS) as pool:
+            try:
+                yield from self._predict_each(given, threshold, batch_size, pool)
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+    def _predict_each(
+        self, given: list[GivenImage], threshold: float, batch_size: int, pool: ThreadPoolExecutor
+    ) -> Iterator[tuple[int, Detections | UserError]]:
+        sizes: dict[int, tuple[int, int]] = {}
+        for index, size in enumerate(pool.map(_size, given)):
+            if isinstance(size, UserError):
+                yield index, size
+            else:
+                sizes[index] = size
+        planned = iter(self._plan(sizes, batch_size))
+        loading: collections.deque[tuple[_Planned, list[Future[_Loaded | UserError]]]] = collections.deque()
+        computing: collections.deque[tuple[list[int], list[_Loaded], postprocess.Detections]] = collections.deque()
+
+        def read_ahead() -> None:
+            for batch in planned:
+                targets = self.resized(np.array([sizes[i] for i in batch.members]))
+                loads = [pool.submit(_load, given[i], size) for i, size in zip(batch.members, targets, strict=True)]
+                loading.append((batch, loads))
+                if len(loading) >= BATCHES_AHEAD:
+                    return
+
+        read_ahead()
+        while loading or computing:
+            if loading:
+                batch, loads = loading.popleft()
+                read_ahead()
+                outcomes = list(zip(batch.members, (load.result() for load in loads), strict=True))
+                yield from ((i, outcome) for i, outcome in outcomes if isinstance(outcome, UserError))
+                sound = [(i, outcome) for i, outcome in outcomes if not isinstance(outcome, UserError)]
+                if sound:
+                    indices, loaded = [i for i, _ in sound], [outcome for _, outcome in sound]
+                    computing.append((indices, loaded, self._compute(batch, loaded)))
+            if computing and (len(computing) > 1 or not loading):
+                indices, loaded, found = computing.popleft()
+                scores, labels, boxes = (np.asarray(array) for array in found)
+                for place, index in enumerate(indices):
+                    size, source = loaded[place].original_size, given[index].path
+                    row = (scores[place], labels[place], boxes[place])
+                    yield index, self._detections(*row, size, source, threshold)
+
+    def resized(self, sizes: np.ndarray) -> np.ndarray:
+        """The sizes, int [n, 2], that images of the given sizes (h, w) have when the network sees them.
+
+        As in evaluation, but an image of extreme proportions is squeezed to `max_size`.
+        """
+        limit = _rounded_up(self.augment.max_size)
+        return np.minimum(evaluation_draws(sizes, self.augment).size, limit)
+
+    def static_shape(self, size: tuple[int, int]) -> tuple[int, int]:
+        """The shape (H, W) that an image of a size (h, w), resized, is padded to.
+
+        Long sides are padded to one of a few lengths from `eval_size` to `max_size`, which are spaced so that
+        photographs of 4:3, 3:2 and 16:9 need next to no padding; short ones to a few lengths up to `eval_size`.
+        """
+        short, long = self.augment.eval_size, max(self.augment.eval_size, self.augment.max_size)
+        shorts = [short * step / SHAPE_STEPS for step in range(1, SHAPE_STEPS + 1)]
+        longs = [short + (long - short) * step / SHAPE_STEPS for step in range(1, SHAPE_STEPS + 1)]
+        lengths = sorted({_rounded_up(length) for length in (*shorts, *longs)})
+        height, width = (next(length for length in lengths if length >= side) for side in size)
+        return height, width
+
+    def _plan(self, sizes: Mapping[int, tuple[int, int]], batch_size: int) -> list[_Planned]:
+        """All batches, in the order of their first members."""
+        if not sizes:
+            return []
+        groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
+        for index, size in zip(sizes, self.resized(np.array(list(sizes.values()))), strict=True):
+            groups[self.static_shape((int(size[0]), int(size[1])))].append(index)
+        batches = []
+        for shape, members in groups.items():
+            # A batch that is not full is filled up: to what its shape is compiled for anyway, or to a power of two.
+            rows = min(1 << (len(members) - 1).bit_length(), batch_size)
+            batches += [_Planned(shape, rows, members[start : start + rows]) for start in range(0, len(members), rows)]
+        return sorted(batches, key=lambda batch: batch.members[0])
+
+    def _compute(self, batch: _Planned, images: list[_Loaded]) -> postprocess.Detections:
+        shape, rows = batch.shape, batch.rows
+        pixels = np.zeros((rows, *shape, 3), np.uint8)
+        image_sizes = np.tile(np.array(shape, np.int32), (rows, 1))
+        original_sizes = image_sizes.copy()
+        for row, image in enumerate(images):
+            height, width = image.pixels.shape[:2]
+            pixels[row, :height, :width] = image.pixels
+            image_sizes[row] = height, width
+            original_sizes[row] = image.original_size
+        return _compiled()(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
+
+    def _detections(
+        self,
+        scores: np.ndarray,
+        labels: np.ndarray,
+        boxes: np.ndarray,
+        image_size: tuple[int, int],
+        source: str | None,
+        threshold: float,
+    ) -> Detections:
+        height, width = image_size
+        known = np.array([label in self.names for label in labels.tolist()], bool)  # an output may be no class's
+        kept = known & (scores >= threshold) & np.isfinite(boxes).all(axis=1)
+        return Detections(
+            boxes=boxes[kept].clip(0, np.array([width, height, width, height], boxes.dtype)),
+            scores=scores[kept],
+            labels=labels[kept],
+            names=tuple(self.names[label] for label in labels[kept].tolist()),
+            category_ids=np.array([self.category_ids[label] for label in labels[kept].tolist()], np.int32),
+            image_size=image_size,
+            source=source,
+        )
+
+
+@functools.cache
+def _compiled() -> Any:
+    return jax.jit(_detect, static_argnums=(0, 1), compiler_options=compiler_options(jax.default_backend()))
+
+
+def _detect(
+    graphdef: Any,
+    max_detections: int,
+    state: Any,
+    images: jax.Array,
+    image_sizes: jax.Array,
+    original_sizes: jax.Array,
+) -> postprocess.Detections:
+    predictions = nnx.merge(graphdef, state)(images, image_sizes)
+    return top_detections(predictions.logits[-1], predictions.boxes[-1], original_sizes, max_detections)
+
+
+def _size(image: GivenImage) -> tuple[int, int] | UserError:
+    try:
+        return image.size()
+    except UserError as error:
+        return error
+
+
+def _load(image: GivenImage, size: np.ndarray) -> _Loaded | UserError:
+    try:
+        pixels = image.pixels()
+    except UserError as error:
+        return error
+    draw = Draw((int(size[0]), int(size[1])))
+    resized, _, _ = apply_draw(pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), draw)
+    height, width, _ = pixels.shape
+    return _Loaded(resized, (height, width))
+
+
+def _class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
+    """Names by class output, of those outputs that stand for a class."""
+    if names is not None:
+        given = dict(names.items() if isinstance(names, Mapping) else enumerate(names))
+        if beyond := [label for label in given if not 0 <= label < num_classes]:
+            raise UserError(
+                f"names has class output {beyond[0]}, and the detector's {num_classes} outputs are numbered from 0 to "
+                f"{num_classes - 1}."
+            )
+        return {label: str(given[label]) for label in sorted(given)}
+    if categories is None:
+        return {label: f"class {label}" for label in range(num_classes)}
+    return {
+        label: categories.name_of(label) for label in range(num_classes) if categories.category_of(label) is not None
+    }
+
+
+def _check(threshold: float, batch_size: int) -> None:
+    if not 0 <= threshold <= 1:
+        meant = f" (did you mean {threshold / 100:g}?)" if 1 < threshold <= 100 else ""
+        raise UserError(f"The threshold must be a score between 0 and 1, not {threshold:g}{meant}.")
+    if batch_size < 1:
+        raise UserError(f"The batch size must be at least 1, not {batch_size}.")
+
+
+def _rounded_up(length: float) -> int:
+    return math.ceil(length / SHAPE_MULTIPLE) * SHAPE_MULTIPLE

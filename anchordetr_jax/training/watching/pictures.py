@@ -1,0 +1,88 @@
+"""What a person watches while a run goes on: curves that are renewed, grids of predictions, TensorBoard."""
+
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Self
+
+from absl import logging
+from etils import epath
+
+from anchordetr_jax.data.source import DetectionSource
+from anchordetr_jax.evaluation.report import write_predictions
+from anchordetr_jax.files import write_atomically
+from anchordetr_jax.pictures.curves import plot_curves
+from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
+from anchordetr_jax.training.watching.tensorboard import TensorBoard
+
+CURVES_FILE = "curves.png"
+PREDICTIONS_FILE = "predictions.png"
+"""The newest grid."""
+PREDICTIONS_FOLDER = "predictions"
+"""One grid an evaluation."""
+SECONDS_BETWEEN_CURVES = 30.0
+
+
+class RunWatch:
+    """Renews the pictures of a run. A context manager; use it on process 0.
+
+    Curves are drawn in a thread of their own, so that the devices are not kept waiting.
+    """
+
+    def __init__(
+        self, workdir: epath.PathLike, *, tensorboard: bool, seconds_between_curves: float = SECONDS_BETWEEN_CURVES
+    ):
+        self._workdir = epath.Path(workdir)
+        self._between = seconds_between_curves
+        self._drawn = time.monotonic()
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        self._drawing: Future[None] | None = None
+        self._tensorboard: TensorBoard | None = None
+        if tensorboard and "://" in str(workdir):
+            logging.warning("TensorBoard files are written to local workdirs only: not to %s.", workdir)
+        elif tensorboard:
+            self._tensorboard = TensorBoard(workdir)
+
+    def line(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes a line of `metrics.jsonl`. Curves are renewed after evaluations, and else now and then."""
+        if self._tensorboard is not None:
+            self._tensorboard.line(step, values)
+        is_evaluation = any(name.startswith(EVALUATION_PREFIX) for name in values)
+        if is_evaluation or time.monotonic() - self._drawn >= self._between:
+            self._renew_curves()
+
+    def predictions(self, step: int, dataset: DetectionSource, results: Sequence[Mapping[str, Any]]) -> None:
+        """Draws predictions beside the truth, always of the same few images."""
+        path = self._workdir / PREDICTIONS_FOLDER / f"step_{step:06d}.png"
+        write_predictions(path, dataset, results)
+        write_atomically(self._workdir / PREDICTIONS_FILE, path.read_bytes())
+        if self._tensorboard is not None:
+            self._tensorboard.picture(step, "val/predictions", path)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *exception: object) -> None:
+        failed = kind is not None
+        self._finish_drawing(failed=failed)
+        if (self._workdir / METRICS_FILE).exists():
+            self._renew_curves()
+            self._finish_drawing(failed=failed)
+        self._thread.shutdown()
+        if self._tensorboard is not None:
+            self._tensorboard.__exit__()
+
+    def _renew_curves(self) -> None:
+        if self._drawing is None or self._drawing.done():
+            self._finish_drawing()
+            self._drawn = time.monotonic()
+            self._drawing = self._thread.submit(plot_curves, self._workdir / METRICS_FILE, self._workdir / CURVES_FILE)
+
+    def _finish_drawing(self, *, failed: bool = False) -> None:
+        """Waits for the curves. They are not worth a run: what goes wrong is logged.
+
+        `failed`: the run itself has failed. That is to be told of then, and most likely the reason is the same.
+        """
+        drawing, self._drawing = self._drawing, None
+        if drawing is not None and (error := drawing.exception()) and not failed:
+            logging.warning("The curves could not be drawn: %s", error)

@@ -1,0 +1,103 @@
+"""A run's numbers and pictures for TensorBoard, written without TensorFlow."""
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+from absl import logging
+from etils import epath
+from PIL import Image
+from tensorboardX import summary
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+
+from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
+
+TENSORBOARD_FOLDER = "tensorboard"
+MAX_WIDTH = 1600
+"""Pixels; wider pictures are made smaller, as event files grow with every one."""
+
+
+class TensorBoard:
+    """Writes event files into a workdir's `tensorboard`. A context manager; use it on process 0, with a local workdir.
+
+    Numbers of training are shown under `train/`, those of evaluations under `val/`. When a run goes on from a step,
+    what the files say of later steps is hidden, as those are taken again. A file that cannot be written ends the
+    writing, not the run.
+    """
+
+    def __init__(self, workdir: epath.PathLike):
+        self._workdir = Path(workdir)
+        # tensorboardX's own SummaryWriter would write in a thread, and keep a run waiting for ever once that has met a
+        # full disk.
+        self._writer: EventsWriter | None = None
+        self._failed = False
+
+    def line(self, step: int, values: Mapping[str, Any]) -> None:
+        """Takes a line that was written to `metrics.jsonl`."""
+        for name, value in values.items():
+            if isinstance(value, int | float) and np.isfinite(value) and name != "epoch":
+                tag = name if name.startswith(EVALUATION_PREFIX) else f"train/{name}"
+                self._write(Event(step=step, wall_time=time.time(), summary=summary.scalar(tag, value)))
+        self._flush()
+
+    def picture(self, step: int, name: str, file: epath.PathLike) -> None:
+        """Takes an image file that belongs to a step."""
+        with Image.open(file) as image:
+            image.thumbnail((MAX_WIDTH, 16 * MAX_WIDTH))
+            pixels = np.asarray(image.convert("RGB"))
+        value = summary.image(name, pixels, dataformats="HWC")
+        self._write(Event(step=step, wall_time=time.time(), summary=value))
+        self._flush()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._writer is not None and not self._failed:
+            self._writer.close()
+
+    def _write(self, event: Event) -> None:
+        if self._failed:
+            return
+        try:
+            if self._writer is None:
+                self._writer = self._opened(event.step)
+            self._writer.write_event(event)
+        except OSError as error:
+            self._give_up(error)
+
+    def _flush(self) -> None:
+        if self._writer is not None and not self._failed:
+            try:
+                self._writer.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def _opened(self, step: int) -> EventsWriter:
+        folder = self._workdir / TENSORBOARD_FOLDER
+        folder.mkdir(parents=True, exist_ok=True)
+        earlier = len(list(folder.iterdir()))
+        writer = EventsWriter(str(folder / "events"), f".{earlier}")
+        if earlier:
+            log = SessionLog(status=SessionLog.START)
+            writer.write_event(Event(step=self._first_step_taken_again(step), wall_time=time.time(), session_log=log))
+        return writer
+
+    def _first_step_taken_again(self, step: int) -> int:
+        """One more than the last step before `step` that the metrics, cut where the run goes on, have kept."""
+        path = self._workdir / METRICS_FILE
+        kept = [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+        return max((number for number in kept if number < step), default=-1) + 1
+
+    def _give_up(self, error: OSError) -> None:
+        self._failed = True
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+        folder = self._workdir / TENSORBOARD_FOLDER
+        logging.warning("TensorBoard's files in %s cannot be written (%s): the run goes on without.", folder, error)

@@ -1,0 +1,1 @@
+"""The proof that this is the official detector."""

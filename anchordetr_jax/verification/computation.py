@@ -1,0 +1,215 @@
+"""A case's figures as this project computes them: by its own model, matcher, losses and train step."""
+
+import contextlib
+from collections.abc import Iterator, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.detection.losses import detection_losses
+from anchordetr_jax.detection.matching import Targets, match, matching_costs
+from anchordetr_jax.detection.postprocess import top_detections
+from anchordetr_jax.devices import make_mesh, state_shardings
+from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.model.definition import Variables
+from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
+from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
+from anchordetr_jax.training.step import make_train_step
+from anchordetr_jax.verification.figures import Case, Detected, Figures
+from anchordetr_jax.verification.stages import run_stages
+from anchordetr_jax.weights.arguments import config_with
+from anchordetr_jax.weights.correspondence import correspondences
+from anchordetr_jax.weights.state_dict import state_dict_from_variables, variables_from_state_dict
+
+STEPS_AN_EPOCH = 1_000_000
+"""More than any case takes: the learning rates are those of the first epoch."""
+
+
+@contextlib.contextmanager
+def float_width(dtype: str) -> Iterator[None]:
+    """JAX with 64-bit numbers for "float64" and without for "float32", in all threads, for the while."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", dtype == "float64")
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+def compute(
+    case: Case,
+    dtype: str,
+    *,
+    padding: Literal["invariant", "official"] | None = None,
+    forms: Mapping[str, bool] | None = None,
+) -> Figures:
+    """All figures of a case, in "float64", "float32" or "bfloat16" (with losses and all that follows in float32).
+
+    Args:
+        case: what to compute. Without targets nothing is trained.
+        dtype: of everything.
+        forms: `model.cpu_forms` and its like, where they are not to be the defaults.
+        padding: `ModelConfig.padding`; by default `official` where the images differ in size, else `invariant`.
+    """
+    padding = padding or ("official" if case.is_padded else "invariant")
+    config = config_with(
+        case.config,
+        {"model.dtype": dtype, "model.padding": padding, "model.remat": False, "mesh.fsdp": 1, **(forms or {})},
+    )
+    with float_width(dtype):
+        variables = variables_from_state_dict(case.state_dict, config.model)
+        figures = _forward(case, config, variables)
+        if case.targets:
+            _losses(case, config, figures)
+            _train(case, config, variables, figures)
+    return figures
+
+
+def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Figures:
+    definition = definition_of(config.model)
+    images, sizes = case.batch(_given_dtype(config)), case.image_sizes
+
+    @jax.jit
+    def forward(variables: Mapping[str, Any], images: jax.Array, sizes: jax.Array) -> Any:
+        return run_stages(definition.merge(variables), images, sizes)
+
+    predictions, stages = _to_numpy(forward(variables, images, sizes))
+    target_sizes = sizes if case.target_sizes is None else case.target_sizes.astype(np.int32)
+    detections = top_detections(
+        jnp.asarray(predictions.logits[-1]), jnp.asarray(predictions.boxes[-1]), jnp.asarray(target_sizes)
+    )
+    return Figures(
+        stages=stages,
+        stage_shapes={name: array.shape for name, array in stages.items()},
+        layers=tuple(range(config.model.decoder_layers)),
+        logits=predictions.logits,
+        boxes=predictions.boxes,
+        detections=Detected(*_to_numpy(detections)),
+    )
+
+
+def _losses(case: Case, config: Config, figures: Figures) -> None:
+    """Matching and losses of the predictions that are among the figures."""
+    batch = _batch(case, config)
+    logits, boxes = jnp.asarray(figures.logits), jnp.asarray(figures.boxes)
+    targets = Targets(jnp.asarray(batch.boxes), jnp.asarray(batch.labels), jnp.asarray(batch.num_boxes))
+
+    @jax.jit
+    def find(logits: jax.Array, boxes: jax.Array, targets: Targets) -> Any:
+        matches = match(logits, boxes, targets, config.matcher)
+        num_boxes = jnp.maximum(targets.num_boxes.sum(), 1)
+        losses = detection_losses(logits, boxes, targets, matches, num_boxes=num_boxes, config=config.loss)
+        return matches, matching_costs(logits, boxes, targets, config.matcher), losses
+
+    matches, figures.costs, losses = _to_numpy(find(logits, boxes, targets))
+    figures.losses = _official_losses(losses)
+    figures.matches = matched_pairs(matches)
+
+
+def _train(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
+    definition, mesh, batch = (
+        definition_of(config.model),
+        make_mesh(config.mesh, jax.devices()[:1]),
+        _batch(case, config),
+    )
+    optimizer = _keeping_gradients(
+        make_optimizer(config.optimizer, steps_before=lambda epoch: STEPS_AN_EPOCH * epoch, epochs=config.train.epochs)
+    )
+    arrays = {path: jnp.asarray(value) for path, value in variables.items()}
+    state = new_state(*split_variables(arrays, trainable_paths(definition, config.optimizer.freeze)), optimizer.init)
+    state = jax.device_put(state, state_shardings(state, mesh))
+    train_step = make_train_step(definition, optimizer, config, mesh, state)
+    losses, norms = [], []
+    for step in range(max(1, case.steps)):
+        state, metrics = train_step(state, batch)
+        losses.append(float(metrics["loss"]))
+        norms.append(float(metrics["grad_norm"]))
+        if step == 0:
+            figures.gradient_norms = _official_norms(_to_numpy(state.opt_state.gradients), config.model)
+    if case.steps:
+        figures.step_losses, figures.step_gradient_norms = np.array(losses), np.array(norms)
+        after = state_dict_from_variables(_to_numpy({**state.params, **state.frozen}), config.model)
+        figures.tensors_after = after
+        figures.norms_after = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in after.items()}
+
+
+def matched_pairs(matches: np.ndarray) -> dict[tuple[int, int], dict[int, int]]:
+    """The query of each target by decoder layer and image, from int [L,B,N] with -1 where a target has none."""
+    layers, images, _ = matches.shape
+    return {
+        (layer, image): {target: query for target, query in enumerate(matches[layer, image].tolist()) if query >= 0}
+        for layer in range(layers)
+        for image in range(images)
+    }
+
+
+class _WithGradients(NamedTuple):
+    state: Any
+    gradients: Variables
+
+
+def _keeping_gradients(optimizer: Optimizer) -> Optimizer:
+    """The optimiser, whose state tells the gradients of the last step, too."""
+
+    def init(params: Variables) -> _WithGradients:
+        return _WithGradients(optimizer.init(params), jax.tree.map(jnp.zeros_like, params))
+
+    def update(
+        gradients: Variables, state: _WithGradients, params: Variables, step: jax.Array, norm: jax.Array
+    ) -> tuple[Variables, _WithGradients]:
+        changes, inner = optimizer.update(gradients, state.state, params, step, norm)
+        return changes, _WithGradients(inner, gradients)
+
+    return Optimizer(init, update, optimizer.learning_rates)
+
+
+def _given_dtype(config: Config) -> str:
+    """Of images and boxes."""
+    return "float32" if config.model.dtype == "bfloat16" else config.model.dtype
+
+
+def _batch(case: Case, config: Config) -> Batch:
+    dtype, images = _given_dtype(config), len(case.images)
+    most = max(1, *(len(objects.labels) for objects in case.targets))
+    boxes, labels = np.zeros((images, most, 4), dtype), np.zeros((images, most), np.int32)
+    for i, objects in enumerate(case.targets):
+        boxes[i, : len(objects.labels)] = objects.boxes
+        labels[i, : len(objects.labels)] = objects.labels
+    return Batch(
+        images=case.batch(dtype),
+        image_sizes=case.image_sizes,
+        boxes=boxes,
+        labels=labels,
+        num_boxes=np.array([len(objects.labels) for objects in case.targets], np.int32),
+        rows=np.arange(images, dtype=np.int32),
+        valid=np.ones(images, bool),
+        original_sizes=case.image_sizes,
+    )
+
+
+def _official_losses(losses: Mapping[str, np.ndarray]) -> dict[str, float]:
+    """Ours by name and layer under the official names: those of the last layer have no number."""
+    named = {"class_error": float(losses["class_error"])}
+    for theirs, ours in {"loss_ce": "class", "loss_bbox": "box", "loss_giou": "giou"}.items():
+        *earlier, last = losses[ours].tolist()
+        named |= {theirs: last} | {f"{theirs}_{layer}": value for layer, value in enumerate(earlier)}
+    return named
+
+
+def _official_norms(gradients: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, float]:
+    """Gradient norms under official names: a fused projection's is that of all its parts, a shared head counts once."""
+    return {
+        row.sources[0]: float(
+            np.sqrt(sum(np.sum(np.square(gradients[part].astype(np.float64))) for part in row.targets))
+        )
+        for row in correspondences(config)
+        if all(part in gradients for part in row.targets)
+    }
+
+
+def _to_numpy(tree: Any) -> Any:
+    return jax.tree.map(np.asarray, tree)

@@ -1,0 +1,144 @@
+"""Golden figures: files that say how to make a case from seeds, and what the official code computed of it in float64.
+
+An `.npz` file holds `meta`, a JSON text, with the official command line's arguments (`args`), the seeds and sizes, and
+numbers by name; any of these arrays:
+
+- `logits` [layers,B,Q,K] and `boxes` [layers,B,Q,4] (all decoder layers, or those that `layers_kept` names);
+- `post/scores`, `post/labels`, `post/boxes`, `post/target_sizes`: the best detections of the last layer;
+- `stage/NAME`: a sample of the output of a part (shapes in `meta.stage_shapes`);
+- `target_boxes_I`, `target_labels_I`: the objects of image I; then `loss/NAME`, `match/layerL/imageI/query` and
+  `…/target`, `meta.grad_norms`, all of the first training step; `total_loss_per_step` and `grad_norm_per_step`; and
+  what the last step left: `meta.param_norms_after`, `param_after/NAME`.
+"""
+
+import json
+import re
+import zipfile
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.verification.figures import Case, Detected, Figures, ImageTargets, synthetic_case
+from anchordetr_jax.weights.arguments import config_with, is_argument, refuse_unknown, settings_from_arguments
+
+OFFICIAL_CLASSES = 91
+REQUIRED = ("args", "weight_seed", "image_sizes", "image_seeds")
+UNDERSTOOD = (*REQUIRED, "name", "note", "layers_kept", "stage_shapes", "grad_norms", "param_norms_after")
+ARRAYS = re.compile(
+    r"logits|boxes|post/(scores|labels|boxes|target_sizes)|stage/.+|target_(boxes|labels)_\d+|loss/.+"
+    r"|match/layer\d+/image\d+/(query|target)|(total_loss|grad_norm)_per_step|param_after/.+"
+)
+LAYER_WORDS = {"first": 0, "last": -1}
+
+
+class Golden(NamedTuple):
+    """A file of golden figures."""
+
+    case: Case
+    figures: Figures
+    unused: tuple[str, ...]
+    """Entries of `meta` that were not understood."""
+
+
+def read_golden(path: str | Path) -> Golden:
+    """Reads a file of golden figures and makes its weights and images.
+
+    Raises:
+        UserError: the file is missing or of another form, or asks for what this project does not have.
+    """
+    meta, arrays = _read(path)
+    arguments = {name: value for name, value in meta.items() if is_argument(name)} | meta["args"]
+    refuse_unknown(arguments, str(path))
+    config = config_with(Config(), settings_from_arguments(arguments))
+    classes = arrays["logits"].shape[-1] if "logits" in arrays else OFFICIAL_CLASSES
+    config = config_with(config, {"model.num_classes": classes})
+    sizes = tuple((int(height), int(width)) for height, width in meta["image_sizes"])
+    figures = _figures(path, meta, arrays, config.model.decoder_layers)
+    case = synthetic_case(
+        str(meta.get("name", Path(path).stem)),
+        config,
+        weight_seed=int(meta["weight_seed"]),
+        sizes=sizes,
+        image_seeds=tuple(map(int, meta["image_seeds"])),
+        targets=_targets(path, arrays, len(sizes)),
+        steps=0 if figures.step_losses is None else len(figures.step_losses),
+        target_sizes=arrays.get("post/target_sizes"),
+    )
+    unused = tuple(name for name in meta if name not in UNDERSTOOD and not is_argument(name))
+    return Golden(case, figures, unused)
+
+
+def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        meta = json.loads(str(arrays.pop("meta")))
+        missing = [name for name in REQUIRED if name not in meta]
+    except FileNotFoundError:
+        raise UserError(f"There is no file {path}; give the path of golden figures (.npz).") from None
+    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+        detail = " ".join(str(error).split())[:120]
+        raise UserError(f"{path} is not a file of golden figures ({detail}); give an .npz file with 'meta'.") from None
+    if missing:
+        raise UserError(f"{path} is not a file of golden figures: its meta lacks {', '.join(missing)}.")
+    unknown = [name for name in arrays if not ARRAYS.fullmatch(name)]
+    if unknown:
+        raise UserError(f"{path} has arrays that are not understood, so it cannot be verified: {', '.join(unknown)}.")
+    return meta, arrays
+
+
+def _targets(path: str | Path, arrays: dict[str, np.ndarray], images: int) -> tuple[ImageTargets, ...]:
+    if "target_boxes_0" not in arrays:
+        return ()
+    try:
+        return tuple(
+            ImageTargets(arrays[f"target_boxes_{i}"].reshape(-1, 4), arrays[f"target_labels_{i}"].astype(np.int32))
+            for i in range(images)
+        )
+    except KeyError as error:
+        raise UserError(f"{path} has targets for some of its {images} images only: {error} is missing.") from None
+
+
+def _figures(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray], decoder_layers: int) -> Figures:
+    kept = meta.get("layers_kept")
+    layers = tuple(range(decoder_layers)) if kept is None else _layers(path, kept, decoder_layers)
+    if "logits" in arrays and len(arrays["logits"]) != len(layers):
+        raise UserError(f"{path} has logits of {len(arrays['logits'])} decoder layers and says they are {len(layers)}.")
+    detections = None
+    if "post/scores" in arrays:
+        detections = Detected(*(arrays[f"post/{name}"] for name in Detected._fields))
+    matches: dict[tuple[int, int], dict[int, int]] = {}
+    for name, queries in arrays.items():
+        if found := re.fullmatch(r"match/layer(\d+)/image(\d+)/query", name):
+            targets = arrays[name.removesuffix("query") + "target"]
+            matches[int(found[1]), int(found[2])] = dict(zip(targets.tolist(), queries.tolist(), strict=True))
+    stages = {name.removeprefix("stage/"): value for name, value in arrays.items() if name.startswith("stage/")}
+    return Figures(
+        stages=stages,
+        stage_shapes={name: tuple(shape) for name, shape in meta.get("stage_shapes", {}).items()},
+        layers=layers,
+        logits=arrays.get("logits"),
+        boxes=arrays.get("boxes"),
+        detections=detections,
+        losses={name.removeprefix("loss/"): float(x) for name, x in arrays.items() if name.startswith("loss/")},
+        matches=matches,
+        gradient_norms=meta.get("grad_norms", {}),
+        step_losses=arrays.get("total_loss_per_step"),
+        step_gradient_norms=arrays.get("grad_norm_per_step"),
+        norms_after=meta.get("param_norms_after", {}),
+        tensors_after={
+            name.removeprefix("param_after/"): x for name, x in arrays.items() if name.startswith("param_after/")
+        },
+    )
+
+
+def _layers(path: str | Path, kept: Any, decoder_layers: int) -> tuple[int, ...]:
+    """Decoder layers from what `layers_kept` says: "first, last", or numbers."""
+    words = kept.replace(",", " ").split() if isinstance(kept, str) else list(kept)
+    try:
+        return tuple(range(decoder_layers)[LAYER_WORDS[word] if word in LAYER_WORDS else int(word)] for word in words)
+    except (ValueError, IndexError, TypeError):
+        raise UserError(f"{path} keeps the decoder layers {kept!r}, which is not understood.") from None

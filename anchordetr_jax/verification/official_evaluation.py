@@ -1,0 +1,124 @@
+"""One detector evaluated twice on the same photographs: by the official command, and by this project."""
+
+import json
+import tempfile
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from anchordetr_jax.checkpoints.checkpoint import load_model
+from anchordetr_jax.config import Config, DataConfig, EvalConfig
+from anchordetr_jax.data.sources.coco import open_split
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
+from anchordetr_jax.evaluation.evaluate import Evaluator
+from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.verification.agreement import compare_detections
+from anchordetr_jax.verification.comparison import Table
+from anchordetr_jax.verification.figures import Detected
+from anchordetr_jax.verification.official import OfficialCode
+from anchordetr_jax.verification.tolerances import FLOAT32, SCORES
+from anchordetr_jax.weights.convert import export_weights, read_weights
+
+IMAGES, ANNOTATIONS = "{}2017", "annotations/instances_{}2017.json"
+"""Where the official code looks for the images of a split, and for its annotations."""
+
+Results = Sequence[Mapping[str, Any]]
+"""Entries of COCO's result format."""
+
+
+def verify_evaluation(
+    repo: str | Path, weights: str | Path, data: str | Path, *, count: int = 0, dilation: bool | None = None
+) -> Table:
+    """COCO's 12 numbers and all detections, by a checkout of the official code and by this project, both in float32.
+
+    Args:
+        repo: the checkout.
+        weights: a checkpoint, which the official code gets exported; or a file of official weights, which is imported
+            here.
+        data: a folder with val2017/ and annotations/instances_val2017.json.
+        count: how many of its images are taken, the first by id; 0: all.
+        dilation: DC5 or C5, where a file does not say.
+
+    Raises:
+        UserError: something is missing or cannot be read.
+    """
+    code, root = OfficialCode(repo), Path(data).resolve()
+    with tempfile.TemporaryDirectory() as name:
+        folder, file = Path(name), Path(weights)
+        images = _link_first_images(root, folder, count)
+        if file.is_dir():
+            file = folder / "exported.pth"
+            export_weights(weights, file)
+            model, meta = load_model(weights, dtype="float32", padding="invariant")
+            config = meta.config
+        else:
+            imported = read_weights(file, dilation=dilation, annotations=root / ANNOTATIONS.format("val"))
+            config = imported.config
+            model = definition_of(config.model).merge(jax.tree.map(jnp.asarray, imported.variables))
+        numbers, theirs = code.evaluate(config, file, folder, folder)
+        settings = Config(data=DataConfig(root=str(folder), labels=config.data.labels), eval=EvalConfig(batch_size=1))
+        dataset = open_split(settings.data, "val")
+        result = Evaluator(dataset, settings).run(model, progress=False)
+    table = Table(f"{weights}: {len(images)} images of {root}, by the official main.py --eval and here")
+    for name, official in zip(METRIC_NAMES, numbers, strict=True):
+        ours = result.metrics[name]
+        table.compare(name, ours, official, SCORES, note=f"official {official:.4f}, here {ours:.4f}")
+    compare_results(table, result.results, theirs, images, dataset.categories.ids)
+    return table
+
+
+def compare_results(
+    table: Table, ours: Results, official: Results, images: Mapping[int, tuple[int, int]], categories: Collection[int]
+) -> None:
+    """Adds rows for two lists of entries in COCO's result format.
+
+    Args:
+        table: gets the rows.
+        ours: entries of these categories only.
+        official: maybe of others as well, as the official code has more class outputs than there are categories.
+        images: (height, width) of each image by id.
+        categories: the category ids of the data set.
+    """
+    limit = FLOAT32.predictions
+    sizes = np.array(list(images.values()))
+    compare_detections(
+        table, _by_image(ours, images), _by_image(official, images), sizes, limit, limit, labels=categories
+    )
+
+
+def _link_first_images(root: Path, folder: Path, count: int) -> dict[int, tuple[int, int]]:
+    """Makes `folder` look like `root` with the first images only. Returns their (height, width) by id."""
+    try:
+        content = json.loads((root / ANNOTATIONS.format("val")).read_text())
+        images = sorted(content["images"], key=lambda image: image["id"])[: count or None]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{root} has no readable {ANNOTATIONS.format('val')} ({error}): give a folder in COCO's format."
+        ) from None
+    ids = {image["id"] for image in images}
+    kept = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
+    (folder / "annotations").mkdir()
+    for split in ("train", "val"):  # the official command opens the training images, too
+        (folder / IMAGES.format(split)).symlink_to(root / IMAGES.format("val"), target_is_directory=True)
+        (folder / ANNOTATIONS.format(split)).write_text(json.dumps({**content, "images": images, "annotations": kept}))
+    return {image["id"]: (image["height"], image["width"]) for image in images}
+
+
+def _by_image(results: Results, images: Mapping[int, Any]) -> list[Detected]:
+    """Each image's detections, in the order of `images`, best first."""
+    entries: dict[int, list[Mapping[str, Any]]] = {image: [] for image in images}
+    for entry in results:
+        entries[entry["image_id"]].append(entry)
+    found = []
+    for of_image in entries.values():
+        best_first = sorted(of_image, key=lambda entry: -entry["score"])
+        boxes = np.array([entry["bbox"] for entry in best_first], np.float64).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        labels = np.array([entry["category_id"] for entry in best_first], np.int64)
+        found.append(Detected(np.array([entry["score"] for entry in best_first], np.float64), labels, boxes))
+    return found

@@ -1,0 +1,192 @@
+"""Proofs that this project computes what the official code computes. Each is a table, or several."""
+
+import dataclasses
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, ModelConfig
+from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.transforms import apply_draw, evaluation_draws
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
+from anchordetr_jax.verification.agreement import compare_figures
+from anchordetr_jax.verification.comparison import Table
+from anchordetr_jax.verification.computation import compute
+from anchordetr_jax.verification.figures import Case, synthetic_targets
+from anchordetr_jax.verification.golden import read_golden
+from anchordetr_jax.verification.official import OfficialCode
+from anchordetr_jax.verification.synthetic import official_shapes, synthetic_image, synthetic_state_dict
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
+from anchordetr_jax.weights.convert import exported, read_checkpoint, read_weights
+from anchordetr_jax.weights.torch_file import write_torch_file
+
+PIXELS = 1e-6
+"""Largest difference of normalised pixels, which are float32 of the order of one: a few roundings of 6e-8 each."""
+IMAGE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+LARGEST_TO_SHORT = 1333 / 800
+"""The longest side that evaluation allows, by the short side."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trial:
+    """What to run both codes on."""
+
+    config: Config
+    state_dict: dict[str, np.ndarray] | None = None
+    """The weights; None for synthetic ones."""
+    photographs: tuple[Path, ...] = ()
+    """Image files; without any, synthetic images of `sizes` are taken."""
+    short_side: int = 256
+    """What the photographs are resized to."""
+    sizes: tuple[tuple[int, int], ...] = ((128, 160), (160, 112))
+    """(h,w) of synthetic images: the first is computed alone, and trained on; then all as one padded batch."""
+    seed: int = 0
+    steps: int = 3
+
+
+def verify_golden(path: str | Path, dtype: str = "float64", forms: Mapping[str, bool] | None = None) -> Table:
+    """Computes the case of a file of golden figures, and compares. Raises `UserError` if the file cannot be read."""
+    case, reference, unused = read_golden(path)
+    table = Table(f"{path}: {describe(case)}; {dtype} here, float64 there")
+    compare_figures(table, compute(case, dtype, forms=forms), reference, case, dtype)
+    if unused:
+        table.note(f"Not understood in the file's meta, and not used: {', '.join(unused)}.")
+    return table
+
+
+def verify_official(repo: str | Path, trial: Trial, dtypes: Sequence[str] = ("float64", "float32")) -> Iterator[Table]:
+    """Runs a checkout of the official code beside ours, and compares stage by stage.
+
+    For each dtype: one image alone with everything (stages, detections, losses, gradients, optimiser steps), then
+    several of different size in one padded batch, or the image with padding around it where there are several levels
+    (there the official code mixes images).
+
+    Raises:
+        UserError: there is no checkout, something that it needs is not installed, or an image cannot be read.
+    """
+    code = OfficialCode(repo)
+    if trial.photographs:
+        images = [_photograph(path, trial.short_side) for path in trial.photographs]
+        yield _compare_pixels(code, trial, images)
+    else:
+        images = [synthetic_image(*size, trial.seed + i) for i, size in enumerate(trial.sizes)]
+    for case in official_cases(trial, images):
+        for dtype in dtypes:
+            table = Table(f"The official code beside ours, {case.name}: {describe(case)}; both in {dtype}")
+            compare_figures(table, compute(case, dtype), code.compute(case, dtype), case, dtype)
+            yield table
+
+
+def official_cases(trial: Trial, images: Sequence[np.ndarray]) -> Iterator[Case]:
+    """What `verify_official` computes."""
+    model = trial.config.model
+    weights = trial.state_dict or synthetic_state_dict(official_shapes(model), trial.seed)
+    targets = synthetic_targets(1, trial.seed, model.num_classes)
+    alone = Case(
+        name="one image",
+        config=trial.config,
+        images=(images[0],),
+        state_dict=weights,
+        targets=targets if trial.steps else (),
+        steps=trial.steps,
+    )
+    yield alone
+    padded = dataclasses.replace(alone, targets=(), steps=0)
+    if model.num_feature_levels == 1 and len(images) > 1:
+        yield dataclasses.replace(padded, name=f"{len(images)} images in one padded batch", images=tuple(images))
+    else:
+        height, width = images[0].shape[:2]
+        yield dataclasses.replace(padded, name="one padded image", canvas=(height + 32, width + 64))
+
+
+def verify_roundtrip(checkpoint: str | Path) -> Table:
+    """Exports a checkpoint into a file, imports that, and compares bit by bit.
+
+    Raises `UserError` if there is no checkpoint, or none that can be exported.
+    """
+    variables, config, categories = read_checkpoint(checkpoint)
+    outputs = OFFICIAL_OUTPUTS if categories is not None else config.model.num_classes
+    content, _ = exported(variables, config, categories, outputs)
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "exported.pth"
+        write_torch_file(path, content)
+        back = read_weights(path)
+    table = Table(f"{checkpoint}: exported ({len(content['model'])} tensors) and imported again, bit by bit")
+    for part in sorted({name.partition("/")[0] for name in variables.keys() | back.variables.keys()}):
+        mine, theirs = (
+            {name: array for name, array in side.items() if name.partition("/")[0] == part}
+            for side in (back.variables, variables)
+        )
+        differing = [name for name in mine.keys() | theirs.keys() if not _same_bits(mine.get(name), theirs.get(name))]
+        total = sum(array.size for array in theirs.values())
+        table.compare(part, len(differing), 0, 0.0, note=f"arrays that differ, of {len(theirs)} ({total} numbers)")
+    table.compare("classes", float(back.categories != categories), 0.0, 0.0)
+    architecture = dataclasses.asdict(back.config.model)
+    kept = {name: architecture[name] for name in (*ARITHMETIC, "initialization")}
+    expected = dataclasses.asdict(config.model) | kept
+    table.compare("architecture", float(architecture != expected), 0.0, 0.0)
+    return table
+
+
+def describe(case: Case) -> str:
+    """The architecture and the images in a few words."""
+    model: ModelConfig = case.config.model
+    words = [
+        f"{model.backbone} {'DC5' if model.dilation else 'C5'}",
+        f"{model.num_feature_levels} feature levels" if model.num_feature_levels > 1 else "",
+        "standard attention" if model.attention == "standard" else "",
+        "grid of anchors" if case.has_grid else "",
+        f"{model.encoder_layers}+{model.decoder_layers} layers",
+        f"{model.num_patterns}x{model.num_anchors} queries",
+        " and ".join(f"{height}x{width}" for height, width in case.image_sizes.tolist()) + " pixels",
+        'padding="official"' if case.is_padded else "",
+    ]
+    return ", ".join(word for word in words if word)
+
+
+def image_files(folder: str | Path, count: int) -> tuple[Path, ...]:
+    """The first images of a folder, by name. Raises `UserError` if there are none."""
+    if not Path(folder).is_dir():
+        raise UserError(f"There is no folder of images {folder}.")
+    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_FILES)
+    if not files:
+        raise UserError(f"There are no images in {folder}.")
+    return tuple(files[:count])
+
+
+def _photograph(path: Path, short_side: int) -> np.ndarray:
+    """As our evaluation feeds it, at another size than 800: float32 [h,w,3], normalised."""
+    pixels = read_image(path, _stored_size(path))
+    augment = AugmentConfig(eval_size=short_side, max_size=int(short_side * LARGEST_TO_SHORT))
+    draw = evaluation_draws(np.array([pixels.shape[:2]]), augment)[0]
+    pixels, _, _ = apply_draw(pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), draw)
+    mean, std = np.array(PIXEL_MEAN, np.float32), np.array(PIXEL_STD, np.float32)
+    return (pixels.astype(np.float32) / 255 - mean) / std
+
+
+def _stored_size(path: Path) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            return image.height, image.width
+    except OSError as error:
+        raise UserError(f"Image file {path} cannot be read ({error}).") from None
+
+
+def _compare_pixels(code: OfficialCode, trial: Trial, images: Sequence[np.ndarray]) -> Table:
+    table = Table(f"Photographs, resized to {trial.short_side} pixels and normalised")
+    for path, ours in zip(trial.photographs, images, strict=True):
+        with Image.open(path) as image:
+            theirs = code.preprocess(image.convert("RGB"), trial.short_side, int(trial.short_side * LARGEST_TO_SHORT))
+        table.compare(path.name, ours, theirs, PIXELS)
+    return table
+
+
+def _same_bits(a: np.ndarray | None, b: np.ndarray | None) -> bool:
+    if a is None or b is None or a.shape != b.shape or a.dtype != b.dtype:
+        return False
+    bits_of_a, bits_of_b = (np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in (a, b))
+    return np.array_equal(bits_of_a, bits_of_b)

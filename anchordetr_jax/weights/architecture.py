@@ -1,0 +1,112 @@
+"""The architecture that an official state dict implies."""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.weights.correspondence import PARALLEL_PREFIX
+
+StateDict = Mapping[str, np.ndarray]
+
+DEPTHS = {6: "resnet50", 23: "resnet101"}
+"""Blocks of the third stage, which tell the two apart."""
+PROJECTIONS = {5: "rcda", 3: "standard"}
+"""Input projections of cross-attention, which tell the two kinds of attention apart."""
+
+
+def config_from_state_dict(state_dict: StateDict, *, dilated: bool, **settings: Any) -> ModelConfig:
+    """The settings of the network whose weights these are.
+
+    Args:
+        state_dict: the official names and arrays.
+        dilated: DC5 or C5, which the tensors do not tell.
+        settings: further fields of `ModelConfig`; they win over what is read here.
+
+    Raises:
+        UserError: this is not an Anchor DETR state dict.
+    """
+    return ModelConfig(**(read_architecture(state_dict) | {"dilation": dilated} | settings))
+
+
+def read_architecture(state_dict: StateDict) -> dict[str, Any]:
+    """The fields of `ModelConfig` that names and shapes tell: all but C5 or DC5, attention heads, and a grid's size.
+
+    A tensor that is missing is left for the conversion to name: what it would tell is read from its neighbours, or is
+    the official default.
+
+    Raises:
+        UserError: this is not an Anchor DETR state dict.
+    """
+    state_dict = {name.removeprefix(PARALLEL_PREFIX): array for name, array in state_dict.items()}
+    decoder_layers = _count(state_dict, r"transformer\.decoder_layers\.(\d+)\.")
+    depth = _count(state_dict, r"backbone\.body\.layer3\.(\d+)\.")
+    if decoder_layers == 0 or depth == 0:
+        missing = "transformer.decoder_layers" if decoder_layers == 0 else "backbone.body.layer3"
+        raise UserError(f"This is not an Anchor DETR state dict: it has no tensors under '{missing}'.")
+    read: dict[str, Any] = {
+        "backbone": backbone_of_depth(depth),
+        "num_feature_levels": max(1, _count(state_dict, r"input_proj\.(\d+)\.")),
+        "spatial_prior": "learned" if "transformer.position.weight" in state_dict else "grid",
+        "encoder_layers": _count(state_dict, r"transformer\.encoder_layers\.(\d+)\.")
+        + _count(state_dict, r"transformer\.encoder_layers_level\.(\d+)\."),
+        "decoder_layers": decoder_layers,
+    }
+    if cross := _matrix(state_dict, r"transformer\.decoder_layers\.\d+\.cross_attn\.in_proj_weight"):
+        projections = cross[0] // cross[1]
+        if projections not in PROJECTIONS:
+            raise UserError(
+                f"The cross-attention projects to {projections} times its width; row-column attention has 5 "
+                "projections and standard attention 3."
+            )
+        read |= {"attention": PROJECTIONS[projections], "hidden_dim": cross[1]}
+    if patterns := _matrix(state_dict, r"transformer\.pattern\.weight"):
+        read["num_patterns"] = patterns[0]
+    if anchors := _matrix(state_dict, r"transformer\.position\.weight"):
+        read["num_anchors"] = anchors[0]
+    if classes := _matrix(state_dict, r"transformer\.class_embed\.\d+\.weight"):
+        read["num_classes"] = classes[0]
+    else:
+        read["num_classes"] = 91
+    if hidden := _matrix(state_dict, r"transformer\.(?:en|de)coder_layers\.\d+\.ffn\.linear1\.weight"):
+        read["ffn_dim"] = hidden[0]
+    return read
+
+
+def is_resnet(state_dict: StateDict) -> bool:
+    """Whether this is a ResNet alone, as torchvision names its tensors."""
+    return "conv1.weight" in state_dict and any(name.startswith("layer1.0.") for name in state_dict)
+
+
+def read_depth(state_dict: StateDict) -> str:
+    """`resnet50` or `resnet101`, for a torchvision state dict. Raises `UserError` if it is neither."""
+    if not any(re.match(r"layer1\.0\.conv3\.", name) for name in state_dict):
+        raise UserError("This ResNet has no bottlenecks of three convolutions; give a ResNet-50 or a ResNet-101.")
+    return backbone_of_depth(_count(state_dict, r"layer3\.(\d+)\."))
+
+
+def backbone_of_depth(blocks: int) -> str:
+    """The backbone with so many blocks in its third stage. Raises `UserError` if there is none."""
+    if blocks not in DEPTHS:
+        raise UserError(
+            f"The backbone's third stage has {blocks} blocks; the backbones here are ResNet-50 (6) and ResNet-101 (23)."
+        )
+    return DEPTHS[blocks]
+
+
+def _matrix(state_dict: StateDict, pattern: str) -> tuple[int, int] | None:
+    """Shape of the first matrix with rows and columns whose name is `pattern`."""
+    for name, array in state_dict.items():
+        shape = np.shape(array)
+        if re.fullmatch(pattern, name) and len(shape) == 2 and min(shape) > 0:
+            return shape
+    return None
+
+
+def _count(state_dict: StateDict, pattern: str) -> int:
+    """One more than the highest index that `pattern` finds."""
+    found = [int(match[1]) for name in state_dict if (match := re.match(pattern, name))]
+    return max(found, default=-1) + 1

@@ -1,0 +1,47 @@
+"""`scripts/inspect_dataset.py` looks a data set over in one command."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+SCRIPT = Path(__file__).parents[3] / "scripts" / "inspect_dataset.py"
+
+
+@pytest.mark.processes
+def test_a_roboflow_folder_is_looked_over_in_one_command(tmp_path: Path, script_environment: dict[str, str]) -> None:
+    for split, colour in (("train", (200, 0, 0)), ("valid", (0, 0, 200))):
+        folder = tmp_path / "data" / split
+        folder.mkdir(parents=True)
+        Image.new("RGB", (60, 40), colour).save(folder / "a.png")
+        content = {
+            "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+            "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20]}],
+            "categories": [{"id": 1, "name": "cell"}],
+        }
+        (folder / "_annotations.coco.json").write_text(json.dumps(content))
+
+    def inspect() -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(SCRIPT), str(tmp_path / "data"), "--output", str(tmp_path / "report")]
+        return subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
+
+    sound = inspect()
+    assert sound.returncode == 0, sound.stderr
+    assert "train: 1 images, 1 objects of 1 classes" in sound.stdout
+    assert "No problems found." in sound.stdout
+    written = {path.name for path in (tmp_path / "report").iterdir()}
+    assert written == {"report.json", "objects.png", "samples_train.png", "samples_val.png"}
+
+    (tmp_path / "data" / "valid" / "a.png").unlink()
+    (tmp_path / "data" / "valid" / "b.png").touch()
+    content["images"].append({"id": 2, "file_name": "b.png", "width": 60, "height": 40})  # type: ignore[attr-defined]
+    (tmp_path / "data" / "valid" / "_annotations.coco.json").write_text(json.dumps(content))
+    broken = inspect()
+    assert broken.returncode == 1
+    assert f"{tmp_path}/data/valid/a.png (image 1): it does not exist" in broken.stdout
+    assert "2 errors are to be mended" in broken.stderr
+    problems = json.loads((tmp_path / "report" / "report.json").read_text())["problems"]
+    assert {problem["kind"] for problem in problems} >= {"missing file", "unreadable file"}

@@ -1,0 +1,199 @@
+"""The images and annotations of a split are found in the layouts that tools export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.source import open_source
+from anchordetr_jax.data.sources.coco import CocoDataset, open_split
+from anchordetr_jax.data.sources.layouts import split_files
+from anchordetr_jax.errors import UserError
+
+
+def add_split(
+    root: Path, annotations: str, images: str, names: tuple[str, ...] = ("a.jpg", "b.jpg"), prefix: str = ""
+) -> None:
+    """An annotation file and the images that it lists as `prefix` + name."""
+    (root / images).mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (root / images / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (20, 10)).save(root / images / name)
+    content = {
+        "images": [
+            {"id": i, "file_name": prefix + name, "width": 20, "height": 10} for i, name in enumerate(names, start=1)
+        ],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5]}],
+        "categories": [{"id": 1, "name": "cell"}],
+    }
+    (root / annotations).parent.mkdir(parents=True, exist_ok=True)
+    (root / annotations).write_text(json.dumps(content))
+
+
+def found(root: Path, split: Any, **settings: Any) -> tuple[str, str]:
+    files = split_files(DataConfig(root=str(root), **settings), split)
+    assert files.found
+    return str(files.images.relative_to(root)), str(files.annotations.relative_to(root))
+
+
+@pytest.mark.parametrize(
+    ("split", "images", "annotations"),
+    [
+        ("train", "train", "train/_annotations.coco.json"),
+        ("val", "valid", "valid/_annotations.coco.json"),
+        ("test", "test", "test/_annotations.coco.json"),
+    ],
+)
+def test_roboflow_keeps_annotations_beside_the_images(
+    tmp_path: Path, split: str, images: str, annotations: str
+) -> None:
+    for folder in ("train", "valid", "test"):
+        add_split(tmp_path, f"{folder}/_annotations.coco.json", folder)
+    assert found(tmp_path, split) == (images, annotations)
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images", "prefix"),
+    [
+        ("annotations/instances_default.json", "images", ""),
+        ("annotations/instances_default.json", "images/default", ""),
+        ("annotations/instances_default.json", "images", "default/"),
+        ("annotations/cells.json", "photos", ""),
+        ("result.json", "images", "images/"),
+        ("result.json", "images", "images\\"),
+        ("_annotations.coco.json", "", ""),
+    ],
+)
+def test_a_single_file_of_any_name_is_for_training(tmp_path: Path, annotations: str, images: str, prefix: str) -> None:
+    add_split(tmp_path, annotations, images)
+    content = json.loads((tmp_path / annotations).read_text())
+    if prefix:  # The images are below the folder that is found.
+        folder = prefix.strip("/\\")
+        (tmp_path / images / folder).mkdir(parents=True, exist_ok=True)
+        for image in content["images"]:
+            Path(tmp_path / images / image["file_name"]).rename(tmp_path / images / folder / image["file_name"])
+            image["file_name"] = prefix + image["file_name"]
+        (tmp_path / annotations).write_text(json.dumps(content))
+    assert found(tmp_path, "train") == (images or ".", annotations)
+    dataset = open_split(DataConfig(root=str(tmp_path)), "train")
+    assert dataset.open_image(0).shape == (10, 20, 3)
+
+
+def test_splits_are_told_by_the_names_of_their_files(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/instances_train.json", "images/train")
+    add_split(tmp_path, "annotations/instances_Validation.json", "images/val")
+    add_split(tmp_path, "annotations/captions_train.json", "images/train")
+    assert found(tmp_path, "train") == ("images/train", "annotations/instances_train.json")
+    assert found(tmp_path, "val") == ("images/val", "annotations/instances_Validation.json")
+
+
+def test_a_setting_that_is_given_is_kept(tmp_path: Path) -> None:
+    add_split(tmp_path, "train_a.json", "one")
+    add_split(tmp_path, "train_b.json", "two", names=("c.jpg",))
+    assert found(tmp_path, "train", train_annotations="train_b.json") == ("two", "train_b.json")
+
+
+def test_what_was_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_split(tmp_path, "valid/_annotations.coco.json", "valid")
+    open_source(DataConfig(root=str(tmp_path)), "val")
+    assert (
+        f"Found the val images: {tmp_path}/valid, {tmp_path}/valid/_annotations.coco.json." in capsys.readouterr().err
+    )
+
+
+def test_a_missing_validation_split_costs_a_sentence_that_names_the_ways_out(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/instances_default.json", "images")
+    with pytest.raises(UserError, match=r"only annotations/instances_default.json: .*data\.val_fraction=0\.1"):
+        split_files(DataConfig(root=str(tmp_path)), "val")
+
+
+def test_several_files_that_could_be_meant_are_listed(tmp_path: Path) -> None:
+    add_split(tmp_path, "train_a.json", "one")
+    add_split(tmp_path, "train_b.json", "two")
+    with pytest.raises(UserError, match=r"several annotation files for 'train' \(train_a.json, train_b.json\)"):
+        split_files(DataConfig(root=str(tmp_path)), "train")
+
+
+def test_images_that_could_be_in_several_folders_are_listed(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/cells.json", "left")
+    add_split(tmp_path, "annotations/cells.json", "right")
+    with pytest.raises(UserError, match=r"are in several folders \(left, right\): .*data\.train_images"):
+        split_files(DataConfig(root=str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize("prefix", ["/data/upload/3/", "../../media/upload/3/", "C:\\photos\\"])
+def test_images_listed_by_paths_of_another_machine_are_found_by_their_last_parts(tmp_path: Path, prefix: str) -> None:
+    add_split(tmp_path, "result.json", "images", prefix=prefix)
+    dataset = open_split(DataConfig(root=str(tmp_path)), "train")
+    assert dataset.open_image(0).shape == (10, 20, 3)
+    assert dataset.remarks == (
+        f"Found the train images: {tmp_path}/images, {tmp_path}/result.json, by the last parts of the paths in it.",
+    )
+
+
+def test_last_parts_that_two_images_share_find_none(tmp_path: Path) -> None:
+    add_split(tmp_path, "result.json", "images", names=("a.jpg",))
+    content = json.loads((tmp_path / "result.json").read_text())
+    first = content["images"][0]
+    content["images"] = [{**first, "id": i, "file_name": f"/upload/{i}/a.jpg"} for i in (1, 2)]
+    (tmp_path / "result.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"None of the images that .*result.json lists"):
+        split_files(DataConfig(root=str(tmp_path)), "train")
+
+
+def test_images_that_are_nowhere_are_named(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/cells.json", "images")
+    (tmp_path / "images" / "a.jpg").unlink()
+    (tmp_path / "images" / "b.jpg").unlink()
+    with pytest.raises(UserError, match=r"None of the images that .*cells.json lists \(such as 'a.jpg'\)"):
+        split_files(DataConfig(root=str(tmp_path)), "train")
+
+
+@pytest.mark.parametrize(
+    ("file", "sentence"),
+    [("data.yaml", "only data.yaml: .* YOLO"), ("Annotations/a.xml", "Pascal VOC"), ("notes.txt", "only notes.txt")],
+)
+def test_a_folder_without_annotations_is_told_by_what_is_in_it(tmp_path: Path, file: str, sentence: str) -> None:
+    (tmp_path / file).parent.mkdir(exist_ok=True)
+    (tmp_path / file).write_text("")
+    with pytest.raises(UserError, match=sentence):
+        split_files(DataConfig(root=str(tmp_path)), "train")
+
+
+def test_a_held_out_share_divides_the_training_images(tmp_path: Path) -> None:
+    names = tuple(f"{i}.png" for i in range(40))
+    add_split(tmp_path, "annotations/cells.json", "images", names=names)
+    config = DataConfig(root=str(tmp_path), val_fraction=0.25)
+    train, val = open_split(config, "train"), open_split(config, "val")
+    assert set(train.image_ids).isdisjoint(val.image_ids)
+    assert len(train) + len(val) == 40
+    assert 4 <= len(val) <= 16
+    truth = val.ground_truth()
+    assert truth is not None
+    assert [image["id"] for image in truth["images"]] == list(val.image_ids)
+    assert int(train.box_counts.sum() + val.box_counts.sum()) == 1
+    # Others that are added change nobody's side.
+    add_split(tmp_path, "annotations/cells.json", "images", names=(*names, *(f"x{i}.png" for i in range(9))))
+    assert set(val.image_ids) <= set(open_split(config, "val").image_ids)
+
+
+def test_a_category_that_only_heads_the_others_is_no_class(tmp_path: Path) -> None:
+    add_split(tmp_path, "train/_annotations.coco.json", "train")
+    file = tmp_path / "train" / "_annotations.coco.json"
+    content = json.loads(file.read_text())
+    content["categories"] = [
+        {"id": 0, "name": "cells", "supercategory": "none"},
+        {"id": 1, "name": "red", "supercategory": "cells"},
+        {"id": 2, "name": "white", "supercategory": "cells"},
+    ]
+    file.write_text(json.dumps(content))
+    dataset = open_split(DataConfig(root=str(tmp_path)), "train")
+    assert dataset.categories.names == ("red", "white")
+    assert [category["id"] for category in (dataset.ground_truth() or {})["categories"]] == [1, 2]
+    assert "Category 0 ('cells') only heads the others: it is no class." in dataset.remarks
+    content["annotations"][0]["category_id"] = 0
+    file.write_text(json.dumps(content))
+    assert CocoDataset(tmp_path / "train", file).categories.names == ("cells", "red", "white")

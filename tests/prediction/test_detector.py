@@ -1,0 +1,205 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from anchordetr_jax import Detector, UserError
+from anchordetr_jax.config import AugmentConfig
+from anchordetr_jax.prediction import detector as predict
+from anchordetr_jax.weights.convert import export_weights
+from anchordetr_jax.weights.torch_file import read_state_dict, write_torch_file
+from tests.detector import MODEL, save_detector
+from tests.tolerances import SCORE32
+
+SIZES = ((40, 60), (30, 30), (36, 60), (40, 60))
+"""Of these all but one are padded to the same shape."""
+BOX32 = 1e-3
+"""Pixels, in images of up to 60: relative boxes agree to CLOSE32."""
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_detector(tmp_path_factory.mktemp("detector") / "checkpoint")
+
+
+@pytest.fixture(scope="module")
+def detector(checkpoint: Path) -> Detector:
+    return Detector.from_pretrained(checkpoint)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("images")
+    rng = np.random.default_rng(0)
+    for i, size in enumerate(SIZES):
+        Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(root / f"{i}.png")
+    return root
+
+
+def test_importing_the_package_imports_no_jax() -> None:
+    code = "import sys, anchordetr_jax; assert 'jax' not in sys.modules and 'Detector' in dir(anchordetr_jax)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_an_image_gives_the_same_detections_alone_and_in_any_batch(detector: Detector, folder: Path) -> None:
+    together = detector.predict(folder, threshold=0, batch_size=3)
+    for i, (found, size) in enumerate(zip(together, SIZES, strict=True)):
+        alone = detector.predict(folder / f"{i}.png", threshold=0)
+        assert found.source == str(folder / f"{i}.png")
+        assert found.image_size == size
+        assert len(found) == MODEL.num_patterns * MODEL.num_anchors * 2
+        np.testing.assert_allclose(found.scores, alone.scores, atol=SCORE32)
+        np.testing.assert_allclose(found.boxes, alone.boxes, atol=BOX32)
+
+
+def test_paths_pictures_and_arrays_of_an_image_give_the_same(detector: Detector, folder: Path) -> None:
+    path = folder / "0.png"
+    with Image.open(path) as picture:
+        kinds = [str(path), path.as_uri(), picture.copy(), np.asarray(picture), np.asarray(picture) / 255]
+    expected = detector.predict(path, threshold=0)
+    for kind in kinds:
+        found = detector.predict(kind, threshold=0)
+        assert np.array_equal(found.boxes, expected.boxes)
+        assert np.array_equal(found.scores, expected.scores)
+
+
+def test_names_and_ids_are_the_checkpoints(detector: Detector, folder: Path) -> None:
+    found = detector.predict(folder / "0.png", threshold=0)
+    assert {(one.label, one.name, one.category_id) for one in found} == {(0, "cat", 3), (1, "dog", 7)}
+
+
+def test_only_detections_from_the_threshold_on_are_reported_inside_the_image(detector: Detector, folder: Path) -> None:
+    everything = detector.predict(folder / "0.png", threshold=0)
+    some = detector.predict(folder / "0.png", threshold=float(everything.scores[4]))
+    assert np.array_equal(some.scores, everything.scores[:5])
+    assert everything.boxes.min() >= 0
+    assert everything.boxes[:, [0, 2]].max() <= 60
+    assert everything.boxes[:, [1, 3]].max() <= 40
+
+
+def test_a_picture_is_seen_as_its_exif_data_turns_it(detector: Detector, folder: Path, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be turned clockwise by a quarter
+    with Image.open(folder / "0.png") as picture:
+        picture.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.png", exif=exif)
+    turned, upright = (detector.predict(path, threshold=0) for path in (tmp_path / "turned.png", folder / "0.png"))
+    assert turned.image_size == (40, 60)
+    assert np.array_equal(turned.boxes, upright.boxes)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2000, 1500)])
+def test_every_size_finds_a_shape(detector: Detector, size: tuple[int, int]) -> None:
+    resized = detector.resized(np.array([size]))[0]
+    shape = detector.static_shape((int(resized[0]), int(resized[1])))
+    assert (resized <= shape).all()
+    assert max(shape) <= 64
+
+
+def test_photographs_of_the_usual_proportions_need_little_padding() -> None:
+    detector = object.__new__(Detector)  # only its settings count here
+    detector.augment = AugmentConfig()
+    shapes = set()
+    for long, short in ((4, 3), (3, 2), (16, 9), (1, 1)):
+        size = detector.resized(np.array([[short * 300, long * 300]]))[0]
+        shape = detector.static_shape((int(size[0]), int(size[1])))
+        assert size.prod() > 0.92 * np.prod(shape)
+        shapes.add(shape)
+    assert (800, 1088) in shapes
+
+
+def test_a_bad_image_is_named_and_passed_over_only_where_asked(
+    detector: Detector, folder: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "bad.png").write_text("hello")
+    images = [folder / "0.png", tmp_path / "bad.png", tmp_path / "missing.png", folder / "1.png"]
+    outcomes = dict(detector.predict_each(images, 0.1))
+    assert [isinstance(outcomes[i], UserError) for i in range(4)] == [False, True, True, False]
+    with pytest.raises(UserError, match=r"bad\.png is not an image"):
+        detector.predict(images)
+
+
+@pytest.mark.parametrize(("threshold", "message"), [(50, r"did you mean 0\.5"), (-1, "between 0 and 1")])
+def test_a_threshold_beyond_scores_is_refused(detector: Detector, threshold: float, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        detector.predict([], threshold=threshold)
+
+
+def test_no_images_give_no_detections(detector: Detector) -> None:
+    assert detector.predict([]) == []
+
+
+def test_an_official_file_is_loaded_once_it_is_known_whether_it_is_dc5(tmp_path: Path) -> None:
+    resnet = dataclasses.replace(MODEL, backbone="resnet50", num_classes=91, decoder_layers=1)
+    save_detector(tmp_path / "resnet", resnet, None)
+    export_weights(tmp_path / "resnet", tmp_path / "full.pth")
+    state_dict, _ = read_state_dict(tmp_path / "full.pth")
+    write_torch_file(tmp_path / "bare.pth", {"model": state_dict})
+    with pytest.raises(
+        UserError, match=r"bare\.pth does not say .* dilation=False \(C5\) or True \(DC5\), .* --nodilation"
+    ):
+        Detector.from_pretrained(tmp_path / "bare.pth")
+    detector = Detector.from_pretrained(tmp_path / "bare.pth", dilation=True, dtype="bfloat16")
+    assert detector.names[1] == "person"
+    assert len(detector.names) == 80
+    assert detector.model.config.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dtype": "float16"}, "dtype must be one of"),
+        ({"names": ["a", "b", "c"]}, "class output 2"),
+        ({"dilation": True}, "is a checkpoint, which knows its dilation"),
+        ({"annotations": "a.json"}, "is a checkpoint, which knows its annotations"),
+    ],
+)
+def test_wrong_options_are_refused(checkpoint: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        Detector.from_pretrained(checkpoint, **options)
+
+
+def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing at .*nowhere"):
+        Detector.from_pretrained(tmp_path / "nowhere")
+
+
+def test_names_may_be_given(checkpoint: Path) -> None:
+    assert Detector.from_pretrained(checkpoint, names={1: "wolf"}).names == {1: "wolf"}
+
+
+@pytest.mark.processes
+def test_the_script_draws_and_writes_what_it_can_read(
+    checkpoint: Path, folder: Path, tmp_path: Path, script_environment: dict[str, str]
+) -> None:
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "scripts/predict.py", *map(str, arguments), "--checkpoint", str(checkpoint)]
+        return subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
+
+    (tmp_path / "bad.jpg").write_text("hello")
+    done = run(tmp_path / "bad.jpg", "--output", tmp_path / "none")
+    assert done.returncode == 1
+    assert "Error: Image file" in done.stderr.splitlines()[-1]
+    images = [folder / "0.png", folder / "2.png"]
+    done = run(*images, images[0], tmp_path / "bad.jpg", "--output", tmp_path / "out", "--threshold", "0.1")
+    assert done.returncode == 0, done.stderr
+    assert "bad.jpg is not an image" in done.stderr
+    assert done.stdout.strip().endswith("; 1 could not be read")
+    written = json.loads((tmp_path / "out" / "detections.json").read_text())
+    assert [Path(image["file_name"]).name for image in written["images"]] == ["0.png", "2.png"]
+    assert {entry["category_id"] for entry in written["annotations"]} <= {3, 7}
+    assert written["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
+    assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"0.png", "2.png"}
+
+
+def test_detectors_of_one_architecture_share_what_is_compiled(
+    detector: Detector, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector.predict(folder / "0.png")
+    monkeypatch.setattr(predict, "top_detections", None)  # so that it cannot be traced again
+    Detector.from_pretrained(checkpoint).predict(folder / "2.png")

@@ -1,0 +1,78 @@
+"""What TensorBoard is given, read back from its files."""
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from tensorboardX.proto.event_pb2 import Event
+
+from anchordetr_jax.training.watching.tensorboard import TENSORBOARD_FOLDER, TensorBoard
+
+
+def events(workdir: Path) -> list[Any]:
+    """All events, file after file. A record is: length, checksum, data, checksum."""
+    found = []
+    for file in sorted((workdir / TENSORBOARD_FOLDER).iterdir()):
+        data, place = file.read_bytes(), 0
+        while place < len(data):
+            (length,) = struct.unpack_from("<Q", data, place)
+            found.append(Event.FromString(data[place + 12 : place + 12 + length]))
+            place += 16 + length
+    return found
+
+
+def scalars(workdir: Path) -> list[tuple[int, str, float]]:
+    return [
+        (event.step, value.tag, round(value.simple_value, 4))
+        for event in events(workdir)
+        for value in event.summary.value
+        if value.HasField("simple_value")
+    ]
+
+
+def test_numbers_are_told_by_where_they_come_from(tmp_path: Path) -> None:
+    with TensorBoard(tmp_path) as board:
+        board.line(10, {"epoch": 0.5, "loss": 2.5, "loss/box": float("nan"), "bad_steps": 0})
+        board.line(10, {"val/AP": 0.25})
+    assert scalars(tmp_path) == [(10, "train/loss", 2.5), (10, "train/bad_steps", 0.0), (10, "val/AP", 0.25)]
+
+
+def test_steps_that_are_taken_again_hide_what_was_said_of_them(tmp_path: Path) -> None:
+    lines = [{"step": step, "loss": 1.0} for step in (10, 20)]
+    with TensorBoard(tmp_path) as board:
+        for step in (10, 20, 30, 40):
+            board.line(step, {"loss": 1.0})
+    assert len(scalars(tmp_path)) == 4
+    # The run goes on from a checkpoint of step 25.
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    with TensorBoard(tmp_path) as board:
+        board.line(30, {"loss": 2.0})
+    assert len(scalars(tmp_path)) == 5
+    starts = [event.step for event in events(tmp_path) if event.session_log.status == event.session_log.START]
+    assert starts[-1] == 21
+
+
+def test_a_picture_is_shown_no_larger_than_it_is_useful(tmp_path: Path) -> None:
+    Image.fromarray(np.zeros((40, 4000, 3), np.uint8)).save(tmp_path / "wide.png")
+    with TensorBoard(tmp_path) as board:
+        board.picture(7, "val/predictions", tmp_path / "wide.png")
+    (picture,) = [value.image for event in events(tmp_path) for value in event.summary.value]
+    assert (picture.width, picture.height) == (1600, 16)
+
+
+def test_a_full_disk_ends_the_writing_and_not_the_run(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(event: Event) -> None:
+        raise OSError(28, "No space left on device")
+
+    with TensorBoard(tmp_path) as board:
+        board.line(1, {"loss": 1.0})
+        monkeypatch.setattr(board._writer, "write_event", refuse)
+        for step in range(2, 5):
+            board.line(step, {"loss": 1.0})
+    assert len([record for record in caplog.records if "No space left" in record.getMessage()]) == 1

@@ -1,0 +1,51 @@
+"""Figures that the official code computed, for every variant, in float64."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.verification.proofs import verify_golden
+
+FOLDER = Path(__file__).parent.parent / "golden"
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.stem)
+def test_figures_of_the_official_code_are_reproduced(path):
+    table = verify_golden(path)
+    assert table.passed, str(table)
+
+
+@pytest.mark.usefixtures("x64")
+def test_a_figure_that_differs_is_found(tmp_path):
+    with np.load(FOLDER / "r50_dc5_grid.npz") as file:
+        arrays = dict(file)
+    arrays["logits"] = arrays["logits"].copy()
+    arrays["logits"][-1, 0, 3, 7] += 1e-9
+    np.savez(tmp_path / "changed.npz", **arrays)
+    table = verify_golden(tmp_path / "changed.npz")
+    assert [row.stage for row in table.failed] == ["logits"] or any("logits" in row.stage for row in table.failed)
+
+
+def test_differences_of_bfloat16_are_reported_and_not_judged():
+    table = verify_golden(FOLDER / "r50_c5.npz", "bfloat16")
+    assert table.passed
+    assert all(row.tolerance is None for row in table.rows)
+    logits = [row.error for row in table.rows if row.stage.startswith("logits/")]
+    assert logits
+    assert all(1e-4 < error < 0.2 for error in logits)  # it was computed in bfloat16, and in nothing coarser
+
+
+@pytest.mark.usefixtures("x64")
+@pytest.mark.parametrize("forms", [{}, {"model.tpu_forms": True}], ids=["plain", "tpu_forms"])
+def test_figures_are_reproduced_in_every_form(forms):
+    table = verify_golden(FOLDER / "r50_dc5_train.npz", forms={"model.cpu_forms": False, **forms})
+    assert table.passed, str(table)
+
+
+def test_a_file_of_something_else_is_refused(tmp_path):
+    np.savez(tmp_path / "other.npz", a=np.zeros(3))
+    with pytest.raises(UserError, match=r"other\.npz"):
+        verify_golden(tmp_path / "other.npz")
