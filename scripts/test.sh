@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Lint, types and tests, in the project's own virtual environment, which is made if need be.
+# Lint, types, imports and tests, in the project's own virtual environment, which is made if need be.
 #
 #     bash scripts/test.sh                       everything
 #     bash scripts/test.sh tests/model -k rcda   these tests only: the arguments go to pytest
@@ -24,5 +24,7 @@ else
     run ruff format --check .
     run ruff check .
     run mypy
+    echo "== lint-imports"
+    "$VENV/bin/lint-imports" --no-cache --no-logo
     run pytest -n logical --maxprocesses 4 --dist loadfile # Two processes on two cores; more would wait for memory.
 fi
