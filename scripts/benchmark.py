@@ -45,7 +45,7 @@ from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, MatcherConfig, ModelConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
-from anchordetr_jax.data.source import open_source
+from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.detection.matching import Targets
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError

@@ -18,7 +18,8 @@ from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, read_meta
-from anchordetr_jax.data.source import DetectionSource, Split, open_source
+from anchordetr_jax.data.source import DetectionSource, Split
+from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.devices import make_mesh, replicated, start_distributed
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, class_table, summary_line

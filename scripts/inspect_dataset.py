@@ -28,7 +28,8 @@ from anchordetr_jax.data.inspection.report import (
     size_arrays,
     to_dict,
 )
-from anchordetr_jax.data.sources.layouts import Split, split_files
+from anchordetr_jax.data.source import Split
+from anchordetr_jax.data.sources.layouts import split_files
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.pictures.curves import plot_objects

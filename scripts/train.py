@@ -20,9 +20,9 @@ from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
-from anchordetr_jax.data.source import open_source
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.devices import make_mesh, start_distributed
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories

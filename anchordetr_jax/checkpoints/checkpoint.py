@@ -22,7 +22,7 @@ from orbax.checkpoint import v1 as ocp
 
 from anchordetr_jax.checkpoints.integrity import find_damage, write_checksums
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of

@@ -26,8 +26,8 @@ from anchordetr_jax.data.batching import (
     steps_before,
 )
 from anchordetr_jax.data.buckets import evaluation_buckets, training_buckets
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.source import DetectionSource
-from anchordetr_jax.data.sources.coco import Categories
 from anchordetr_jax.data.transforms import apply_draw, relative_boxes
 from anchordetr_jax.errors import UserError
 

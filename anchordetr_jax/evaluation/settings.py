@@ -3,7 +3,7 @@
 import dataclasses
 
 from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from flax import nnx
 
 from anchordetr_jax.config import AugmentConfig
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.transforms import Draw, apply_draw, evaluation_draws
 from anchordetr_jax.detection import postprocess
 from anchordetr_jax.detection.postprocess import top_detections

@@ -10,7 +10,7 @@ from jax.experimental import multihost_utils
 
 from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, absolute, save_variables
 from anchordetr_jax.config import Config
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.training.state import TrainState, evaluated_variables
 from anchordetr_jax.training.watching.metrics_file import read_evaluations, rounded
 

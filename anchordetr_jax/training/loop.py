@@ -14,7 +14,7 @@ from jax.sharding import Mesh
 
 from anchordetr_jax.config import Config, config_to_dict
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.devices import check_batch_size, global_batch, make_mesh
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json

@@ -31,7 +31,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     warn_of_damage,
 )
 from anchordetr_jax.config import ARITHMETIC, Config
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.state import TrainState, evaluated_variables, with_average
 

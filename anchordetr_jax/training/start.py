@@ -15,7 +15,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     read_meta,
     saved_shapes,
 )
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.state import TrainState, with_average
 

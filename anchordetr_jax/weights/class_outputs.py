@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 
 OFFICIAL_OUTPUTS = 91

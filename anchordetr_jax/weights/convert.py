@@ -10,7 +10,8 @@ import numpy as np
 
 from anchordetr_jax.checkpoints.checkpoint import load_model, read_meta, save_variables
 from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
-from anchordetr_jax.data.sources.coco import Categories, CocoDataset
+from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.definition import variables_of

@@ -9,7 +9,7 @@ import jax
 
 from anchordetr_jax.checkpoints.checkpoint import load_model, refuse_backbone_alone
 from anchordetr_jax.config import Config
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
 from anchordetr_jax.weights.convert import UntoldError, read_weights

@@ -17,7 +17,7 @@ from pycocotools.cocoeval import COCOeval
 
 from anchordetr_jax.checkpoints.checkpoint import save_model
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 
 pytestmark = pytest.mark.processes
 

@@ -9,7 +9,7 @@ import pytest
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.shapes import write_shapes_dataset
-from anchordetr_jax.data.source import open_source
+from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.report import prediction_examples, worst_examples
 from tests.data.sources.prepared import prepare

@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.evaluation.results import ImageDetections, coco_results
 
 RAW = Categories(ids=(3, 7), names=("cat", "dog"), scheme="raw")

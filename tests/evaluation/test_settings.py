@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 
 from anchordetr_jax.config import Config, DataConfig, EvalConfig, ModelConfig
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.settings import check_categories, evaluation_config
 

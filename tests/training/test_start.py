@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import save_variables
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.devices import to_host
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.start import load_start

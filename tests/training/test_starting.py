@@ -8,7 +8,7 @@ import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, save_variables, saved_shapes
 from anchordetr_jax.config import Config, ModelConfig
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.starting import prepare_start

@@ -11,7 +11,7 @@ from flax import nnx
 
 from anchordetr_jax.config import Config, MatcherConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.devices import ShardingRule, global_batch, make_mesh
 from anchordetr_jax.model.anchor_detr import Predictions
 from anchordetr_jax.model.definition import ModelDefinition

@@ -13,7 +13,7 @@ from flax import nnx
 
 from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import Config
-from anchordetr_jax.data.sources.coco import Categories
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.verification import official_evaluation

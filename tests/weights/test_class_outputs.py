@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchordetr_jax.data.sources.coco import Categories, LabelScheme
+from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights.class_outputs import BIAS, KERNEL, gather_outputs, output_places, spread_outputs

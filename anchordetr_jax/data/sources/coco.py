@@ -1,69 +1,24 @@
 """Data sets in COCO's form: a folder of images and a JSON file of annotations."""
 
-import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 from etils import epath
 
 from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.data.images import read_image
-from anchordetr_jax.data.sources.layouts import Split, image_name, split_files
+from anchordetr_jax.data.source import Split
+from anchordetr_jax.data.sources.layouts import image_name, split_files
 from anchordetr_jax.data.sources.portion import Portion
 from anchordetr_jax.errors import UserError
-
-LabelScheme = Literal["raw", "contiguous"]
 
 MAX_RAW_LABELS = 10_000  # far beyond any data set, and a class head of this size still fits
 MAX_IMAGE_SIDE = 1_000_000
 
 _SINGULAR = {"images": "image", "annotations": "annotation", "categories": "category"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Categories:
-    """The classes of a data set, and which class output (label) of the model each has.
-
-    With the scheme `raw` a label is the category's id itself, so that outputs may lie unused; with `contiguous` labels
-    are 0, 1, 2, … in the order of the ids.
-    """
-
-    ids: tuple[int, ...]
-    """Ascending."""
-    names: tuple[str, ...]
-    scheme: LabelScheme = "contiguous"
-
-    @property
-    def num_labels(self) -> int:
-        """Class outputs a model needs."""
-        return max(self.ids) + 1 if self.scheme == "raw" else len(self.ids)
-
-    def label_of(self, category_id: int) -> int:
-        """Raises `KeyError` for an id that is not among the categories."""
-        if category_id not in self.ids:
-            raise KeyError(category_id)
-        return category_id if self.scheme == "raw" else self.ids.index(category_id)
-
-    def category_of(self, label: int) -> int | None:
-        """The category id of a class output; None for an output that no category uses."""
-        if self.scheme == "raw":
-            return label if label in self.ids else None
-        return self.ids[label] if 0 <= label < len(self.ids) else None
-
-    def name_of(self, label: int) -> str:
-        """The category's name; for an unused output a stand-in."""
-        category_id = self.category_of(label)
-        return f"unused {label}" if category_id is None else self.names[self.ids.index(category_id)]
-
-    def to_dict(self) -> dict[str, Any]:
-        """Fit for JSON and for `from_dict`."""
-        return {"ids": list(self.ids), "names": list(self.names), "scheme": self.scheme}
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> "Categories":
-        return cls(ids=tuple(values["ids"]), names=tuple(values["names"]), scheme=values["scheme"])
 
 
 class CocoDataset:

@@ -1,6 +1,6 @@
 """The 80 categories of COCO's detection task, by the ids that its annotation files give them."""
 
-from anchordetr_jax.data.sources.coco import Categories, LabelScheme
+from anchordetr_jax.data.categories import Categories, LabelScheme
 
 COCO_NAMES = {
     1: "person",

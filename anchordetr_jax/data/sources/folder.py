@@ -9,9 +9,9 @@ import numpy as np
 import tqdm
 from etils import epath
 
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.image_sizes import Size, complete_sizes, header_size
 from anchordetr_jax.data.images import read_image
-from anchordetr_jax.data.sources.coco import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 

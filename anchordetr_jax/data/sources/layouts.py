@@ -18,15 +18,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import Any, Literal
+from typing import Any
 
 from etils import epath
 
 from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.source import Split
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
-
-Split = Literal["train", "val", "test"]
 
 WORDS: dict[Split, tuple[str, ...]] = {
     "train": ("train", "training"),

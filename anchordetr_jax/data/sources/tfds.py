@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.data.image_sizes import complete_sizes
 from anchordetr_jax.data.images import decode_image
-from anchordetr_jax.data.sources.coco import Categories, LabelScheme, boxes_by_row
+from anchordetr_jax.data.sources.coco import boxes_by_row
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
 from anchordetr_jax.data.sources.tfds_index import TfdsIndex, load_index, pixel_areas, pixel_boxes
 from anchordetr_jax.data.sources.tfds_records import Records

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from anchordetr_jax.config import DataConfig
-from anchordetr_jax.data.sources.coco import Categories, CocoDataset, open_split
+from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.sources.coco import CocoDataset, open_split
 from anchordetr_jax.errors import UserError
 
 

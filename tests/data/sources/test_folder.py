@@ -7,12 +7,13 @@ import pytest
 from PIL import Image
 
 from anchordetr_jax.config import Config, DataConfig
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.image_sizes import header_size
 from anchordetr_jax.data.loader import eval_batches
-from anchordetr_jax.data.source import open_source
-from anchordetr_jax.data.sources.coco import Categories, CocoDataset
+from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.data.sources.folder import ImageFolder
+from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.errors import UserError
 
 CATEGORIES = Categories((3, 7), ("circle", "square"))

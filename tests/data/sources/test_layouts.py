@@ -8,9 +8,9 @@ import pytest
 from PIL import Image
 
 from anchordetr_jax.config import DataConfig
-from anchordetr_jax.data.source import open_source
 from anchordetr_jax.data.sources.coco import CocoDataset, open_split
 from anchordetr_jax.data.sources.layouts import split_files
+from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.errors import UserError
 
 

@@ -15,12 +15,13 @@ import tensorflow_datasets
 from hypothesis import given
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import eval_batches
 from anchordetr_jax.data.shapes import write_shapes_dataset
-from anchordetr_jax.data.source import open_source
 from anchordetr_jax.data.sources import tfds, tfds_index
-from anchordetr_jax.data.sources.coco import Categories, CocoDataset
+from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
+from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.data.sources.tfds import TfdsDataset, match_categories
 from anchordetr_jax.data.sources.tfds_index import TfdsIndex, pixel_areas, pixel_boxes
 from anchordetr_jax.data.sources.tfds_records import Records, find_prepared
@@ -166,7 +167,7 @@ def test_reading_needs_no_tensorflow_and_others_do_not_wait_for_tfds(
     program = (
         "import sys\n"
         "from anchordetr_jax.config import AugmentConfig, Config, DataConfig\n"
-        "from anchordetr_jax.data.source import open_source\n"
+        "from anchordetr_jax.data.sources.opening import open_source\n"
         "assert 'tensorflow_datasets' not in sys.modules\n"
         f"config = DataConfig(source='tfds', root={str(prepared)!r}, tfds_name='photos/2017')\n"
         "print(open_source(config, 'val').open_image(0).dtype)\n"
