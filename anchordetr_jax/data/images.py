@@ -1,25 +1,32 @@
-"""Images of whatever kind, in files or in memory, as RGB pixels."""
+"""Images of every kind, in files or in memory, as upright RGB pixels."""
 
 import io
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from etils import epath
 from PIL import Image, ImageOps
 
+from anchordetr_jax.data.image_sizes import Header, picture_orientation
 from anchordetr_jax.errors import UserError
 
+Orientation = Literal["shown", "stored"]
+"""`shown`: the picture as EXIF says that viewers show it. `stored`: the pixels as they lie in the file."""
+
 _LARGEST = Image.MAX_IMAGE_PIXELS or 0
-"""Pixels from which Pillow warns of an image; at twice as many it refuses it."""
+"""Pillow warns of an image with more pixels than this, and refuses one with more than twice as many."""
 
 
-def read_image(path: epath.PathLike, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The pixels of an image file: uint8 RGB [h, w, 3].
+def read_image(
+    path: epath.PathLike, size: tuple[int, int] | None = None, orientation: Orientation = "shown"
+) -> np.ndarray:
+    """The pixels of an image file: uint8 RGB [h, w, 3]. This is the one way from a file to pixels.
 
-    `size` is the (h, w) that the annotations of the image were made for. COCO's annotations refer to the pixels as they
-    are stored, whatever orientation the file's EXIF data asks for; some tools annotate the picture as it is shown. So
-    with `size` the stored pixels are taken if they have that size, else the turned ones if these do. Without it, the
-    picture is turned as EXIF says.
+    Without `size` the picture is turned as its EXIF data says.
+
+    `size` is the (h, w) that the annotations of the image are made for. Most tools annotate the picture as it is shown.
+    Some annotate the stored pixels. The size tells which of the two it is where the picture lies on its side. It does
+    not tell where the picture stands on its head or is mirrored, or where it is square: then `orientation` decides.
 
     Raises `UserError` naming the file when it is missing, damaged, not an image or of another size.
     """
@@ -29,15 +36,18 @@ def read_image(path: epath.PathLike, size: tuple[int, int] | None = None) -> np.
         raise UserError(f"Image file {path} does not exist.") from None
     except OSError as error:
         raise UserError(f"Image file {path} cannot be read ({error.strerror or error}).") from None
-    return decode_image(data, str(path), size)
+    return decode_image(data, str(path), size, orientation)
 
 
-def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) -> np.ndarray:
-    """Like `read_image`, from a file's content; `name` is for messages."""
+def decode_image(
+    data: bytes, name: str, size: tuple[int, int] | None = None, orientation: Orientation = "shown"
+) -> np.ndarray:
+    """Like `read_image`, from the content of a file. Messages call the file `name`."""
     try:
         image: Image.Image = Image.open(io.BytesIO(data))
         stored_size = (image.height, image.width)
-        if stored_size != size:
+        size_tells = Header(stored_size, picture_orientation(image)).shown != stored_size
+        if not (stored_size == size and (size_tells or orientation == "stored")):
             image = ImageOps.exif_transpose(image)
         pixels = _rgb(image)
     except Image.UnidentifiedImageError:
@@ -45,7 +55,7 @@ def decode_image(data: bytes, name: str, size: tuple[int, int] | None = None) ->
         raise UserError(f"Image file {name} is not an image of a known format{hint}.") from None
     except Image.DecompressionBombError:
         raise UserError(f"Image file {name} is too large (over {2 * _LARGEST / 1e6:.0f} million pixels).") from None
-    except Exception as error:  # Pillow's readers meet damaged files with exceptions of many kinds
+    except Exception as error:  # Pillow's readers raise many kinds of exceptions for damaged files.
         raise UserError(f"Image file {name} is damaged ({error}).") from None
     if size is not None and pixels.shape[:2] != size:
         found, expected = f"{stored_size[1]} x {stored_size[0]}", f"{size[1]} x {size[0]}"
@@ -60,7 +70,7 @@ def picture_pixels(image: Image.Image, name: str = "The image") -> np.ndarray:
     """
     try:
         return _rgb(ImageOps.exif_transpose(image))
-    except Exception as error:  # Pillow reads files late, and meets damaged ones with exceptions of many kinds
+    except Exception as error:  # Pillow reads pixels late, and raises many kinds of exceptions for damaged files.
         raise UserError(f"{name} cannot be decoded ({error}).") from None
 
 

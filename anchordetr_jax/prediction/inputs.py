@@ -11,7 +11,7 @@ import numpy as np
 from etils import epath
 from PIL import Image
 
-from anchordetr_jax.data.image_sizes import header_size
+from anchordetr_jax.data.image_sizes import read_header
 from anchordetr_jax.data.images import array_pixels, picture_pixels, read_image
 from anchordetr_jax.data.sources.folder import SUFFIXES
 from anchordetr_jax.errors import UserError
@@ -35,11 +35,11 @@ class GivenImage:
         if self.path is not None:
             try:
                 with epath.Path(self.path).open("rb") as file:
-                    size = header_size(file, turned=True)
+                    header = read_header(file)
             except OSError:
-                size = None
-            if size is not None:
-                return size
+                header = None
+            if header is not None:
+                return header.shown
         height, width, _ = self.pixels().shape
         return height, width
 

@@ -56,9 +56,17 @@ def turned(orientation: int) -> bytes:
     return encoded(Image.fromarray(gradient()), exif=exif)
 
 
-def test_stored_pixels_are_taken_when_the_annotations_fit_them() -> None:
+def test_stored_pixels_are_taken_when_only_they_fit_the_annotations() -> None:
     assert (decode_image(turned(6), "x", (6, 8))[:, :, 0] == gradient()).all()
-    assert (decode_image(turned(3), "x", (6, 8))[:, :, 0] == gradient()).all()
+
+
+@pytest.mark.parametrize("orientation", [2, 3, 4])
+def test_where_the_size_cannot_tell_the_rule_decides(orientation: int) -> None:
+    stored = decode_image(turned(orientation), "x", (6, 8), "stored")
+    shown = decode_image(turned(orientation), "x", (6, 8), "shown")
+    assert (stored[:, :, 0] == gradient()).all()
+    assert (shown == decode_image(turned(orientation), "x")).all()
+    assert (shown != stored).any()
 
 
 def test_turned_pixels_are_taken_when_only_they_fit_the_annotations() -> None:

@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple, TypeGuard
 
 from etils import epath
 
-from anchordetr_jax.data.image_sizes import header_size
+from anchordetr_jax.data.image_sizes import read_header
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.sources.coco import MAX_IMAGE_SIDE, heading_category
 from anchordetr_jax.data.sources.layouts import SplitFiles, image_name
@@ -282,17 +282,15 @@ def _look_at_file(image: ImageRecord, decode: bool) -> tuple[tuple[str, str] | N
         with image.path.open("rb") as file:
             signature = _signature(file)
             file.seek(0)
-            size = header_size(file)
-            if size is not None and size != image.size:
-                file.seek(0)
-                size = header_size(file, turned=True)
+            header = read_header(file)
     except FileNotFoundError:
         return ("missing file", "it does not exist"), None
     except OSError as error:
         return ("unreadable file", error.strerror or str(error)), None
-    if size is None:
+    if header is None:
         return ("unreadable file", "it is not an image, or damaged"), signature
-    if size != image.size:
+    if image.size not in (header.stored, header.shown):
+        size = header.stored
         found, expected = f"{size[1]} x {size[0]}", f"{image.size[1]} x {image.size[0]}"
         return ("wrong size", f"the file has {found} pixels, the annotations say {expected}"), signature
     if decode:

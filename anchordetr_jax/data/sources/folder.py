@@ -10,7 +10,7 @@ import tqdm
 from etils import epath
 
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.data.image_sizes import Size, complete_sizes, header_size
+from anchordetr_jax.data.image_sizes import Size, complete_sizes, read_header
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
@@ -100,9 +100,10 @@ class ImageFolder:
     def _header_size(self, name: str) -> Size | None:
         try:
             with (self.folder / name).open("rb") as file:
-                return header_size(file, turned=True)
+                header = read_header(file)
         except OSError:
             return None
+        return None if header is None else header.shown
 
 
 def _ids(names: Sequence[str]) -> list[int]:

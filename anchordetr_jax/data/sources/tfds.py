@@ -84,7 +84,9 @@ class TfdsDataset:
     def open_image(self, row: int) -> np.ndarray:
         """uint8 RGB [h, w, 3]. Raises `UserError` naming the image if it is damaged or its record cannot be read."""
         height, width = self.sizes[row].tolist()
-        return decode_image(self._records[int(self._record_of[row])]["image"], self.describe(row), (height, width))
+        data = self._records[int(self._record_of[row])]["image"]
+        # Boxes of TFDS are relative to the pixels that TensorFlow decodes, and it does not turn pictures.
+        return decode_image(data, self.describe(row), (height, width), orientation="stored")
 
     def ground_truth(self) -> dict[str, Any] | None:
         """What COCO's annotation file of these images would hold, for scoring; None where nothing is annotated."""

@@ -18,7 +18,7 @@ import numpy as np
 import tqdm
 from absl import logging
 
-from anchordetr_jax.data.image_sizes import header_size
+from anchordetr_jax.data.image_sizes import read_header
 from anchordetr_jax.data.sources.tfds_records import Records
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically
@@ -139,10 +139,11 @@ def _two_decimals(values: np.ndarray, tolerance: np.ndarray | float) -> np.ndarr
 def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     objects, image_id = record["objects"], record.get("image/id")
     file_name = record.get("image/filename")
+    header = read_header(io.BytesIO(record["image"]))
     return {
         "image_ids": [image_id] if isinstance(image_id, int | np.integer) else [],
         "file_names": [file_name.decode(errors="replace")] if isinstance(file_name, bytes) else [],
-        "sizes": [header_size(io.BytesIO(record["image"])) or (0, 0)],
+        "sizes": [(0, 0) if header is None else header.stored],
         "counts": [len(objects["label"])],
         "boxes": objects["bbox"],
         "labels": objects["label"],

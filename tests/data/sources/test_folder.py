@@ -8,7 +8,7 @@ from PIL import Image
 
 from anchordetr_jax.config import Config, DataConfig
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.data.image_sizes import header_size
+from anchordetr_jax.data.image_sizes import read_header
 from anchordetr_jax.data.loader import eval_batches
 from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.data.sources.coco_categories import coco_categories
@@ -107,7 +107,9 @@ def test_sizes_take_no_pixels(form: str, monkeypatch: pytest.MonkeyPatch) -> Non
 
     for kind in (type(Image.open(buffer)), Image.Image):
         monkeypatch.setattr(kind, "load", refuse)
-    assert header_size(buffer, turned=True) == (12, 20)
+    header = read_header(buffer)
+    assert header is not None
+    assert header.shown == (12, 20)
 
 
 def test_damaged_images_keep_their_rows_and_are_named_when_read(folder: Path) -> None:
