@@ -1,1 +1,1 @@
-"""Measuring: this package, the official code beside it, and what the compiler says of both."""
+"""Measurements of this package, alone and beside the official code, and plans for accelerators that are not there."""

@@ -1,5 +1,7 @@
-"""The official code's forward pass and training step, from a user's own checkout, eager, compiled or in mixed
-precision."""
+"""The forward pass and the training step of the official code, from a user's own checkout.
+
+They run as they are (eager), under `torch.compile`, in bfloat16 mixed precision, or both.
+"""
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,17 +15,17 @@ from anchordetr_jax.verification.official import OfficialCode, weighted
 
 
 class Inputs(NamedTuple):
-    """What programs are made for."""
+    """What the programs compute."""
 
     config: Config
     state_dict: Mapping[str, np.ndarray]
     images: np.ndarray
-    """Normalised, float32 [B,H,W,3], none of them padded."""
+    """float32 [B,H,W,3], normalised, not padded."""
     targets: Sequence[ImageTargets]
 
 
 class OfficialPrograms:
-    """What is to be timed of it. Use it as a context: the code runs only within."""
+    """The programs to time. Use it as a context manager: the code runs only inside."""
 
     def __init__(self, code: OfficialCode, inputs: Inputs):
         self.code, self.inputs = code, inputs
@@ -52,7 +54,7 @@ class OfficialPrograms:
         return run
 
     def train(self, *, compiled: bool, mixed: bool) -> Callable[[], None]:
-        """A whole training step; each run goes on from the one before."""
+        """A whole training step. Each run continues from the last one."""
         model, criterion, _, arguments = self._build()
         model, criterion = model.to(self.device).train(), criterion.to(self.device).train()
         optimizer = self.code.make_optimizer(model, arguments)
@@ -81,7 +83,7 @@ class OfficialPrograms:
         return run
 
     def multiply_adds(self) -> float | None:
-        """Multiply-adds of a forward pass of one image as fvcore counts them; None where fvcore is not installed."""
+        """Multiply-adds of a forward pass of one image, counted by fvcore. None if fvcore is not installed."""
         try:
             from fvcore.nn import FlopCountAnalysis
         except ImportError:
@@ -89,7 +91,7 @@ class OfficialPrograms:
         code, torch, model = self.code, self.torch, self._build()[0].eval()
 
         class OfPixels(torch.nn.Module):  # type: ignore[misc, name-defined]
-            """The model as a function of an array, which is all that can be traced."""
+            """The model as a function of one array, because fvcore traces nothing else."""
 
             def __init__(self) -> None:
                 super().__init__()
@@ -131,7 +133,7 @@ def _channels_first(images: np.ndarray) -> np.ndarray:
 
 
 def _in_float32(value: Any) -> Any:
-    """A tensor, or a list of dicts of them, as the losses want it after mixed precision."""
+    """A tensor or a list of dicts of tensors in float32, which the losses need after mixed precision."""
     if isinstance(value, list):
         return [{name: tensor.float() for name, tensor in one.items()} for one in value]
     return value.float()

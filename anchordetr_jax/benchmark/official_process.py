@@ -1,4 +1,4 @@
-"""The official code in a process of its own, with its own threads and its own way with memory."""
+"""The official code in a process of its own, with its own threads and its own memory."""
 
 import contextlib
 import multiprocessing
@@ -13,19 +13,19 @@ from anchordetr_jax.verification.official import OfficialCode
 
 
 class OfficialProcess:
-    """A process that runs the official code. Use it as a context: the process lives only within.
+    """A process that runs the official code. Use it as a context manager: the process lives only inside.
 
-    Whatever it is asked for raises `UserError` as `OfficialCode` does, if it does not run there, or if the process has
-    died.
+    Every method raises `UserError` where `OfficialCode` raises it, if the code does not run in the process, and if the
+    process has died.
     """
 
     def __init__(self, repo: str, inputs: Inputs, *, keep_memory: bool = False):
-        """Starts it.
+        """Starts the process.
 
         Args:
             repo: a checkout of the official code.
-            inputs: what to run it on.
-            keep_memory: whether that process keeps the memory it frees, as this package's commands do.
+            inputs: what to compute.
+            keep_memory: whether the process keeps the memory it frees, as this package's commands do.
         """
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
@@ -41,7 +41,7 @@ class OfficialProcess:
         self._process.join()
 
     def program(self, what: Literal["forward", "train"], *, compiled: bool, mixed: bool) -> Callable[[], Any]:
-        """What runs a forward pass or a training step once, and returns when it is done."""
+        """A function that runs a forward pass or a training step once and returns when the result is there."""
         number = self._ask("make", what, compiled, mixed)
         return lambda: self._ask("run", number)
 
@@ -61,7 +61,7 @@ class OfficialProcess:
 
 
 def _serve(connection: Connection, repo: str, inputs: Inputs, keep_memory: bool) -> None:
-    """The process: does what it is asked to, until nobody is there to ask."""
+    """The loop of the process: answers requests until the other end closes."""
     if keep_memory:
         keep_host_memory()
     programs: list[Callable[[], Any]] = []
@@ -84,7 +84,7 @@ def _serve(connection: Connection, repo: str, inputs: Inputs, keep_memory: bool)
                     answer = official.multiply_adds()
             except UserError as error:
                 answer = error
-            except Exception as error:  # In words, as not every exception can be sent.
+            except Exception as error:  # As a sentence, because not every exception can be sent.
                 first_line = str(error).strip().partition("\n")[0]
                 answer = UserError(f"The official code does not run here: {type(error).__name__}: {first_line}")
             connection.send(answer)

@@ -1,4 +1,4 @@
-"""What was measured, as a table, as JSON and as a plot."""
+"""Measurements as a table, as JSON and as a plot."""
 
 import datetime
 import json
@@ -16,11 +16,11 @@ import matplotlib.pyplot as plt
 
 PACKAGES = ("jax", "jaxlib", "flax", "numpy", "scipy", "torch")
 Row = Mapping[str, str | float | None]
-"""Column to figure; the first names the row."""
+"""Column to figure; the first column names the row. None: there is no figure."""
 
 
 def surroundings() -> dict[str, Any]:
-    """Hardware, versions, date and command: what a figure means nothing without."""
+    """Hardware, versions, date and command. Without them a figure means nothing."""
     versions = {}
     for package in PACKAGES:
         try:
@@ -30,7 +30,7 @@ def surroundings() -> dict[str, Any]:
     device = jax.devices()[0]
     return {
         "date": datetime.date.today().isoformat(),
-        "device": f"{len(jax.devices())} x {device.device_kind}" if device.platform != "cpu" else _processor(),
+        "device": f"{len(jax.devices())} x {device.device_kind}" if device.platform != "cpu" else processor(),
         "python": platform.python_version(),
         "versions": versions,
         "command": shlex.join(["python", *sys.argv]),
@@ -38,7 +38,7 @@ def surroundings() -> dict[str, Any]:
 
 
 def table(rows: Sequence[Row]) -> str:
-    """Aligned columns, with Markdown's bars."""
+    """A Markdown table with aligned columns."""
     columns = list(dict.fromkeys(column for row in rows for column in row))
     cells = [columns, *([_text(row.get(column)) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
@@ -49,13 +49,13 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def write(folder: Path, name: str, rows: Sequence[Row]) -> None:
-    """Writes `name`.json into the folder."""
+    """Writes the rows and their surroundings to `folder`/`name`.json."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps({**surroundings(), "rows": rows}, indent=1) + "\n")
 
 
 def plot_bars(path: Path, rows: Sequence[Row], column: str) -> None:
-    """Draws one column of a table."""
+    """Draws one column of a table as bars."""
     shown = [(str(next(iter(row.values()))), row[column]) for row in rows if isinstance(row.get(column), float)]
     figure, axes = plt.subplots(figsize=(7, 0.5 * len(shown) + 1.2), layout="constrained")
     bars = axes.barh([name for name, _ in shown], [float(value or 0) for _, value in shown], color="#4878a8")
@@ -71,7 +71,7 @@ def plot_bars(path: Path, rows: Sequence[Row], column: str) -> None:
 def plot_lines(
     path: Path, x: Sequence[float], lines: Mapping[str, Sequence[float]], x_label: str, y_label: str
 ) -> None:
-    """Draws columns over another one."""
+    """Draws several columns over the column `x`."""
     figure, axes = plt.subplots(figsize=(7, 4.2), layout="constrained")
     for name, y in lines.items():
         axes.plot(x, y, marker="o", label=name)
@@ -85,15 +85,8 @@ def plot_lines(
     plt.close(figure)
 
 
-def _text(value: str | float | None) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, str):
-        return value
-    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
-
-
-def _processor() -> str:
+def processor() -> str:
+    """The CPU's model and the number of cores that this process may use."""
     model = ""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
@@ -102,7 +95,15 @@ def _processor() -> str:
                 break
     except OSError:
         model = platform.processor()
-    return f"{jax.devices()[0].platform} ({model or platform.machine()}, {_cores()} cores)"
+    return f"cpu ({model or platform.machine()}, {_cores()} cores)"
+
+
+def _text(value: str | float | None) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, str):
+        return value
+    return f"{value:.0f}" if abs(value) >= 100 else f"{value:.3g}"
 
 
 def _cores() -> int:

@@ -1,4 +1,4 @@
-"""Times of several programs, taken in turn, so that whatever slows the machine slows all of them."""
+"""Times of several programs that take turns: if the machine slows down, it slows all of them down."""
 
 import statistics
 import time
@@ -9,20 +9,20 @@ from tqdm import tqdm
 
 
 class Contestant(NamedTuple):
-    """A program to be timed."""
+    """A program to time."""
 
     name: str
     run: Callable[[], Any]
-    """Does the work once, and returns when it is done."""
+    """Does the work once and returns when the work is done."""
 
 
 def alternate(contestants: Sequence[Contestant], *, rounds: int, warmup: int = 1) -> dict[str, list[float]]:
-    """Seconds of each run, by name: every round runs each contestant once, and the next round begins with another.
+    """Seconds of each run, by name. Every round runs each contestant once; the next round starts with another one.
 
     Args:
         contestants: what to run.
-        rounds: timed runs of each.
-        warmup: runs of each that are not timed (the first may compile).
+        rounds: timed runs of each contestant.
+        warmup: runs of each contestant that are not timed (the first run may compile).
     """
     seconds: dict[str, list[float]] = {contestant.name: [] for contestant in contestants}
     total = (rounds + warmup) * len(contestants)
@@ -39,7 +39,7 @@ def alternate(contestants: Sequence[Contestant], *, rounds: int, warmup: int = 1
 
 
 def median(seconds: Sequence[float]) -> float:
-    """Half of the runs were quicker."""
+    """The middle one of the times."""
     return statistics.median(seconds)
 
 
@@ -52,5 +52,5 @@ def spread(seconds: Sequence[float]) -> float:
 
 
 def ratio(of: Sequence[float], to: Sequence[float]) -> float:
-    """How many times the median of `to` fits into that of `of`: the speed-up of the second over the first."""
+    """The median of `of` divided by the median of `to`: the speed-up of the second over the first."""
     return median(of) / median(to)

@@ -1,4 +1,4 @@
-"""What a benchmark prints is what it measured."""
+"""A benchmark prints what it measured."""
 
 import json
 import multiprocessing
@@ -10,7 +10,7 @@ import pytest
 
 from anchordetr_jax.benchmark.official import Inputs
 from anchordetr_jax.benchmark.official_process import OfficialProcess
-from anchordetr_jax.benchmark.ours import matching_program
+from anchordetr_jax.benchmark.programs import matching_program
 from anchordetr_jax.benchmark.report import table, write
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread
 from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
@@ -62,7 +62,7 @@ def test_a_program_gives_its_operations_and_runs_again() -> None:
     np.testing.assert_array_equal(program.run(), program.run())
 
 
-def test_a_process_of_the_official_code_tells_what_went_wrong_in_it(tmp_path: Path) -> None:
+def test_a_process_of_the_official_code_says_what_went_wrong_in_it(tmp_path: Path) -> None:
     inputs = Inputs(Config(), {}, np.zeros((1, 32, 32, 3), np.float32), ())
     with OfficialProcess(str(tmp_path), inputs) as official:
         with pytest.raises(UserError, match="no checkout of the official code"):

@@ -1,10 +1,10 @@
-"""This package's programs, compiled for one shape and ready to be run again and again."""
+"""This package's programs, compiled for one shape and ready to run many times."""
 
 import dataclasses
 import functools
 import time
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +13,7 @@ import numpy as np
 from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.matching import Targets, match
-from anchordetr_jax.devices import global_batch, make_mesh
+from anchordetr_jax.devices import global_batch, make_mesh, replicated
 from anchordetr_jax.kernels.forms import compiler_options
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
@@ -23,10 +23,10 @@ from anchordetr_jax.weights.state_dict import variables_from_state_dict
 
 
 class Program(NamedTuple):
-    """A compiled program, and what the compiler says of it."""
+    """A compiled program, and what the compiler says about it."""
 
     run: Callable[[], Any]
-    """Runs it once, and waits for the result."""
+    """Runs it once and waits for the result."""
     flops: float
     temporary_bytes: int
     compile_seconds: float
@@ -42,16 +42,17 @@ def forward_program(config: Config, state_dict: Mapping[str, np.ndarray], batch:
 
 
 def train_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: Batch) -> Program:
-    """A whole training step: forward, matching, losses, gradients, update. Each run goes on from the one before."""
+    """A whole training step: forward pass, matching, losses, gradients, update. Each run continues from the last one.
+
+    The step runs on the first device alone.
+    """
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     definition = definition_of(config.model)
     optimizer = make_optimizer(config.optimizer, steps_before=lambda epoch: 1000 * epoch, epochs=config.train.epochs)
     variables = variables_from_state_dict(state_dict, config.model)
     trained = trainable_paths(definition, config.optimizer.freeze)
-    state = jax.device_put(
-        new_state(*split_variables(jax.tree.map(jnp.asarray, variables), trained), optimizer.init),
-        jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec()),
-    )
+    state = new_state(*split_variables(jax.tree.map(jnp.asarray, variables), trained), optimizer.init)
+    state = jax.device_put(state, replicated(mesh))
     on_device = global_batch(batch, mesh)
 
     def train_step(config: Config) -> Any:
@@ -76,8 +77,8 @@ def matching_program(config: MatcherConfig, logits: np.ndarray, boxes: np.ndarra
     return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds, flops)
 
 
-def product_flops_a_second(size: int = 2048, dtype: str = "float32") -> float:
-    """What one large matrix product reaches on this machine: the peak to measure by where no other is known."""
+def product_flops_per_second(size: int = 2048, dtype: str = "float32") -> float:
+    """What one large matrix product reaches on the first device. It stands for the peak where no other is known."""
     a = jnp.ones((size, size), dtype)
     product = jax.jit(functools.partial(jnp.matmul, precision="highest"))
     jax.block_until_ready(product(a, a))
@@ -89,11 +90,6 @@ def product_flops_a_second(size: int = 2048, dtype: str = "float32") -> float:
     return 2 * size**3 / min(times)
 
 
-def with_dtype(config: Config, dtype: Literal["float32", "bfloat16"]) -> Config:
-    """The settings with another compute dtype."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
-
-
 def jitted_forward(config: Config) -> Any:
     """From variables, images and their sizes to the predictions of all decoder layers."""
     definition = definition_of(config.model)
@@ -102,7 +98,7 @@ def jitted_forward(config: Config) -> Any:
 
 
 def countable(config: Config) -> Config:
-    """The same network without loops: XLA counts the operations of a loop once, however often it runs."""
+    """The same network without kernels: XLA counts the operations of a loop only once, and kernels have loops."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, cpu_forms=False))
 
 
@@ -114,7 +110,7 @@ def flops_of(lowered: jax.stages.Lowered) -> float:
 
 
 def temporary_bytes(compiled: jax.stages.Compiled) -> int:
-    """What a compiled program needs besides its arguments and results, by the compiler's analysis."""
+    """Memory that a compiled program needs besides its arguments and results, by the compiler's analysis."""
     memory = compiled.memory_analysis()
     assert memory is not None
     return int(memory.temp_size_in_bytes)
