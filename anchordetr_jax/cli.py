@@ -31,8 +31,10 @@ import ml_collections
 from absl import app, flags, logging
 from PIL import Image
 
-from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
+from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config, flat_settings
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.exit_status import exit_status as exit_status  # Scripts without flags of absl use it alone.
+from anchordetr_jax.setting_names import nearest_setting
 
 if TYPE_CHECKING:
     from anchordetr_jax.prediction.detector import Detector
@@ -58,8 +60,8 @@ class ReadConfig:
         """
         names = {change.partition("=")[0] for change in self._changes.value}
         if self._path.value is not None:
-            default = _flat(default_config().to_dict())
-            from_file = _flat(_run_file(self._path.value).to_dict())
+            default = flat_settings(default_config().to_dict())
+            from_file = flat_settings(_run_file(self._path.value).to_dict())
             names |= {name for name, value in from_file.items() if name not in default or default[name] != value}
         return frozenset(names)
 
@@ -195,32 +197,16 @@ def _is_not_told_twice(record: LogRecord) -> bool:
     return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
-def exit_status(action: Callable[[], Any]) -> int:
-    """Runs `action`; prints the sentence of a `UserError`, also of one that another exception was raised from.
-
-    Returns 0, or 1 after a `UserError`, or 130 after Ctrl-C. Other exceptions pass: they are bugs and want their
-    traceback.
-    """
-    try:
-        action()
-    except KeyboardInterrupt:
-        print("Stopped by Ctrl-C.", file=sys.stderr)
-        return 130
-    except Exception as exception:
-        cause: BaseException | None = exception
-        while cause is not None and not isinstance(cause, UserError):
-            cause = cause.__cause__
-        if cause is None:
-            raise
-        print(f"Error: {cause}", file=sys.stderr)
-        return 1
-    return 0
-
-
 def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
     """Parses `argv` (program name first) and returns what is left of it. Raises `UserError` for a mistake in it."""
     try:
         return flag_values(_with_changes_as_flags(argv))
+    except flags.UnrecognizedFlagError as error:
+        settings = flat_settings(default_config().to_dict())
+        near = nearest_setting(error.flagname, settings) if "config" in flag_values else None
+        if near is None or "Did you mean" in str(error):
+            raise UserError(f"{' '.join(str(error).split()).rstrip('.')}; --help lists the flags.") from error
+        raise UserError(f"There is no flag --{error.flagname}; the setting is --config.{near}=VALUE.") from error
     except flags.Error as error:
         message = " ".join(str(error).split()).rstrip(".")
         if missing := re.search(r"Flag --(\w+) must have a value other than None", message):
@@ -265,13 +251,6 @@ def _value(text: str, like: Any) -> Any:
     except (ValueError, SyntaxError):
         value = text
     return (value,) if isinstance(like, tuple) and not isinstance(value, tuple | list) else value
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _run_file(path: str) -> ml_collections.ConfigDict:

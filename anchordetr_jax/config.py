@@ -6,7 +6,6 @@ ConfigDict.
 """
 
 import dataclasses
-import difflib
 import math
 import re
 import typing
@@ -16,6 +15,7 @@ from typing import Any, Literal
 import ml_collections
 
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.setting_names import nearest_setting
 
 
 def _require(condition: bool, name: str, value: Any, what: str) -> None:
@@ -391,6 +391,14 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dict with dotted names: `{"train": {"epochs": 3}}` -> `{"train.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
 def config_from_dict(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     """Checks names, types and ranges. Raises `UserError` naming the first setting that is wrong.
 
@@ -416,14 +424,22 @@ def _build(cls: type, settings: Any, prefix: str) -> Any:
     values = {}
     for name, value in settings.items():
         if name not in hints:
-            close = difflib.get_close_matches(str(name), hints, n=1)
-            hint = f"did you mean '{prefix}{close[0]}'?" if close else f"known here: {', '.join(hints)}."
-            raise UserError(f"There is no setting '{prefix}{name}'; {hint}")
+            raise _unknown(f"{prefix}{name}", value, hints)
         if dataclasses.is_dataclass(hints[name]):
             values[name] = _build(hints[name], value, f"{prefix}{name}.")
         else:
             values[name] = _checked(value, hints[name], f"{prefix}{name}")
     return cls(**values)
+
+
+def _unknown(name: str, value: Any, group: Mapping[str, Any]) -> UserError:
+    """What to say of a setting that does not exist, in a group with these settings."""
+    if isinstance(value, Mapping) and value:
+        name = next(iter(flat_settings({name: value})))
+    settings = config_to_dict(Config())
+    near = nearest_setting(name, [*settings, *flat_settings(settings)])
+    hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(group)}."
+    return UserError(f"There is no setting '{name}'; {hint}")
 
 
 def _checked(value: Any, hint: Any, name: str) -> Any:

@@ -114,7 +114,7 @@ def test_a_switch_is_set_like_any_flag(settings_of: ReadSettings, argument: str,
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [
-        ("--config.modle.remat=true", "There is no setting 'modle'; did you mean 'model'?"),
+        ("--config.modle.remat=true", "There is no setting 'modle.remat'; did you mean 'model.remat'?"),
         ("--config.train.epoch=3", "There is no setting 'train.epoch'; did you mean 'train.epochs'?"),
         ("--config.train.epochs.x=3", "'train.epochs' is no group"),
         ("--config.train.epochs=many", "'train.epochs' must be of type int, not 'many'"),
@@ -140,6 +140,22 @@ def test_a_setting_without_a_value_is_a_mistake() -> None:
 def test_an_unknown_flag_is_named(settings_of: ReadSettings) -> None:
     with pytest.raises(UserError, match="'wrokdir'"):
         settings_of("--wrokdir=runs/x")
+
+
+@pytest.mark.parametrize(
+    ("argument", "sentence"),
+    [
+        ("--lr=3", "There is no flag --lr; the setting is --config.optimizer.learning_rate=VALUE."),
+        ("--batch-size=3", "There is no flag --batch-size; the setting is --config.train.batch_size=VALUE."),
+        ("--train.epochs=3", "There is no flag --train.epochs; the setting is --config.train.epochs=VALUE."),
+    ],
+)
+def test_a_flag_that_is_a_setting_gets_the_setting_s_name(
+    settings_of: ReadSettings, argument: str, sentence: str
+) -> None:
+    with pytest.raises(UserError) as raised:
+        settings_of(argument)
+    assert str(raised.value) == sentence
 
 
 def test_a_missing_flag_is_named_and_explained() -> None:
@@ -177,36 +193,6 @@ def test_a_broken_file_is_named_with_the_line(tmp_path: Path, text: str, sentenc
         cli.load_config(str(path))
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)
-
-
-def _raise(error: BaseException) -> None:
-    raise error
-
-
-def test_a_mistake_is_printed_alone_and_gives_status_1(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.exit_status(lambda: _raise(UserError("No such folder."))) == 1
-    assert capsys.readouterr().err == "Error: No such folder.\n"
-
-
-def test_a_mistake_inside_another_exception_is_found(capsys: pytest.CaptureFixture[str]) -> None:
-    wrapped = RuntimeError("a worker failed")
-    wrapped.__cause__ = UserError("No such folder.")
-    assert cli.exit_status(lambda: _raise(wrapped)) == 1
-    assert capsys.readouterr().err == "Error: No such folder.\n"
-
-
-def test_a_bug_keeps_its_traceback() -> None:
-    with pytest.raises(ZeroDivisionError):
-        cli.exit_status(lambda: 1 // 0)
-
-
-def test_ctrl_c_gives_a_sentence_and_status_130(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.exit_status(lambda: _raise(KeyboardInterrupt())) == 130
-    assert capsys.readouterr().err == "Stopped by Ctrl-C.\n"
-
-
-def test_success_gives_status_0() -> None:
-    assert cli.exit_status(lambda: None) == 0
 
 
 SCRIPT = '''"""Prints how long it would train."""

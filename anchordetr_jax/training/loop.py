@@ -12,7 +12,7 @@ from etils import epath
 from flax import nnx
 from jax.sharding import Mesh
 
-from anchordetr_jax.config import Config, config_to_dict
+from anchordetr_jax.config import Config, config_to_dict, flat_settings
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.devices import check_batch_size, global_batch, make_mesh
@@ -278,15 +278,8 @@ class _Run:
 
 def changed_settings(before: Config, now: Config) -> list[str]:
     """Settings that differ, as "name: old -> new"."""
-    old, new = _flat(config_to_dict(before)), _flat(config_to_dict(now))
+    old, new = flat_settings(config_to_dict(before)), flat_settings(config_to_dict(now))
     return [f"{name}: {old[name]!r} -> {value!r}" for name, value in new.items() if old[name] != value]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else {prefix + name: value}
-    return flat
 
 
 def _say(line: str) -> None:
