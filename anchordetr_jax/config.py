@@ -41,6 +41,9 @@ class ModelConfig:
     """Learned contents that every anchor point is tried with, so that objects at one place can all be found."""
     num_anchors: int = 300
     """Anchor points. There are num_patterns x num_anchors queries."""
+    anchor_border: float = 1e-5
+    """Anchor coordinates that are less than this from the image border count as this far from it where boxes are
+    computed from them. 1e-5 is the official code's number, 1e-3 is detrex's."""
     num_classes: int = 0
     """Class outputs K. 0: as many as the data set's labels need."""
     hidden_dim: int = 256
@@ -80,6 +83,7 @@ class ModelConfig:
             )
         for name in ("num_patterns", "num_anchors", "hidden_dim", "num_heads", "ffn_dim", "decoder_layers"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        _require(0 < self.anchor_border < 0.5, "model.anchor_border", self.anchor_border, "between 0 and 0.5")
         _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 (taken from the data set) or more")
         _require(self.encoder_layers >= 0, "model.encoder_layers", self.encoder_layers, "0 or more")
         _require(
@@ -406,6 +410,11 @@ def config_from_dict(settings: Mapping[str, Any] | ml_collections.ConfigDict) ->
     """
     plain = settings.to_dict() if isinstance(settings, ml_collections.ConfigDict) else settings
     return _build(Config, _renamed(plain), prefix="")
+
+
+def choices(group: type, setting: str) -> tuple[str, ...]:
+    """The values that a setting with a fixed list of values may have, such as `choices(ModelConfig, "dtype")`."""
+    return typing.get_args(typing.get_type_hints(group)[setting])
 
 
 def _renamed(settings: Any) -> Any:

@@ -1,6 +1,6 @@
 """Proves on your machine that this detector is the official one, to the last digits. Exits with 1 if it is not.
 
-python scripts/verify.py golden FILE.npz...           against figures that the official code has computed
+python scripts/verify.py golden FILE.npz...           against values that the official code has computed
 python scripts/verify.py official --repo ANCHORDETR   against the official code itself, run beside ours
 python scripts/verify.py roundtrip CHECKPOINT         export and import give back the same bits
 python scripts/verify.py evaluation WEIGHTS --repo ANCHORDETR --data COCO_FOLDER
@@ -27,7 +27,7 @@ from anchordetr_jax.verification.proofs import Trial, image_files, verify_golden
 from anchordetr_jax.weights.arguments import config_with
 from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 from anchordetr_jax.weights.convert import implied_config
-from anchordetr_jax.weights.torch_file import read_state_dict
+from anchordetr_jax.weights.state_dict_file import read_state_dict
 
 DTYPES = ("float64", "float32")
 FORMS = {
@@ -67,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = result.add_subparsers(required=True, metavar="COMMAND")
 
-    golden = commands.add_parser("golden", help="compare with files of golden figures")
+    golden = commands.add_parser("golden", help="compare with files of golden values")
     golden.add_argument("files", nargs="+", metavar="FILE.npz")
     golden.add_argument(
         "--dtype", choices=(*DTYPES, "bfloat16"), default="float64", help="what to compute in; bfloat16: not judged"
@@ -129,7 +129,7 @@ def run_official(options: argparse.Namespace) -> Iterator[Table]:
     asked = {setting: value for setting, value in asked.items() if value is not None}
     state_dict = None
     if options.checkpoint:
-        state_dict, arguments = read_state_dict(options.checkpoint)
+        state_dict, arguments, _ = read_state_dict(options.checkpoint)
         dilation, anchors = asked.pop("model.dilation", None), asked.pop("model.num_anchors", None)
         if asked:
             raise UserError(f"The checkpoint says what {', '.join(asked)} are: leave their flags out.")

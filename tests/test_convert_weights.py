@@ -10,7 +10,8 @@ import pytest
 import convert_weights
 from anchordetr_jax.checkpoints.checkpoint import read_meta
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.weights.torch_file import read_state_dict, write_torch_file
+from anchordetr_jax.weights.state_dict_file import read_state_dict
+from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.weights.conftest import random_state_dict, small_resnet
 
 __all__ = ["small_resnet"]

@@ -8,7 +8,7 @@ import numpy as np
 from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
-from anchordetr_jax.verification.figures import ImageTargets
+from anchordetr_jax.verification.cases import ImageTargets
 
 COCO_CLASSES = 91
 """Class outputs of a detector for COCO: its category ids go up to 90."""

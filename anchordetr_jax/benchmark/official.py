@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchordetr_jax.config import Config
-from anchordetr_jax.verification.figures import ImageTargets
+from anchordetr_jax.verification.cases import ImageTargets
 from anchordetr_jax.verification.official import OfficialCode, weighted
 
 

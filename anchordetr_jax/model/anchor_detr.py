@@ -165,7 +165,7 @@ class AnchorDETR(nnx.Module):
     def anchor_logits(self) -> jax.Array:
         """The anchor points before a sigmoid, [A,2]; box centres are offsets from them."""
         if self.config.spatial_prior == "learned":
-            return inverse_sigmoid(self.anchors[...])
+            return inverse_sigmoid(self.anchors[...], self.config.anchor_border)
         return jnp.asarray(grid_logits(grid_points(self.config.num_anchors)), param_dtype(self.config))
 
     def grid_positions(self, area: ValidArea) -> GridPositions:
@@ -215,7 +215,7 @@ def normalize(images: jax.Array, image_sizes: jax.Array, dtype: jnp.dtype) -> ja
     return leading_area(image_sizes, (images.shape[1], images.shape[2])).zero_outside(images.astype(dtype))
 
 
-def inverse_sigmoid(p: jax.Array) -> jax.Array:
-    """log(p / (1 - p)), with p clipped to [0, 1] and both sides of the fraction to at least 1e-5."""
+def inverse_sigmoid(p: jax.Array, least: float) -> jax.Array:
+    """log(p / (1 - p)), with p clipped to [0, 1] and both sides of the fraction to at least `least`."""
     p = jnp.clip(p, 0, 1)
-    return jnp.log(jnp.maximum(p, 1e-5) / jnp.maximum(1 - p, 1e-5))
+    return jnp.log(jnp.maximum(p, least) / jnp.maximum(1 - p, least))

@@ -1,1 +1,1 @@
-"""The proof that this is the official detector."""
+"""Proofs that this detector computes what the official code computes."""

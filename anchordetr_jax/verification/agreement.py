@@ -1,28 +1,28 @@
-"""Two implementations' figures of one case, compared row by row."""
+"""The outputs of two implementations for one case, compared row by row."""
 
 from collections.abc import Collection, Sequence
 
 import numpy as np
 
+from anchordetr_jax.verification.cases import Case, Outputs, TopDetections, sample
 from anchordetr_jax.verification.comparison import Measure, Table
-from anchordetr_jax.verification.figures import Case, Detected, Figures, sample
 from anchordetr_jax.verification.tolerances import CLASS_ERROR, tolerances
 
 MOST_TENSORS = 12
-"""Tensors after training that get a row each; of more, the worst is named."""
+"""Up to this number, each tensor after training has its own row. With more, one row names the worst."""
 
 _NOTHING = np.zeros(0)
 
 
-def compare_figures(table: Table, ours: Figures, reference: Figures, case: Case, dtype: str) -> None:
-    """Adds a row for everything that the reference has. What we lack of it fails.
+def compare_outputs(table: Table, ours: Outputs, reference: Outputs, case: Case, dtype: str) -> None:
+    """Adds a row for each output of the reference. An output that we do not have fails.
 
     Args:
-        table: gets the rows.
-        ours: all figures of the case.
-        reference: all or some of them, stages maybe as samples.
-        case: what they are of.
-        dtype: "float64", "float32" or "bfloat16", whose tolerances hold.
+        table: the rows are added to it.
+        ours: all outputs of the case.
+        reference: all outputs or some of them. Stages may be samples.
+        case: the case that both computed.
+        dtype: "float64", "float32" or "bfloat16". It decides the tolerances.
     """
     _compare_stages(table, ours, reference, case, dtype)
     _compare_predictions(table, ours, reference, case, dtype)
@@ -41,7 +41,7 @@ def compare_figures(table: Table, ours: Figures, reference: Figures, case: Case,
         table.note("With several levels the official code lets the images of a batch attend to each other; we do not.")
 
 
-def _compare_stages(table: Table, ours: Figures, reference: Figures, case: Case, dtype: str) -> None:
+def _compare_stages(table: Table, ours: Outputs, reference: Outputs, case: Case, dtype: str) -> None:
     found = {**ours.stages, "logits": ours.logits, "boxes": ours.boxes}
     for name, values in reference.stages.items():
         array = found.get(name)
@@ -55,7 +55,7 @@ def _compare_stages(table: Table, ours: Figures, reference: Figures, case: Case,
         table.compare(name, array, values, limits.predictions, measure, note)
 
 
-def _compare_predictions(table: Table, ours: Figures, reference: Figures, case: Case, dtype: str) -> None:
+def _compare_predictions(table: Table, ours: Outputs, reference: Outputs, case: Case, dtype: str) -> None:
     score_limit, box_limit = (tolerances(dtype, grid=grid).predictions for grid in (False, case.has_grid))
     for name, array, kept, limit in (
         ("logits", ours.logits, reference.logits, score_limit),
@@ -69,7 +69,7 @@ def _compare_predictions(table: Table, ours: Figures, reference: Figures, case: 
         sizes = case.image_sizes if case.target_sizes is None else case.target_sizes
         table.compare("detections/scores", ours.detections.scores, reference.detections.scores, score_limit)
         mine, theirs = (
-            [Detected(*(part[image] for part in detections)) for image in range(len(sizes))]
+            [TopDetections(*(part[image] for part in detections)) for image in range(len(sizes))]
             for detections in (ours.detections, reference.detections)
         )
         compare_detections(table, mine, theirs, sizes, score_limit, box_limit)
@@ -77,27 +77,28 @@ def _compare_predictions(table: Table, ours: Figures, reference: Figures, case: 
 
 def compare_detections(
     table: Table,
-    ours: Sequence[Detected],
-    reference: Sequence[Detected],
+    ours: Sequence[TopDetections],
+    reference: Sequence[TopDetections],
     sizes: np.ndarray,
     score_limit: float | None,
     box_limit: float | None,
     *,
     labels: Collection[int] | None = None,
 ) -> None:
-    """Each detection of the reference beside ours of the same score and label whose box is nearest.
+    """Compares each detection of the reference with our nearest box of the same score and label.
 
-    Detections of equal score may come in another order, and the last ones may be others of equal score. Boxes are
-    compared relative to the image.
+    Detections with equal scores may have another order. The last detections may differ where scores are equal. Boxes
+    are compared relative to the image size.
 
     Args:
-        table: gets the rows.
-        ours: of each image, its D detections: scores [D], labels [D], boxes [D,4].
-        reference: likewise, best first.
-        sizes: int [B,2], (h,w) of the images.
-        score_limit: how far two scores may be apart; None: nothing is compared, as nothing says which are the same.
-        box_limit: how far two boxes may be apart, relative to the image.
-        labels: only these are looked for; None: all.
+        table: the rows are added to it.
+        ours: the D detections of each image: scores [D], labels [D], boxes [D,4] (xyxy, pixels).
+        reference: the same, best first.
+        sizes: int [B,2], (h,w) of the images in pixels.
+        score_limit: the largest allowed difference of two scores. None: nothing is compared, because detections cannot
+            be paired.
+        box_limit: the largest allowed difference of two boxes, relative to the image.
+        labels: only detections with these labels are compared. None: all.
     """
     if score_limit is None:
         return
@@ -121,26 +122,26 @@ def compare_detections(
     table.compare("detections/boxes", found, np.zeros_like(found), box_limit, note="relative to the image")
 
 
-def _compare_losses(table: Table, ours: Figures, reference: Figures, case: Case, dtype: str) -> None:
+def _compare_losses(table: Table, ours: Outputs, reference: Outputs, case: Case, dtype: str) -> None:
     for name in sorted(reference.losses.keys() | ours.losses.keys()):
-        a, b = (figures.losses.get(name, np.nan) for figures in (ours, reference))
+        a, b = (outputs.losses.get(name, np.nan) for outputs in (ours, reference))
         if name == "class_error":
             limit = None if tolerances(dtype).losses is None else CLASS_ERROR
-            table.compare(f"loss/{name}", a, b, limit, note="percent; in float32 in the official code")
+            table.compare(f"loss/{name}", a, b, limit, note="percent; the official code uses float32")
             continue
         limits = tolerances(dtype, grid=case.has_grid and not name.startswith("loss_ce"))
         table.compare(f"loss/{name}", a, b, limits.losses, "relative")
 
 
-def _compare_matches(table: Table, ours: Figures, reference: Figures, case: Case, dtype: str) -> None:
-    """The cost of their pairs beside that of ours, both by our costs: another assignment of equal cost is as right."""
+def _compare_matches(table: Table, ours: Outputs, reference: Outputs, case: Case, dtype: str) -> None:
+    """Compares the costs of both assignments, by our cost matrix: another assignment of equal cost is also right."""
     assert ours.costs is not None
     limit = tolerances(dtype, grid=case.has_grid).matching
     for layer in sorted({layer for layer, _ in reference.matches}):
         sums: list[list[float]] = [[], []]
         different = 0
         for image in sorted(image for at, image in reference.matches if at == layer):
-            pairs = [figures.matches.get((layer, image), {}) for figures in (ours, reference)]
+            pairs = [outputs.matches.get((layer, image), {}) for outputs in (ours, reference)]
             different += sum(pairs[0].get(target) != query for target, query in pairs[1].items())
             for total, assignment in zip(sums, pairs, strict=True):
                 costs = [ours.costs[layer, image, target, query] for target, query in sorted(assignment.items())]
@@ -149,7 +150,7 @@ def _compare_matches(table: Table, ours: Figures, reference: Figures, case: Case
         table.compare(f"matching/layer {layer}", np.array(sums[0]), np.array(sums[1]), limit, note=f"costs; {note}")
 
 
-def _compare_steps(table: Table, ours: Figures, reference: Figures, case: Case, dtype: str) -> None:
+def _compare_steps(table: Table, ours: Outputs, reference: Outputs, case: Case, dtype: str) -> None:
     limit = tolerances(dtype, grid=case.has_grid).steps
     for name, a, b in (
         ("loss of each step", ours.step_losses, reference.step_losses),
@@ -173,7 +174,7 @@ def _compare_steps(table: Table, ours: Figures, reference: Figures, case: Case, 
 
 
 def _under_our_names(reference: dict[str, float], ours: dict[str, float]) -> dict[str, float]:
-    """The official code counts a shared head once, under the name of one of its layers; here it is the first."""
+    """Renames shared heads. The official code lists such a head once, with the name of one layer. We use the first."""
     named = {}
     for name, value in reference.items():
         head, _, rest = name.partition("_embed.")

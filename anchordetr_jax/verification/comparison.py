@@ -1,8 +1,8 @@
-"""Numbers computed twice, side by side: one row for each stage, with a verdict."""
+"""Numbers that two implementations computed, side by side: one row per stage, with a verdict."""
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
@@ -21,16 +21,17 @@ class Row:
     max_difference: float
     """Absolute."""
     mean_difference: float
+    """Absolute."""
     error: float
-    """What the tolerance is about; see `Table.compare`."""
+    """The number that the tolerance limits; see `Table.compare`."""
     tolerance: float | None
-    """None: there is nothing to keep to."""
+    """None: the difference is reported and not judged."""
     measure: Measure = "absolute"
     note: str = ""
 
     @property
     def passed(self) -> bool:
-        """False also where a difference is not a number."""
+        """False where the error is too large or not a number."""
         if self.tolerance is None:
             return math.isfinite(self.error)
         return self.error <= self.tolerance
@@ -43,7 +44,7 @@ class Row:
 
 
 class Table:
-    """Rows as they are found."""
+    """A title, rows, and notes below them."""
 
     def __init__(self, title: str) -> None:
         self.title = title
@@ -52,7 +53,7 @@ class Table:
 
     @property
     def passed(self) -> bool:
-        """Whether there is a row, and no row failed."""
+        """True if there is at least one row and no row failed."""
         return bool(self.rows) and all(row.passed for row in self.rows)
 
     @property
@@ -68,17 +69,17 @@ class Table:
         measure: Measure = "absolute",
         note: str = "",
     ) -> None:
-        """Adds a row for two arrays of one shape.
+        """Adds a row for two arrays of the same shape.
 
         Args:
-            stage: its name.
+            stage: name of the row.
             ours: the array to judge.
-            reference: the array to judge it by.
-            tolerance: the largest error that passes; None if it is only to be reported.
-            measure: what the error is: the largest difference ("absolute"); that, by the reference's largest magnitude
-                where it is over 1 ("scaled"); each difference by its own reference value ("relative"); the norm of all
-                differences by the norm of the reference ("norm").
-            note: printed behind the verdict.
+            reference: the right array.
+            tolerance: the largest error that passes. None: the row is reported and not judged.
+            measure: how the error is computed. "absolute": the largest difference. "scaled": the largest difference,
+                divided by the reference's largest magnitude where that is over 1. "relative": the largest quotient of a
+                difference and its reference value. "norm": the norm of all differences, divided by the reference's.
+            note: printed after the verdict.
         """
         a, b = np.asarray(ours, np.float64), np.asarray(reference, np.float64)
         if a.shape != b.shape:
@@ -107,9 +108,9 @@ class Table:
         *,
         floor: float = 0.0,
     ) -> None:
-        """Adds one row for many numbers by name, each relative to its own reference (or to `floor`, if that is more).
+        """Adds one row for many named numbers. Each error is relative to its reference, or to `floor` if it is larger.
 
-        A row of its own names each that fails. Names that only one side has are failures.
+        Each number that fails gets another row with its name. A name that only one side has fails.
         """
         names = sorted(reference.keys() & ours.keys())
         a, b = (np.array([side[name] for name in names], np.float64) for side in (ours, reference))
@@ -139,7 +140,7 @@ class Table:
             self.rows.append(Row(f"  {name}", (), math.nan, math.nan, math.nan, 0.0, "relative", where))
 
     def note(self, text: str) -> None:
-        """Adds a line to be printed below the table."""
+        """Adds a line below the table."""
         self.notes.append(text)
 
     def __str__(self) -> str:
@@ -155,13 +156,8 @@ class Table:
             texts.append("  ".join(cells + ([note] if note else [])).rstrip())
         rule = "-" * len("  ".join("x" * width for width in widths))
         failed = len(self.failed)
-        verdict = f"{len(self.rows)} rows, " + ("all as they should be." if self.passed else f"{failed} FAILED.")
+        verdict = f"{len(self.rows)} rows, " + ("all agree." if self.passed else f"{failed} FAILED.")
         return "\n".join([self.title, texts[0], rule, *texts[1:], *self.notes, verdict])
-
-
-def all_passed(tables: Sequence[Table]) -> bool:
-    """Whether there is a table, and every one passed."""
-    return bool(tables) and all(table.passed for table in tables)
 
 
 def _largest(array: np.ndarray) -> float:

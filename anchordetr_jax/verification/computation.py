@@ -1,4 +1,4 @@
-"""A case's figures as this project computes them: by its own model, matcher, losses and train step."""
+"""The outputs that this project computes for a case, with its own model, matcher, losses and train step."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -19,19 +19,19 @@ from anchordetr_jax.model.definition import Variables
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
 from anchordetr_jax.training.step import make_train_step
-from anchordetr_jax.verification.figures import Case, Detected, Figures
+from anchordetr_jax.verification.cases import Case, Outputs, TopDetections
 from anchordetr_jax.verification.stages import run_stages
 from anchordetr_jax.weights.arguments import config_with
 from anchordetr_jax.weights.correspondence import correspondences
 from anchordetr_jax.weights.state_dict import state_dict_from_variables, variables_from_state_dict
 
 STEPS_AN_EPOCH = 1_000_000
-"""More than any case takes: the learning rates are those of the first epoch."""
+"""More steps than any case takes, so that the learning rates of the first epoch are used."""
 
 
 @contextlib.contextmanager
 def float_width(dtype: str) -> Iterator[None]:
-    """JAX with 64-bit numbers for "float64" and without for "float32", in all threads, for the while."""
+    """Switches JAX's 64-bit mode on for "float64" and off for other dtypes, in all threads, while it is open."""
     before = jax.config.read("jax_enable_x64")
     jax.config.update("jax_enable_x64", dtype == "float64")
     try:
@@ -46,14 +46,14 @@ def compute(
     *,
     padding: Literal["invariant", "official"] | None = None,
     forms: Mapping[str, bool] | None = None,
-) -> Figures:
-    """All figures of a case, in "float64", "float32" or "bfloat16" (with losses and all that follows in float32).
+) -> Outputs:
+    """Computes all outputs of a case.
 
     Args:
-        case: what to compute. Without targets nothing is trained.
-        dtype: of everything.
-        forms: `model.cpu_forms` and its like, where they are not to be the defaults.
-        padding: `ModelConfig.padding`; by default `official` where the images differ in size, else `invariant`.
+        case: what to compute. Without targets there is no training.
+        dtype: "float64", "float32" or "bfloat16" (losses and training are then in float32).
+        forms: `model.cpu_forms` and similar settings, where the defaults are not wanted.
+        padding: `ModelConfig.padding`. The default is `official` where the images differ in size, else `invariant`.
     """
     padding = padding or ("official" if case.is_padded else "invariant")
     config = config_with(
@@ -62,14 +62,14 @@ def compute(
     )
     with float_width(dtype):
         variables = variables_from_state_dict(case.state_dict, config.model)
-        figures = _forward(case, config, variables)
+        outputs = _forward(case, config, variables)
         if case.targets:
-            _losses(case, config, figures)
-            _train(case, config, variables, figures)
-    return figures
+            _losses(case, config, outputs)
+            _train(case, config, variables, outputs)
+    return outputs
 
 
-def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Figures:
+def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Outputs:
     definition = definition_of(config.model)
     images, sizes = case.batch(_given_dtype(config)), case.image_sizes
 
@@ -82,20 +82,20 @@ def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Figure
     detections = top_detections(
         jnp.asarray(predictions.logits[-1]), jnp.asarray(predictions.boxes[-1]), jnp.asarray(target_sizes)
     )
-    return Figures(
+    return Outputs(
         stages=stages,
         stage_shapes={name: array.shape for name, array in stages.items()},
         layers=tuple(range(config.model.decoder_layers)),
         logits=predictions.logits,
         boxes=predictions.boxes,
-        detections=Detected(*_to_numpy(detections)),
+        detections=TopDetections(*_to_numpy(detections)),
     )
 
 
-def _losses(case: Case, config: Config, figures: Figures) -> None:
-    """Matching and losses of the predictions that are among the figures."""
+def _losses(case: Case, config: Config, outputs: Outputs) -> None:
+    """Adds matching and losses of the predictions to the outputs."""
     batch = _batch(case, config)
-    logits, boxes = jnp.asarray(figures.logits), jnp.asarray(figures.boxes)
+    logits, boxes = jnp.asarray(outputs.logits), jnp.asarray(outputs.boxes)
     targets = Targets(jnp.asarray(batch.boxes), jnp.asarray(batch.labels), jnp.asarray(batch.num_boxes))
 
     @jax.jit
@@ -105,12 +105,12 @@ def _losses(case: Case, config: Config, figures: Figures) -> None:
         losses = detection_losses(logits, boxes, targets, matches, num_boxes=num_boxes, config=config.loss)
         return matches, matching_costs(logits, boxes, targets, config.matcher), losses
 
-    matches, figures.costs, losses = _to_numpy(find(logits, boxes, targets))
-    figures.losses = _official_losses(losses)
-    figures.matches = matched_pairs(matches)
+    matches, outputs.costs, losses = _to_numpy(find(logits, boxes, targets))
+    outputs.losses = _official_losses(losses)
+    outputs.matches = matched_pairs(matches)
 
 
-def _train(case: Case, config: Config, variables: Mapping[str, Any], figures: Figures) -> None:
+def _train(case: Case, config: Config, variables: Mapping[str, Any], outputs: Outputs) -> None:
     definition, mesh, batch = (
         definition_of(config.model),
         make_mesh(config.mesh, jax.devices()[:1]),
@@ -129,16 +129,16 @@ def _train(case: Case, config: Config, variables: Mapping[str, Any], figures: Fi
         losses.append(float(metrics["loss"]))
         norms.append(float(metrics["grad_norm"]))
         if step == 0:
-            figures.gradient_norms = _official_norms(_to_numpy(state.opt_state.gradients), config.model)
+            outputs.gradient_norms = _official_norms(_to_numpy(state.opt_state.gradients), config.model)
     if case.steps:
-        figures.step_losses, figures.step_gradient_norms = np.array(losses), np.array(norms)
+        outputs.step_losses, outputs.step_gradient_norms = np.array(losses), np.array(norms)
         after = state_dict_from_variables(_to_numpy({**state.params, **state.frozen}), config.model)
-        figures.tensors_after = after
-        figures.norms_after = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in after.items()}
+        outputs.tensors_after = after
+        outputs.norms_after = {name: float(np.linalg.norm(array.astype(np.float64))) for name, array in after.items()}
 
 
 def matched_pairs(matches: np.ndarray) -> dict[tuple[int, int], dict[int, int]]:
-    """The query of each target by decoder layer and image, from int [L,B,N] with -1 where a target has none."""
+    """The query of each target by decoder layer and image. `matches` is int [L,B,N], -1 where a target has no query."""
     layers, images, _ = matches.shape
     return {
         (layer, image): {target: query for target, query in enumerate(matches[layer, image].tolist()) if query >= 0}
@@ -153,7 +153,7 @@ class _WithGradients(NamedTuple):
 
 
 def _keeping_gradients(optimizer: Optimizer) -> Optimizer:
-    """The optimiser, whose state tells the gradients of the last step, too."""
+    """The optimiser, with the gradients of the last step kept in its state."""
 
     def init(params: Variables) -> _WithGradients:
         return _WithGradients(optimizer.init(params), jax.tree.map(jnp.zeros_like, params))
@@ -168,7 +168,7 @@ def _keeping_gradients(optimizer: Optimizer) -> Optimizer:
 
 
 def _given_dtype(config: Config) -> str:
-    """Of images and boxes."""
+    """The dtype of images and boxes."""
     return "float32" if config.model.dtype == "bfloat16" else config.model.dtype
 
 
@@ -192,7 +192,7 @@ def _batch(case: Case, config: Config) -> Batch:
 
 
 def _official_losses(losses: Mapping[str, np.ndarray]) -> dict[str, float]:
-    """Ours by name and layer under the official names: those of the last layer have no number."""
+    """Our losses by official name. The names of the last layer have no number."""
     named = {"class_error": float(losses["class_error"])}
     for theirs, ours in {"loss_ce": "class", "loss_bbox": "box", "loss_giou": "giou"}.items():
         *earlier, last = losses[ours].tolist()
@@ -201,7 +201,7 @@ def _official_losses(losses: Mapping[str, np.ndarray]) -> dict[str, float]:
 
 
 def _official_norms(gradients: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, float]:
-    """Gradient norms under official names: a fused projection's is that of all its parts, a shared head counts once."""
+    """Gradient norms by official name. A fused projection has the norm of all its parts. A shared head counts once."""
     return {
         row.sources[0]: float(
             np.sqrt(sum(np.sum(np.square(gradients[part].astype(np.float64))) for part in row.targets))

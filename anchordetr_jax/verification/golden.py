@@ -1,14 +1,15 @@
-"""Golden figures: files that say how to make a case from seeds, and what the official code computed of it in float64.
+"""Golden values: files that say how to make a case from seeds, with what the official code computes for it in float64.
 
-An `.npz` file holds `meta`, a JSON text, with the official command line's arguments (`args`), the seeds and sizes, and
-numbers by name; any of these arrays:
+An `.npz` file holds `meta`, a JSON text with the arguments of the official command line (`args`), seeds, image sizes
+and named numbers. It also holds some of these arrays:
 
-- `logits` [layers,B,Q,K] and `boxes` [layers,B,Q,4] (all decoder layers, or those that `layers_kept` names);
+- `logits` [layers,B,Q,K] and `boxes` [layers,B,Q,4], of all decoder layers or of those that `layers_kept` names;
 - `post/scores`, `post/labels`, `post/boxes`, `post/target_sizes`: the best detections of the last layer;
-- `stage/NAME`: a sample of the output of a part (shapes in `meta.stage_shapes`);
-- `target_boxes_I`, `target_labels_I`: the objects of image I; then `loss/NAME`, `match/layerL/imageI/query` and
-  `…/target`, `meta.grad_norms`, all of the first training step; `total_loss_per_step` and `grad_norm_per_step`; and
-  what the last step left: `meta.param_norms_after`, `param_after/NAME`.
+- `stage/NAME`: a sample of the output of a part (its shape is in `meta.stage_shapes`);
+- `target_boxes_I`, `target_labels_I`: the objects of image I;
+- of the first training step: `loss/NAME`, `match/layerL/imageI/query` and `…/target`, `meta.grad_norms`;
+- of each step: `total_loss_per_step` and `grad_norm_per_step`;
+- after the last step: `meta.param_norms_after`, `param_after/NAME`.
 """
 
 import json
@@ -21,7 +22,7 @@ import numpy as np
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.verification.figures import Case, Detected, Figures, ImageTargets, synthetic_case
+from anchordetr_jax.verification.cases import Case, ImageTargets, Outputs, TopDetections, synthetic_case
 from anchordetr_jax.weights.arguments import config_with, is_argument, refuse_unknown, settings_from_arguments
 
 OFFICIAL_CLASSES = 91
@@ -35,19 +36,19 @@ LAYER_WORDS = {"first": 0, "last": -1}
 
 
 class Golden(NamedTuple):
-    """A file of golden figures."""
+    """The content of a file of golden values."""
 
     case: Case
-    figures: Figures
+    outputs: Outputs
     unused: tuple[str, ...]
-    """Entries of `meta` that were not understood."""
+    """Unknown entries of `meta`."""
 
 
 def read_golden(path: str | Path) -> Golden:
-    """Reads a file of golden figures and makes its weights and images.
+    """Reads a file of golden values and makes its weights and images.
 
     Raises:
-        UserError: the file is missing or of another form, or asks for what this project does not have.
+        UserError: the file is missing, has another format, or needs something that this project does not have.
     """
     meta, arrays = _read(path)
     arguments = {name: value for name, value in meta.items() if is_argument(name)} | meta["args"]
@@ -56,7 +57,7 @@ def read_golden(path: str | Path) -> Golden:
     classes = arrays["logits"].shape[-1] if "logits" in arrays else OFFICIAL_CLASSES
     config = config_with(config, {"model.num_classes": classes})
     sizes = tuple((int(height), int(width)) for height, width in meta["image_sizes"])
-    figures = _figures(path, meta, arrays, config.model.decoder_layers)
+    outputs = _outputs(path, meta, arrays, config.model.decoder_layers)
     case = synthetic_case(
         str(meta.get("name", Path(path).stem)),
         config,
@@ -64,11 +65,11 @@ def read_golden(path: str | Path) -> Golden:
         sizes=sizes,
         image_seeds=tuple(map(int, meta["image_seeds"])),
         targets=_targets(path, arrays, len(sizes)),
-        steps=0 if figures.step_losses is None else len(figures.step_losses),
+        steps=0 if outputs.step_losses is None else len(outputs.step_losses),
         target_sizes=arrays.get("post/target_sizes"),
     )
     unused = tuple(name for name in meta if name not in UNDERSTOOD and not is_argument(name))
-    return Golden(case, figures, unused)
+    return Golden(case, outputs, unused)
 
 
 def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
@@ -78,15 +79,15 @@ def _read(path: str | Path) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
         meta = json.loads(str(arrays.pop("meta")))
         missing = [name for name in REQUIRED if name not in meta]
     except FileNotFoundError:
-        raise UserError(f"There is no file {path}; give the path of golden figures (.npz).") from None
+        raise UserError(f"There is no file {path}; give the path of golden values (.npz).") from None
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
         detail = " ".join(str(error).split())[:120]
-        raise UserError(f"{path} is not a file of golden figures ({detail}); give an .npz file with 'meta'.") from None
+        raise UserError(f"{path} is not a file of golden values ({detail}); give an .npz file with 'meta'.") from None
     if missing:
-        raise UserError(f"{path} is not a file of golden figures: its meta lacks {', '.join(missing)}.")
+        raise UserError(f"{path} is not a file of golden values: its meta lacks {', '.join(missing)}.")
     unknown = [name for name in arrays if not ARRAYS.fullmatch(name)]
     if unknown:
-        raise UserError(f"{path} has arrays that are not understood, so it cannot be verified: {', '.join(unknown)}.")
+        raise UserError(f"{path} has unknown arrays, so it cannot be verified: {', '.join(unknown)}.")
     return meta, arrays
 
 
@@ -102,21 +103,21 @@ def _targets(path: str | Path, arrays: dict[str, np.ndarray], images: int) -> tu
         raise UserError(f"{path} has targets for some of its {images} images only: {error} is missing.") from None
 
 
-def _figures(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray], decoder_layers: int) -> Figures:
+def _outputs(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarray], decoder_layers: int) -> Outputs:
     kept = meta.get("layers_kept")
     layers = tuple(range(decoder_layers)) if kept is None else _layers(path, kept, decoder_layers)
     if "logits" in arrays and len(arrays["logits"]) != len(layers):
         raise UserError(f"{path} has logits of {len(arrays['logits'])} decoder layers and says they are {len(layers)}.")
     detections = None
     if "post/scores" in arrays:
-        detections = Detected(*(arrays[f"post/{name}"] for name in Detected._fields))
+        detections = TopDetections(*(arrays[f"post/{name}"] for name in TopDetections._fields))
     matches: dict[tuple[int, int], dict[int, int]] = {}
     for name, queries in arrays.items():
         if found := re.fullmatch(r"match/layer(\d+)/image(\d+)/query", name):
             targets = arrays[name.removesuffix("query") + "target"]
             matches[int(found[1]), int(found[2])] = dict(zip(targets.tolist(), queries.tolist(), strict=True))
     stages = {name.removeprefix("stage/"): value for name, value in arrays.items() if name.startswith("stage/")}
-    return Figures(
+    return Outputs(
         stages=stages,
         stage_shapes={name: tuple(shape) for name, shape in meta.get("stage_shapes", {}).items()},
         layers=layers,
@@ -136,9 +137,9 @@ def _figures(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarra
 
 
 def _layers(path: str | Path, kept: Any, decoder_layers: int) -> tuple[int, ...]:
-    """Decoder layers from what `layers_kept` says: "first, last", or numbers."""
+    """The decoder layers that `layers_kept` names: "first, last", or numbers."""
     words = kept.replace(",", " ").split() if isinstance(kept, str) else list(kept)
     try:
         return tuple(range(decoder_layers)[LAYER_WORDS[word] if word in LAYER_WORDS else int(word)] for word in words)
     except (ValueError, IndexError, TypeError):
-        raise UserError(f"{path} keeps the decoder layers {kept!r}, which is not understood.") from None
+        raise UserError(f"{path} keeps the decoder layers {kept!r}, and these are unknown.") from None

@@ -1,8 +1,8 @@
-"""The official PyTorch code from a user's own checkout, run in this process without a change to its files.
+"""Runs the official PyTorch code from a user's checkout in this process. Its files are not changed.
 
-It was written for the PyTorch of 2021 and for GPUs. What stands in the way of running it today, on any machine and in
-float64, is put right in memory while it runs: operators that torchvision looks for, the download of ImageNet weights, a
-call of `.cuda()`, and position codes that are float32 whatever the network is.
+The official code was written for the PyTorch of 2021 and for GPUs. To run it with today's PyTorch, on any machine and
+in float64, some things are replaced in memory while it runs: operators that torchvision looks for, the download of
+ImageNet weights, a call of `.cuda()`, and position codes that are always float32.
 """
 
 import argparse
@@ -21,30 +21,31 @@ import numpy as np
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.verification.figures import Case, Detected, Figures
+from anchordetr_jax.verification.cases import Case, Outputs, TopDetections
 from anchordetr_jax.weights.arguments import arguments_from_config
 
 MODULES = ("models", "util", "datasets", "engine", "main")
-"""Top-level names in the checkout, which other packages might have, too."""
+"""Top-level module names of the checkout. Other packages may use the same names."""
 TORCHVISION_OPERATORS = (
     *("nms", "qnms", "roi_align", "qroi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"),
     *("_roi_align_backward", "_roi_pool_backward", "_ps_roi_align_backward", "_ps_roi_pool_backward"),
     "_deform_conv2d_backward",
 )
-"""Compiled operators that importing torchvision asks for, and no detector here calls."""
+"""Compiled operators that the import of torchvision asks for. No detector here calls them."""
 
-_declared: list[Any] = []  # a torch.library.Library takes its declarations along when it goes
+_declared: list[Any] = []  # Keeps each torch.library.Library alive: its declarations end with it.
 
 
 class OfficialCode:
-    """An imported checkout."""
+    """An imported checkout of the official code."""
 
     def __init__(self, repo: str | Path) -> None:
-        """Imports it. Raises `UserError` if there is none at `repo`, or something that it needs is not installed."""
+        """Imports the checkout. Raises `UserError` if `repo` is not a checkout, or if a Python package is missing."""
         self.repo = Path(repo).resolve()
         if not (self.repo / "models" / "anchor_detr.py").is_file() or not (self.repo / "main.py").is_file():
             raise UserError(
-                f"{repo} is no checkout of the official code: git clone https://github.com/megvii-research/AnchorDETR."
+                f"{repo} is not a checkout of the official code; get one: git clone "
+                "https://github.com/megvii-research/AnchorDETR."
             )
         try:
             self.torch = importlib.import_module("torch")
@@ -65,13 +66,13 @@ class OfficialCode:
             ) from error
 
     def arguments(self, config: Config) -> Any:
-        """The arguments that its own command line would have with these settings."""
+        """The arguments of the official command line for these settings."""
         arguments = self.main.get_args_parser().parse_args([])
         vars(arguments).update(arguments_from_config(config), device="cpu", output_dir="")
         return arguments
 
     def build(self, config: Config, state_dict: Mapping[str, np.ndarray], dtype: str) -> tuple[Any, Any, Any, Any]:
-        """(model, criterion, postprocessors, arguments), the weights loaded strictly. Call it inside `running`."""
+        """(model, criterion, postprocessors, arguments) with strictly loaded weights. Call it inside `running`."""
         arguments = self.arguments(config)
         model, criterion, postprocessors = self.models.build_model(arguments)
         model.to(getattr(self.torch, dtype))
@@ -81,14 +82,14 @@ class OfficialCode:
 
     @contextlib.contextmanager
     def running(self, dtype: str) -> Iterator[None]:
-        """Makes the code run here, in "float64" or "float32", for the while."""
+        """Makes the code run here in "float64" or "float32", while it is open."""
         torch, patches = self.torch, contextlib.ExitStack()
         with warnings.catch_warnings(), patches:
             warnings.simplefilter("ignore")
-            # Only the main process downloads ImageNet weights, so there is none.
+            # Only the main process downloads ImageNet weights. Here no process is the main one.
             patches.enter_context(_replaced(self.backbone, "is_main_process", lambda: False))
             patches.enter_context(_replaced(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor))
-            # PyTorch's compiler imports by name the modules that it traces.
+            # PyTorch's compiler imports the modules that it traces by name.
             patches.enter_context(_named(self._modules))
             if dtype == "float64":
                 patches.enter_context(_replaced(self.transformer, "torch", _FloatsAreDoubles(torch)))
@@ -97,21 +98,23 @@ class OfficialCode:
                     patches.enter_context(_replaced(self.transformer, name, _of_doubles(original)))
             yield
 
-    def compute(self, case: Case, dtype: str) -> Figures:
-        """All figures of a case, in "float64" or "float32", as `computation.compute` computes ours."""
+    def compute(self, case: Case, dtype: str) -> Outputs:
+        """Computes all outputs of a case in "float64" or "float32", like `computation.compute`."""
         with self.running(dtype):
             model, criterion, postprocessors, arguments = self.build(case.config, case.state_dict, dtype)
             samples = self._samples(case, dtype)
-            figures = self._forward(case, model.eval(), postprocessors, samples)
+            outputs = self._forward(case, model.eval(), postprocessors, samples)
             if case.targets:
-                self._train(case, model.train(), criterion.train(), arguments, samples, figures, dtype)
-        return figures
+                self._train(case, model.train(), criterion.train(), arguments, samples, outputs, dtype)
+        return outputs
 
     def evaluate(
         self, config: Config, weights: str | Path, data: str | Path, output: str | Path
     ) -> tuple[list[float], list[dict[str, Any]]]:
-        """What its command `main.py --eval --resume WEIGHTS --coco_path DATA` finds: COCO's 12 numbers, and the
-        contents of the results.json that it writes into the folder `output`."""
+        """Runs the official `main.py --eval --resume WEIGHTS --coco_path DATA`.
+
+        Returns COCO's 12 numbers, and the content of the results.json that it writes into the folder `output`.
+        """
         arguments, found = self.arguments(config), []
         vars(arguments).update(
             {"eval": True, "resume": str(weights), "coco_path": str(data), "output_dir": str(output)},
@@ -128,7 +131,7 @@ class OfficialCode:
         with (
             self.running("float32"),
             _replaced(self.main, "evaluate", keeping),
-            # What its own training saves, and PyTorch no longer loads unless told to.
+            # The official training saves a Namespace. PyTorch loads one only if it is allowed here.
             self.torch.serialization.safe_globals([argparse.Namespace]),
             contextlib.redirect_stdout(io.StringIO()),
         ):
@@ -136,7 +139,7 @@ class OfficialCode:
         return found[0], json.loads((Path(output) / "results.json").read_text())
 
     def preprocess(self, image: Any, size: int, max_size: int) -> np.ndarray:
-        """A Pillow image as its evaluation would feed it, at another size than 800: float32 [h,w,3]."""
+        """Prepares a Pillow image like the official evaluation, for a short side of `size` pixels: float32 [h,w,3]."""
         steps = self.transforms
         mean_std = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
         chain = steps.Compose(
@@ -153,22 +156,24 @@ class OfficialCode:
         images = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
         return self.misc.NestedTensor(images, torch.from_numpy(mask))
 
-    def _forward(self, case: Case, model: Any, postprocessors: Any, samples: Any) -> Figures:
+    def _forward(self, case: Case, model: Any, postprocessors: Any, samples: Any) -> Outputs:
         with self.torch.no_grad(), _recording(model, case) as stages:
             outputs = model(samples)
             sizes = case.image_sizes if case.target_sizes is None else case.target_sizes
             best = postprocessors["bbox"](outputs, self.torch.from_numpy(np.asarray(sizes, np.int64)))
         logits, boxes = stages.pop("heads")
-        return Figures(
+        return Outputs(
             stages=stages,
             layers=tuple(range(len(logits))),
             logits=logits,
             boxes=boxes,
-            detections=Detected(*(np.stack([one[name].numpy() for one in best]) for name in Detected._fields)),
+            detections=TopDetections(
+                *(np.stack([one[name].numpy() for one in best]) for name in TopDetections._fields)
+            ),
         )
 
     def _train(
-        self, case: Case, model: Any, criterion: Any, arguments: Any, samples: Any, figures: Figures, dtype: str
+        self, case: Case, model: Any, criterion: Any, arguments: Any, samples: Any, outputs: Outputs, dtype: str
     ) -> None:
         torch = self.torch
         targets = [
@@ -186,9 +191,9 @@ class OfficialCode:
             loss.backward()
             if step == 0:
                 handle.remove()
-                figures.losses = {name: float(value) for name, value in losses.items()}
-                figures.matches = _pairs(assignments)
-                figures.gradient_norms = {
+                outputs.losses = {name: float(value) for name, value in losses.items()}
+                outputs.matches = _pairs(assignments)
+                outputs.gradient_norms = {
                     name: float(parameter.grad.norm())
                     for name, parameter in model.named_parameters()
                     if parameter.grad is not None
@@ -199,14 +204,14 @@ class OfficialCode:
             total_losses.append(float(loss))
             total_norms.append(float(norm))
         if case.steps:
-            figures.step_losses, figures.step_gradient_norms = np.array(total_losses), np.array(total_norms)
-            figures.tensors_after = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
-            figures.norms_after = {
-                name: float(np.linalg.norm(array.astype(np.float64))) for name, array in figures.tensors_after.items()
+            outputs.step_losses, outputs.step_gradient_norms = np.array(total_losses), np.array(total_norms)
+            outputs.tensors_after = {name: tensor.numpy().copy() for name, tensor in model.state_dict().items()}
+            outputs.norms_after = {
+                name: float(np.linalg.norm(array.astype(np.float64))) for name, array in outputs.tensors_after.items()
             }
 
     def make_optimizer(self, model: Any, arguments: Any) -> Any:
-        """As its command builds it, which cannot be called by itself."""
+        """Makes the optimiser like the official command does. That part of the command is not a function."""
         groups: dict[float, list[Any]] = {arguments.lr: [], arguments.lr_backbone: []}
         for name, parameter in model.named_parameters():
             if parameter.requires_grad:
@@ -219,13 +224,15 @@ class OfficialCode:
 
 
 def weighted(losses: Mapping[str, Any], criterion: Any) -> Any:
-    """The official total loss, a scalar tensor."""
+    """The official total loss: a scalar tensor."""
     return sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses)
 
 
 def import_torchvision() -> ModuleType:
-    """Imports torchvision, also where it has been built without the operators that it looks for (as beside a CPU build
-    of PyTorch). Raises `ImportError` if it is not there."""
+    """Imports torchvision, also where its compiled operators do not fit the installed PyTorch (as with CPU builds).
+
+    Raises `ImportError` if torchvision is not installed.
+    """
     try:
         return importlib.import_module("torchvision")
     except RuntimeError as error:
@@ -242,9 +249,9 @@ def import_torchvision() -> ModuleType:
 
 @contextlib.contextmanager
 def _importing_from(repo: Path) -> Iterator[None]:
-    """Imports find the checkout first, in silence."""
+    """Imports find the checkout first and print no warnings."""
     sys.path.insert(0, str(repo))
-    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is written into the checkout
+    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Nothing is written into the checkout.
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -256,7 +263,7 @@ def _importing_from(repo: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _named(modules: Mapping[str, ModuleType]) -> Iterator[None]:
-    """For the while, the names of the checkout are those of `modules`, and no other package's."""
+    """While it is open, the module names of the checkout mean `modules`, and no modules of other packages."""
     others = _taken_out()
     sys.modules.update(modules)
     try:
@@ -267,7 +274,7 @@ def _named(modules: Mapping[str, ModuleType]) -> Iterator[None]:
 
 
 def _taken_out() -> dict[str, ModuleType]:
-    """What has a name of the checkout's, no longer imported."""
+    """Removes all modules with names of the checkout from `sys.modules` and returns them."""
     names = [name for name in sys.modules if name.partition(".")[0] in MODULES]
     return {name: sys.modules.pop(name) for name in names}
 
@@ -283,7 +290,7 @@ def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
 
 
 class _FloatsAreDoubles:
-    """The module torch, where `torch.float32` is float64."""
+    """The module `torch`, but `torch.float32` is float64."""
 
     def __init__(self, torch: Any) -> None:
         self._torch = torch
@@ -299,7 +306,7 @@ def _of_doubles(function: Any) -> Any:
 
 @contextlib.contextmanager
 def _recording(model: Any, case: Case) -> Iterator[dict[str, Any]]:
-    """Outputs of the parts, named and laid out as `stages.run_stages` says, and those of the heads."""
+    """Collects outputs of the parts, with names and shapes as in `stages.run_stages`, and of the heads."""
     stages: dict[str, Any] = {}
     images = len(case.images)
     transformer = model.transformer
@@ -340,7 +347,7 @@ def _channels_last(maps: Any) -> np.ndarray:
 
 
 def _pairs(assignments: list[Any]) -> dict[tuple[int, int], dict[int, int]]:
-    """The matcher is called for the last layer first, then for the others in order."""
+    """Matches by layer and image. The official code calls its matcher first for the last layer, then for the others."""
     last, *earlier = assignments
     return {
         (layer, image): dict(zip(targets.tolist(), queries.tolist(), strict=True))

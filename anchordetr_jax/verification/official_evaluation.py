@@ -1,4 +1,4 @@
-"""One detector evaluated twice on the same photographs: by the official command, and by this project."""
+"""Evaluates one detector twice on the same photographs: with the official command, and with this project."""
 
 import json
 import tempfile
@@ -18,14 +18,14 @@ from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.verification.agreement import compare_detections
+from anchordetr_jax.verification.cases import TopDetections
 from anchordetr_jax.verification.comparison import Table
-from anchordetr_jax.verification.figures import Detected
 from anchordetr_jax.verification.official import OfficialCode
 from anchordetr_jax.verification.tolerances import FLOAT32, SCORES
 from anchordetr_jax.weights.convert import export_weights, read_weights
 
 IMAGES, ANNOTATIONS = "{}2017", "annotations/instances_{}2017.json"
-"""Where the official code looks for the images of a split, and for its annotations."""
+"""The official code looks for the images and annotations of a split here."""
 
 Results = Sequence[Mapping[str, Any]]
 """Entries of COCO's result format."""
@@ -34,15 +34,14 @@ Results = Sequence[Mapping[str, Any]]
 def verify_evaluation(
     repo: str | Path, weights: str | Path, data: str | Path, *, count: int = 0, dilation: bool | None = None
 ) -> Table:
-    """COCO's 12 numbers and all detections, by a checkout of the official code and by this project, both in float32.
+    """Compares COCO's 12 numbers and all detections of the official code and of this project, both in float32.
 
     Args:
-        repo: the checkout.
-        weights: a checkpoint, which the official code gets exported; or a file of official weights, which is imported
-            here.
+        repo: a checkout of the official code.
+        weights: a checkpoint (it is exported for the official code), or a file of official weights (it is imported).
         data: a folder with val2017/ and annotations/instances_val2017.json.
-        count: how many of its images are taken, the first by id; 0: all.
-        dilation: DC5 or C5, where a file does not say.
+        count: the number of images, the first ones by id. 0: all.
+        dilation: DC5 (True) or C5, where a weight file does not say it.
 
     Raises:
         UserError: something is missing or cannot be read.
@@ -64,7 +63,7 @@ def verify_evaluation(
         settings = Config(data=DataConfig(root=str(folder), labels=config.data.labels), eval=EvalConfig(batch_size=1))
         dataset = open_split(settings.data, "val")
         result = Evaluator(dataset, settings).run(model, progress=False)
-    table = Table(f"{weights}: {len(images)} images of {root}, by the official main.py --eval and here")
+    table = Table(f"{weights}: {len(images)} images of {root}, with the official main.py --eval and with this project")
     for name, official in zip(METRIC_NAMES, numbers, strict=True):
         ours = result.metrics[name]
         table.compare(name, ours, official, SCORES, note=f"official {official:.4f}, here {ours:.4f}")
@@ -78,10 +77,10 @@ def compare_results(
     """Adds rows for two lists of entries in COCO's result format.
 
     Args:
-        table: gets the rows.
-        ours: entries of these categories only.
-        official: maybe of others as well, as the official code has more class outputs than there are categories.
-        images: (height, width) of each image by id.
+        table: the rows are added to it.
+        ours: entries of `categories` only.
+        official: may have entries of other categories: the official code has more class outputs than there are classes.
+        images: (height, width) of each image in pixels, by id.
         categories: the category ids of the data set.
     """
     limit = FLOAT32.predictions
@@ -92,7 +91,7 @@ def compare_results(
 
 
 def _link_first_images(root: Path, folder: Path, count: int) -> dict[int, tuple[int, int]]:
-    """Makes `folder` look like `root` with the first images only. Returns their (height, width) by id."""
+    """Makes `folder` a data set with the first images of `root`. Returns their (height, width) by id."""
     try:
         content = json.loads((root / ANNOTATIONS.format("val")).read_text())
         images = sorted(content["images"], key=lambda image: image["id"])[: count or None]
@@ -103,14 +102,14 @@ def _link_first_images(root: Path, folder: Path, count: int) -> dict[int, tuple[
     ids = {image["id"] for image in images}
     kept = [annotation for annotation in content["annotations"] if annotation["image_id"] in ids]
     (folder / "annotations").mkdir()
-    for split in ("train", "val"):  # the official command opens the training images, too
+    for split in ("train", "val"):  # The official command also opens the training images.
         (folder / IMAGES.format(split)).symlink_to(root / IMAGES.format("val"), target_is_directory=True)
         (folder / ANNOTATIONS.format(split)).write_text(json.dumps({**content, "images": images, "annotations": kept}))
     return {image["id"]: (image["height"], image["width"]) for image in images}
 
 
-def _by_image(results: Results, images: Mapping[int, Any]) -> list[Detected]:
-    """Each image's detections, in the order of `images`, best first."""
+def _by_image(results: Results, images: Mapping[int, Any]) -> list[TopDetections]:
+    """The detections of each image, in the order of `images`, best first."""
     entries: dict[int, list[Mapping[str, Any]]] = {image: [] for image in images}
     for entry in results:
         entries[entry["image_id"]].append(entry)
@@ -120,5 +119,5 @@ def _by_image(results: Results, images: Mapping[int, Any]) -> list[Detected]:
         boxes = np.array([entry["bbox"] for entry in best_first], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = np.array([entry["category_id"] for entry in best_first], np.int64)
-        found.append(Detected(np.array([entry["score"] for entry in best_first], np.float64), labels, boxes))
+        found.append(TopDetections(np.array([entry["score"] for entry in best_first], np.float64), labels, boxes))
     return found

@@ -1,4 +1,4 @@
-"""Proofs that this project computes what the official code computes. Each is a table, or several."""
+"""Proofs that this project computes what the official code computes. Each proof gives one table or several."""
 
 import dataclasses
 import tempfile
@@ -13,10 +13,10 @@ from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.transforms import apply_draw, evaluation_draws
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
-from anchordetr_jax.verification.agreement import compare_figures
+from anchordetr_jax.verification.agreement import compare_outputs
+from anchordetr_jax.verification.cases import Case, synthetic_targets
 from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.computation import compute
-from anchordetr_jax.verification.figures import Case, synthetic_targets
 from anchordetr_jax.verification.golden import read_golden
 from anchordetr_jax.verification.official import OfficialCode
 from anchordetr_jax.verification.synthetic import official_shapes, synthetic_image, synthetic_state_dict
@@ -25,48 +25,48 @@ from anchordetr_jax.weights.convert import exported, read_checkpoint, read_weigh
 from anchordetr_jax.weights.torch_file import write_torch_file
 
 PIXELS = 1e-6
-"""Largest difference of normalised pixels, which are float32 of the order of one: a few roundings of 6e-8 each."""
+"""Largest difference of normalised pixels. They are float32 numbers near 1, and a few roundings are 6e-8 each."""
 IMAGE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LARGEST_TO_SHORT = 1333 / 800
-"""The longest side that evaluation allows, by the short side."""
+"""The largest quotient of long and short side in evaluation."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Trial:
-    """What to run both codes on."""
+    """The network, weights and images that both implementations run on."""
 
     config: Config
     state_dict: dict[str, np.ndarray] | None = None
-    """The weights; None for synthetic ones."""
+    """Weights by official name. None: synthetic weights."""
     photographs: tuple[Path, ...] = ()
-    """Image files; without any, synthetic images of `sizes` are taken."""
+    """Image files. Empty: synthetic images of `sizes`."""
     short_side: int = 256
-    """What the photographs are resized to."""
+    """Photographs are resized to this short side, in pixels."""
     sizes: tuple[tuple[int, int], ...] = ((128, 160), (160, 112))
-    """(h,w) of synthetic images: the first is computed alone, and trained on; then all as one padded batch."""
+    """(h,w) of synthetic images in pixels. The first is computed alone, with training; then all as one padded batch."""
     seed: int = 0
     steps: int = 3
 
 
 def verify_golden(path: str | Path, dtype: str = "float64", forms: Mapping[str, bool] | None = None) -> Table:
-    """Computes the case of a file of golden figures, and compares. Raises `UserError` if the file cannot be read."""
+    """Computes the case of a file of golden values and compares. Raises `UserError` if the file cannot be read."""
     case, reference, unused = read_golden(path)
     table = Table(f"{path}: {describe(case)}; {dtype} here, float64 there")
-    compare_figures(table, compute(case, dtype, forms=forms), reference, case, dtype)
+    compare_outputs(table, compute(case, dtype, forms=forms), reference, case, dtype)
     if unused:
-        table.note(f"Not understood in the file's meta, and not used: {', '.join(unused)}.")
+        table.note(f"These entries of the file's meta are unknown and not used: {', '.join(unused)}.")
     return table
 
 
 def verify_official(repo: str | Path, trial: Trial, dtypes: Sequence[str] = ("float64", "float32")) -> Iterator[Table]:
-    """Runs a checkout of the official code beside ours, and compares stage by stage.
+    """Runs a checkout of the official code and this project, and compares them stage by stage.
 
-    For each dtype: one image alone with everything (stages, detections, losses, gradients, optimiser steps), then
-    several of different size in one padded batch, or the image with padding around it where there are several levels
-    (there the official code mixes images).
+    For each dtype there are two cases. First, one image alone with everything: stages, detections, losses, gradients
+    and optimiser steps. Second, several images of different sizes in one padded batch. With several feature levels the
+    second case is one padded image, because there the official code mixes the images of a batch.
 
     Raises:
-        UserError: there is no checkout, something that it needs is not installed, or an image cannot be read.
+        UserError: `repo` is not a checkout, a Python package is missing, or an image cannot be read.
     """
     code = OfficialCode(repo)
     if trial.photographs:
@@ -76,13 +76,13 @@ def verify_official(repo: str | Path, trial: Trial, dtypes: Sequence[str] = ("fl
         images = [synthetic_image(*size, trial.seed + i) for i, size in enumerate(trial.sizes)]
     for case in official_cases(trial, images):
         for dtype in dtypes:
-            table = Table(f"The official code beside ours, {case.name}: {describe(case)}; both in {dtype}")
-            compare_figures(table, compute(case, dtype), code.compute(case, dtype), case, dtype)
+            table = Table(f"The official code and this project, {case.name}: {describe(case)}; both in {dtype}")
+            compare_outputs(table, compute(case, dtype), code.compute(case, dtype), case, dtype)
             yield table
 
 
 def official_cases(trial: Trial, images: Sequence[np.ndarray]) -> Iterator[Case]:
-    """What `verify_official` computes."""
+    """The cases that `verify_official` computes."""
     model = trial.config.model
     weights = trial.state_dict or synthetic_state_dict(official_shapes(model), trial.seed)
     targets = synthetic_targets(1, trial.seed, model.num_classes)
@@ -104,9 +104,9 @@ def official_cases(trial: Trial, images: Sequence[np.ndarray]) -> Iterator[Case]
 
 
 def verify_roundtrip(checkpoint: str | Path) -> Table:
-    """Exports a checkpoint into a file, imports that, and compares bit by bit.
+    """Exports a checkpoint into a file, imports the file, and compares bit by bit.
 
-    Raises `UserError` if there is no checkpoint, or none that can be exported.
+    Raises `UserError` if there is no checkpoint, or if it cannot be exported.
     """
     variables, config, categories = read_checkpoint(checkpoint)
     outputs = OFFICIAL_OUTPUTS if categories is not None else config.model.num_classes
@@ -133,7 +133,7 @@ def verify_roundtrip(checkpoint: str | Path) -> Table:
 
 
 def describe(case: Case) -> str:
-    """The architecture and the images in a few words."""
+    """A few words about the architecture and the images."""
     model: ModelConfig = case.config.model
     words = [
         f"{model.backbone} {'DC5' if model.dilation else 'C5'}",
@@ -149,17 +149,17 @@ def describe(case: Case) -> str:
 
 
 def image_files(folder: str | Path, count: int) -> tuple[Path, ...]:
-    """The first images of a folder, by name. Raises `UserError` if there are none."""
+    """The first images of a folder in the order of their names. Raises `UserError` if there are none."""
     if not Path(folder).is_dir():
-        raise UserError(f"There is no folder of images {folder}.")
+        raise UserError(f"There is no folder {folder}; give a folder with images.")
     files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_FILES)
     if not files:
-        raise UserError(f"There are no images in {folder}.")
+        raise UserError(f"There are no images ({', '.join(IMAGE_FILES)}) in {folder}.")
     return tuple(files[:count])
 
 
 def _photograph(path: Path, short_side: int) -> np.ndarray:
-    """As our evaluation feeds it, at another size than 800: float32 [h,w,3], normalised."""
+    """Prepares a photograph like our evaluation, for another short side: float32 [h,w,3], normalised."""
     pixels = read_image(path, _stored_size(path))
     augment = AugmentConfig(eval_size=short_side, max_size=int(short_side * LARGEST_TO_SHORT))
     draw = evaluation_draws(np.array([pixels.shape[:2]]), augment)[0]

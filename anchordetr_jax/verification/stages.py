@@ -1,4 +1,4 @@
-"""What the parts of a model put out while it runs, so that two implementations can be compared stage by stage."""
+"""Outputs of a model's parts while it runs, so that two implementations can be compared stage by stage."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -12,7 +12,7 @@ from anchordetr_jax.model.anchor_detr import Predictions
 
 
 def parts_of(model: AnchorDETR) -> dict[str, nnx.Module]:
-    """The parts whose outputs are stages, in the order in which they run."""
+    """The parts whose outputs are stages, in the order of the computation."""
     parts: dict[str, nnx.Module] = {"backbone": model.backbone}
     parts |= {f"input_projections/{i}": part for i, part in enumerate(model.input_projections)}
     for i, spatial in enumerate(model.encoder.spatial):
@@ -25,9 +25,9 @@ def parts_of(model: AnchorDETR) -> dict[str, nnx.Module]:
 def run_stages(
     model: AnchorDETR, images: jax.Array, image_sizes: jax.Array
 ) -> tuple[Predictions, dict[str, jax.Array]]:
-    """The model's predictions and the outputs of its parts by name; may be traced.
+    """The model's predictions, and the outputs of its parts by name. JAX may trace it.
 
-    `backbone/I`: features of the backbone's stages that are used, [B,h,w,C]. `input_projections/I`: [B,h,w,C].
+    `backbone/I`: the backbone's features that the detector uses, [B,h,w,C]. `input_projections/I`: [B,h,w,C].
     `encoder/spatial/I`: [B*S,h,w,C], image-major. `encoder/level/I`: [B,S,h,w,C]. `decoder/layers/I`: [B,Q,C].
     """
     with _recording(parts_of(model)) as outputs:
@@ -39,8 +39,7 @@ def run_stages(
 
 @contextlib.contextmanager
 def _recording(parts: Mapping[str, nnx.Module]) -> Iterator[dict[str, Any]]:
-    """Collects what the parts return when they are called, by name. Calls go through their classes, so these are
-    wrapped for the while."""
+    """Collects what the parts return, by name. A call goes through the part's class, so the classes are wrapped."""
     names = {id(part): name for name, part in parts.items()}
     classes: list[Any] = list(dict.fromkeys(type(part) for part in parts.values()))
     originals = [cls.__call__ for cls in classes]

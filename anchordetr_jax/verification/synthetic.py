@@ -1,8 +1,8 @@
-"""Weights and images made of a seed alone, the same ones in every framework and on every machine.
+"""Weights and images made from a seed alone. They are the same in every framework and on every machine.
 
-Golden figures say which seeds they were made with instead of carrying 150 MB of weights along. Each tensor has a random
-stream of its own, which depends on the seed and the tensor's official name; the numbers are such that activations stay
-of the order of one through the whole network.
+A file of golden values names its seeds and need not contain 150 MB of weights. Each tensor has its own random stream,
+which depends on the seed and on the tensor's official name. The distributions keep activations near 1 in the whole
+network.
 """
 
 import hashlib
@@ -20,20 +20,20 @@ _Draw = Callable[[np.random.Generator, Shape], np.ndarray]
 
 _SHARED_HEAD = re.compile(r"(transformer\.(?:class|bbox)_embed)\.\d+\.")
 BLOBS = 12
-"""Soft coloured spots in a synthetic image."""
+"""Number of soft coloured spots in a synthetic image."""
 
 
 def official_shapes(config: ModelConfig) -> dict[str, Shape]:
-    """Name and shape of every tensor in the official state dict of this architecture (`config.num_classes` set).
+    """Name and shape of each tensor in the official state dict of this architecture. `config.num_classes` must be set.
 
-    Raises `UserError` where the official code has no such architecture.
+    Raises `UserError` if the official code does not have this architecture.
     """
     nothing = {path: np.broadcast_to(np.int8(0), leaf.shape) for path, leaf in definition_of(config).shapes.items()}
     return {name: array.shape for name, array in state_dict_from_variables(nothing, config).items()}
 
 
 def synthetic_state_dict(shapes: Mapping[str, Shape], seed: int) -> dict[str, np.ndarray]:
-    """float32 arrays by official name, in the shapes asked for. The copies of a shared head are equal."""
+    """float32 arrays of the given shapes by official name. The copies of a shared head are equal."""
     return {name: synthetic_tensor(name, shape, seed) for name, shape in shapes.items()}
 
 
@@ -46,7 +46,7 @@ def synthetic_tensor(name: str, shape: Shape, seed: int) -> np.ndarray:
 
 
 def synthetic_image(height: int, width: int, seed: int) -> np.ndarray:
-    """float32 [height, width, 3], already normalised: smooth spots and a little noise."""
+    """An image of smooth spots and a little noise: float32 [height, width, 3], already normalised."""
     generator = np.random.Generator(np.random.PCG64(seed))
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
     image = np.zeros((3, height, width))
@@ -60,14 +60,14 @@ def synthetic_image(height: int, width: int, seed: int) -> np.ndarray:
 
 
 def _draw(name: str, shape: Shape) -> _Draw:
-    """How a tensor of this name and shape is drawn."""
+    """The random distribution of a tensor with this name and shape."""
     kind = name.rpartition(".")[2]
     if kind == "running_var":
         return _uniform(0.5, 1.5)
     if kind == "running_mean":
         return _normal(0.1)
     if len(shape) == 1 and kind == "weight":
-        # The last normalisation of a residual block is small, so that 33 blocks in a row do not blow up.
+        # The last normalisation of a residual block is small, so that activations do not grow over 33 blocks.
         high = 0.4 if ".bn3." in name else 1.2
         return _uniform(0.5 * high, high) if "backbone" in name else _uniform(0.8, 1.2)
     if len(shape) == 1:
@@ -86,5 +86,5 @@ def _uniform(low: float, high: float) -> _Draw:
 
 
 def _normal(deviation: float, mean: float = 0.0) -> _Draw:
-    # Added afterwards, because another order of rounding gives another last bit.
+    # The mean is added afterwards: another order of rounding would change the last bit.
     return lambda generator, shape: generator.normal(0, deviation, shape) + mean

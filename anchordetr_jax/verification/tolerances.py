@@ -1,34 +1,33 @@
-"""How close two computations of the same detector must come: the one place where verification takes its limits from.
+"""How close two computations of the same detector must be. All limits of verification are here.
 
-float64: two ways to the same number differ by rounding alone, and what the whole detector adds up to was measured as
-2e-14. float32: the official code in float32 differs from itself in float64 by 2e-6 in a logit; ten times that leaves
-room for another order of summation and none for another formula. bfloat16: differences are reported, not judged, for
-nobody can say what they ought to be.
+float64: two ways to compute a number differ by rounding alone; for the whole detector this was measured as 2e-14.
+float32: a logit of the official code differs by 2e-6 between float32 and float64. Ten times that allows another order
+of summation, but no other formula. bfloat16: differences are reported and not judged, because no right limit is known.
 """
 
 import dataclasses
 
 FLOAT32_ULP_BELOW_8 = 2.0**-21
-"""Distance of neighbouring float32 numbers between 4 and 8, where the outermost logits of any grid of anchors lie."""
+"""Distance of neighbouring float32 numbers between 4 and 8. The outermost anchor logits of any grid are in there."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Tolerances:
-    """Limits for one dtype. None: reported, not judged."""
+    """Limits for one dtype. None: reported and not judged."""
 
     predictions: float | None
     """Logits, boxes, scores: absolute. Inner stages: relative to their largest magnitude, where that is over 1."""
     losses: float | None
     """Relative."""
     matching: float | None
-    """Two assignments whose costs differ by no more are both optimal, and either is right."""
+    """If the costs of two assignments differ by no more than this, both are optimal and right."""
     gradients: float | None
-    """Of every parameter's gradient norm, relative."""
+    """Gradient norm of each parameter, relative."""
     gradient_floor: float
-    """The part of the whole gradient's norm that a parameter's norm is at least counted as: below it there is nothing
-    but what cancellation left over."""
+    """A parameter's gradient norm counts at least as this share of the whole gradient's norm. Smaller norms are only
+    rounding errors."""
     steps: float | None
-    """Of loss, gradient norm and parameters after optimiser steps, relative."""
+    """Loss, gradient norm and parameters after optimiser steps, relative."""
 
 
 FLOAT64 = Tolerances(predictions=1e-12, losses=1e-11, matching=1e-10, gradients=1e-9, gradient_floor=1e-12, steps=1e-8)
@@ -37,20 +36,20 @@ BFLOAT16 = Tolerances(predictions=None, losses=None, matching=None, gradients=No
 BY_DTYPE = {"float64": FLOAT64, "float32": FLOAT32, "bfloat16": BFLOAT16}
 
 CLASS_ERROR = 2e-5
-"""Absolute, in percent: the official code computes this number in float32 whatever the network computes in."""
+"""Absolute, in percent. The official code always computes this number in float32."""
 
 SCORES = 5e-4
-"""Absolute, of COCO's numbers: they agree to three decimals."""
+"""Absolute, for COCO's numbers: they agree to three decimals."""
 
 GRID_BOXES = FLOAT32_ULP_BELOW_8 / 4
-"""Absolute, for box centres when anchors are a grid: the official code takes an anchor's logit in float32 whatever the
-network computes in, and its last bit depends on the mathematical library. A sigmoid passes on a quarter at most."""
+"""Absolute, for box centres when anchors are a grid. The official code always computes an anchor's logit in float32,
+and its last bit depends on the mathematical library. The slope of a sigmoid is at most a quarter."""
 GRID_LOSSES = 1e-5
-"""Relative: that last bit moves box losses, their gradients, and what follows from them."""
+"""Relative. That last bit changes box losses, their gradients, and everything that depends on them."""
 
 
 def tolerances(dtype: str, *, grid: bool = False) -> Tolerances:
-    """The limits for a dtype; `grid`: of what depends on box centres, when anchors are a grid."""
+    """The limits for a dtype. `grid`: for numbers that depend on box centres, when anchors are a grid."""
     limits = BY_DTYPE[dtype]
     if not grid:
         return limits

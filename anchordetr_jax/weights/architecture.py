@@ -1,4 +1,4 @@
-"""The architecture that an official state dict implies."""
+"""Reads the architecture from an official state dict."""
 
 import re
 from collections.abc import Mapping
@@ -8,23 +8,27 @@ import numpy as np
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.weights.correspondence import PARALLEL_PREFIX
+from anchordetr_jax.weights.correspondence import form_of
+from anchordetr_jax.weights.wrappers import bare_names
 
 StateDict = Mapping[str, np.ndarray]
 
 DEPTHS = {6: "resnet50", 23: "resnet101"}
-"""Blocks of the third stage, which tell the two apart."""
+"""Number of blocks in the third stage: backbone."""
+ANCHORS = "transformer.position.weight"
+DETREX_BORDER = 1e-3
+"""`ModelConfig.anchor_border` of detrex's code; the official code has 1e-5."""
 PROJECTIONS = {5: "rcda", 3: "standard"}
-"""Input projections of cross-attention, which tell the two kinds of attention apart."""
+"""Number of input projections of cross-attention: kind of attention."""
 
 
 def config_from_state_dict(state_dict: StateDict, *, dilated: bool, **settings: Any) -> ModelConfig:
-    """The settings of the network whose weights these are.
+    """The settings of the network that these weights belong to.
 
     Args:
-        state_dict: the official names and arrays.
-        dilated: DC5 or C5, which the tensors do not tell.
-        settings: further fields of `ModelConfig`; they win over what is read here.
+        state_dict: arrays by official name.
+        dilated: DC5 (True) or C5. The tensors look the same.
+        settings: further fields of `ModelConfig`. They replace the values that are read from the tensors.
 
     Raises:
         UserError: this is not an Anchor DETR state dict.
@@ -33,24 +37,25 @@ def config_from_state_dict(state_dict: StateDict, *, dilated: bool, **settings: 
 
 
 def read_architecture(state_dict: StateDict) -> dict[str, Any]:
-    """The fields of `ModelConfig` that names and shapes tell: all but C5 or DC5, attention heads, and a grid's size.
+    """The fields of `ModelConfig` that follow from names and shapes.
 
-    A tensor that is missing is left for the conversion to name: what it would tell is read from its neighbours, or is
-    the official default.
+    These are all fields except C5 or DC5, the number of attention heads, and the size of a grid of anchors. If a tensor
+    is missing, its field is read from similar tensors or has the official default; the conversion then names it.
 
     Raises:
         UserError: this is not an Anchor DETR state dict.
     """
-    state_dict = {name.removeprefix(PARALLEL_PREFIX): array for name, array in state_dict.items()}
+    state_dict = {bare: state_dict[name] for bare, name in bare_names(state_dict).originals.items()}
     decoder_layers = _count(state_dict, r"transformer\.decoder_layers\.(\d+)\.")
     depth = _count(state_dict, r"backbone\.body\.layer3\.(\d+)\.")
     if decoder_layers == 0 or depth == 0:
         missing = "transformer.decoder_layers" if decoder_layers == 0 else "backbone.body.layer3"
         raise UserError(f"This is not an Anchor DETR state dict: it has no tensors under '{missing}'.")
+    detrex = form_of(state_dict) == "detrex"
     read: dict[str, Any] = {
         "backbone": backbone_of_depth(depth),
-        "num_feature_levels": max(1, _count(state_dict, r"input_proj\.(\d+)\.")),
-        "spatial_prior": "learned" if "transformer.position.weight" in state_dict else "grid",
+        "num_feature_levels": 1 if detrex else max(1, _count(state_dict, r"input_proj\.(\d+)\.")),
+        "spatial_prior": "learned" if ANCHORS in state_dict else "grid",
         "encoder_layers": _count(state_dict, r"transformer\.encoder_layers\.(\d+)\.")
         + _count(state_dict, r"transformer\.encoder_layers_level\.(\d+)\."),
         "decoder_layers": decoder_layers,
@@ -70,14 +75,24 @@ def read_architecture(state_dict: StateDict) -> dict[str, Any]:
     if classes := _matrix(state_dict, r"transformer\.class_embed\.\d+\.weight"):
         read["num_classes"] = classes[0]
     else:
-        read["num_classes"] = 91
+        read["num_classes"] = 80 if detrex else 91
     if hidden := _matrix(state_dict, r"transformer\.(?:en|de)coder_layers\.\d+\.ffn\.linear1\.weight"):
         read["ffn_dim"] = hidden[0]
+    if detrex and coordinates_near_border(state_dict.get(ANCHORS), DETREX_BORDER):
+        read["anchor_border"] = DETREX_BORDER
     return read
 
 
+def coordinates_near_border(anchors: np.ndarray | None, border: float) -> int:
+    """How many coordinates of anchors [A,2], relative to the image, are less than `border` from the image border."""
+    if anchors is None:
+        return 0
+    wide = np.asarray(anchors, np.float64)
+    return int((np.minimum(wide, 1 - wide) < border).sum())
+
+
 def is_resnet(state_dict: StateDict) -> bool:
-    """Whether this is a ResNet alone, as torchvision names its tensors."""
+    """True if this is a ResNet alone with torchvision's names."""
     return "conv1.weight" in state_dict and any(name.startswith("layer1.0.") for name in state_dict)
 
 
@@ -89,7 +104,7 @@ def read_depth(state_dict: StateDict) -> str:
 
 
 def backbone_of_depth(blocks: int) -> str:
-    """The backbone with so many blocks in its third stage. Raises `UserError` if there is none."""
+    """The backbone with `blocks` blocks in its third stage. Raises `UserError` if there is none."""
     if blocks not in DEPTHS:
         raise UserError(
             f"The backbone's third stage has {blocks} blocks; the backbones here are ResNet-50 (6) and ResNet-101 (23)."
@@ -98,7 +113,7 @@ def backbone_of_depth(blocks: int) -> str:
 
 
 def _matrix(state_dict: StateDict, pattern: str) -> tuple[int, int] | None:
-    """Shape of the first matrix with rows and columns whose name is `pattern`."""
+    """Shape of the first non-empty matrix whose name matches `pattern`."""
     for name, array in state_dict.items():
         shape = np.shape(array)
         if re.fullmatch(pattern, name) and len(shape) == 2 and min(shape) > 0:
@@ -107,6 +122,6 @@ def _matrix(state_dict: StateDict, pattern: str) -> tuple[int, int] | None:
 
 
 def _count(state_dict: StateDict, pattern: str) -> int:
-    """One more than the highest index that `pattern` finds."""
+    """One more than the largest index that `pattern` finds."""
     found = [int(match[1]) for name in state_dict if (match := re.match(pattern, name))]
     return max(found, default=-1) + 1

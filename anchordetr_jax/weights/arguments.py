@@ -1,7 +1,7 @@
-"""The official command line's arguments beside this project's settings, as one table.
+"""One table of the official command line's arguments and this project's settings.
 
-Checkpoints of the official training carry these arguments, golden figures name the ones they were made with, and the
-official code is run by them.
+Checkpoints of the official training contain these arguments. Files of golden values name the arguments that they were
+made with. The proofs run the official code with them.
 """
 
 from collections.abc import Mapping
@@ -40,13 +40,13 @@ SETTINGS = {
     "batch_size": "train.batch_size",
     "seed": "train.seed",
 }
-"""Official argument: our setting. But for the batch size (theirs is of one GPU), the defaults are the same."""
+"""Official argument: our setting. The defaults are the same, except for the batch size: theirs is for one GPU."""
 
 VALUES: dict[str, dict[Any, Any]] = {
     "attention_type": {"RCDA": "rcda", "nn.MultiheadAttention": "standard"},
     "sgd": {False: "adamw", True: "sgd"},
 }
-"""Values that are spelled otherwise here."""
+"""Values with another spelling here: official value: our value."""
 
 FIXED: dict[str, Any] = {
     "dropout": 0.0,
@@ -57,7 +57,7 @@ FIXED: dict[str, Any] = {
     "lr_linear_proj_names": [],
     "dataset_file": "coco",
 }
-"""Arguments that could change the detector or its training, at the only value that this project has."""
+"""Arguments that could change the detector or its training, with the only value that this project supports."""
 
 WITHOUT_EFFECT = frozenset(
     {
@@ -67,18 +67,18 @@ WITHOUT_EFFECT = frozenset(
         *("distributed", "rank", "world_size", "dist_url", "dist_backend"),
     }
 )
-"""Arguments about files, machines, and parts that do not take part."""
+"""Arguments about files and machines, and about parts that are not used."""
 
 FROZEN_BACKBONE = r"backbone/.*"
 
 
 def is_argument(name: str) -> bool:
-    """Whether the official command line has an argument of this name (or adds it to the others while it runs)."""
+    """True if the official command line has this argument, or adds it while it runs."""
     return name in SETTINGS or name in FIXED or name in WITHOUT_EFFECT
 
 
 def refuse_unknown(arguments: Mapping[str, Any], where: str) -> None:
-    """Raises `UserError` naming all arguments that the official code does not have or that ask for what is not here."""
+    """Raises `UserError` that names all arguments which are unknown or which this project does not support."""
     problems = [f"{name}={value!r} is not known" for name, value in arguments.items() if not is_argument(name)]
     problems += [
         f"{name}={arguments[name]!r} is not supported, only {only!r}"
@@ -90,10 +90,10 @@ def refuse_unknown(arguments: Mapping[str, Any], where: str) -> None:
 
 
 def settings_from_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Official arguments as our settings by dotted name ("model.dilation"); others are left out.
+    """Translates official arguments to our settings by dotted name ("model.dilation"). Others are left out.
 
     Raises:
-        UserError: a value is none that the official command line takes.
+        UserError: the official command line does not take a value.
     """
     settings: dict[str, Any] = {}
     for name, setting in SETTINGS.items():
@@ -101,7 +101,7 @@ def settings_from_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
             settings[setting] = _our_value(name, arguments[name])
     if "train.batch_size" in settings and isinstance(arguments.get("world_size"), int):
         settings["train.batch_size"] *= arguments["world_size"]
-    if arguments.get("lr_backbone", 1) <= 0:  # the official code then trains no part of the backbone
+    if arguments.get("lr_backbone", 1) <= 0:  # The official code then trains no part of the backbone.
         settings["optimizer.backbone_learning_rate"] = 0.0
         settings["optimizer.freeze"] = (FROZEN_BACKBONE,)
     if arguments.get("clip_max_norm", 1) < 0:
@@ -110,7 +110,7 @@ def settings_from_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def config_with(config: Config, settings: Mapping[str, Any]) -> Config:
-    """`config` with settings by dotted name put in, checked. Raises `UserError` for a wrong type or value."""
+    """`config` with some settings replaced, by dotted name. Raises `UserError` for a wrong type or value."""
     nested = config_to_dict(config)
     for setting, value in settings.items():
         group, name = setting.split(".")
@@ -119,7 +119,7 @@ def config_with(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def arguments_from_config(config: Config) -> dict[str, Any]:
-    """The official arguments that describe these settings, as far as they have one."""
+    """The official arguments for these settings. Settings without an official argument are left out."""
     nested = config_to_dict(config)
     arguments = {}
     for name, setting in SETTINGS.items():
@@ -132,7 +132,7 @@ def arguments_from_config(config: Config) -> dict[str, Any]:
 
 
 def architecture_arguments(config: Config) -> dict[str, Any]:
-    """The official arguments that its command needs to build this network: C5 or DC5, and what is not its default."""
+    """The arguments that the official command needs for this network: C5 or DC5, and all that differ from defaults."""
     usual, asked = arguments_from_config(Config()), arguments_from_config(config)
     return {
         name: asked[name]
@@ -142,7 +142,7 @@ def architecture_arguments(config: Config) -> dict[str, Any]:
 
 
 def _our_value(name: str, value: Any) -> Any:
-    if name == "dilation" and isinstance(value, str):  # the official command line takes the words, too
+    if name == "dilation" and isinstance(value, str):  # The official command line also takes these words.
         value = {"true": True, "false": False}.get(value.lower(), value)
     if name in VALUES:
         if value not in VALUES[name]:

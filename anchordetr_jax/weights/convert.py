@@ -30,7 +30,8 @@ from anchordetr_jax.weights.state_dict import (
     state_dict_from_variables,
     variables_from_state_dict,
 )
-from anchordetr_jax.weights.torch_file import read_state_dict, write_torch_file
+from anchordetr_jax.weights.state_dict_file import read_state_dict
+from anchordetr_jax.weights.torch_file import write_torch_file
 
 NAMES_ARGUMENT, OUTPUTS_ARGUMENT, LABELS_ARGUMENT = "categories", "class_outputs", "labels"
 """What an exported file's `args` hold besides official arguments, so that it comes back as it was."""
@@ -75,11 +76,13 @@ def read_weights(
         UserError: the file cannot be read, its tensors fit no architecture of this project, or it does not tell what
             has to be told.
     """
-    state_dict, found = read_state_dict(path)
+    state_dict, found, remarks = read_state_dict(path)
     with _named(path):
         if is_resnet(state_dict):
-            return _backbone(state_dict)
-        return _detector(path, state_dict, found or {}, dilation, num_anchors, annotations)
+            weights = _backbone(state_dict)
+        else:
+            weights = _detector(path, state_dict, found or {}, dilation, num_anchors, annotations)
+    return dataclasses.replace(weights, remarks=(*remarks, *weights.remarks))
 
 
 def _detector(
@@ -209,7 +212,7 @@ def read_categories(annotations: str | Path, scheme: Any) -> Categories:
 
 def describe_file(path: str | Path, **options: Any) -> str:
     """What a weight file holds: its tensors, what each becomes, its args, and the architecture or what is wrong."""
-    state_dict, arguments = read_state_dict(path)
+    state_dict, arguments, _ = read_state_dict(path)
     try:
         weights, problem = read_weights(path, **options), ""
     except UserError as error:

@@ -1,30 +1,39 @@
-"""The official checkpoint's tensor names beside this project's variable paths, as one table."""
+"""One table of the official checkpoint's tensor names and this project's variable paths."""
 
 import dataclasses
 import enum
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
+from typing import Literal
 
 import numpy as np
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.resnet import BLOCKS
 
-IGNORED = frozenset({"num_batches_tracked", "total_params", "total_ops"})
-"""Last parts of names: counters that PyTorch and profilers leave in state dicts; they mean nothing to the detector."""
+Form = Literal["official", "detrex"]
+"""Whose names tensors have: the official code's, or detrex's."""
 
-PARALLEL_PREFIX = "module."
-"""What `DistributedDataParallel` puts before every name."""
+IGNORED = frozenset({"num_batches_tracked", "n_averaged", "total_params", "total_ops"})
+"""Last parts of names: counters that PyTorch and profilers leave in state dicts. The detector does not need them."""
+
+DETREX_NAMES = {
+    "input_proj.0.0.weight": "input_proj.0.weight",
+    "input_proj.0.0.bias": "input_proj.0.bias",
+    "input_proj.0.1.weight": "input_proj.1.weight",
+    "input_proj.0.1.bias": "input_proj.1.bias",
+}
+"""Official name: name in detrex (its projects/anchor_detr). All other names are the same."""
 
 
 class Layout(enum.Enum):
-    """How one tensor is laid out on the two sides. The value is the transposition from PyTorch to here."""
+    """The order of a tensor's axes. The value is the transposition from PyTorch's order to ours."""
 
     SAME = None
     LINEAR = (1, 0)  # [out, in] -> [in, out]
     CONVOLUTION = (2, 3, 1, 0)  # OIHW -> HWIO
 
     def from_torch(self, array: np.ndarray) -> np.ndarray:
-        """The array as it is laid out here; a view."""
+        """The array in our order of axes; a view."""
         return array if self.value is None else array.transpose(self.value)
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
@@ -36,8 +45,8 @@ class Layout(enum.Enum):
 class Correspondence:
     """One row of the table.
 
-    Several `sources` are copies of one tensor and must be equal; with several `targets` the source is split among them
-    in equal parts along its first axis.
+    Several `sources` are copies of one tensor and must be equal. With several `targets` the source is split into equal
+    parts along its first axis.
     """
 
     sources: tuple[str, ...]
@@ -49,13 +58,23 @@ RCDA_PROJECTIONS = ("query_row", "query_column", "key_row", "key_column", "value
 STANDARD_PROJECTIONS = ("query", "key", "value")
 
 
-def correspondences(config: ModelConfig) -> tuple[Correspondence, ...]:
-    """Every tensor of an official checkpoint of this architecture (a ResNet one), each once."""
-    return (*_resnet("backbone.body.", config.backbone), *_transformer(config))
+def form_of(names: Collection[str]) -> Form:
+    """Whose form these tensor names have: detrex's if any of them occurs in detrex only."""
+    return "detrex" if any(name in names for name in DETREX_NAMES.values()) else "official"
+
+
+def correspondences(config: ModelConfig, form: Form = "official") -> tuple[Correspondence, ...]:
+    """All tensors of a checkpoint with this architecture (ResNet backbones only), each once."""
+    rows = (*_resnet("backbone.body.", config.backbone), *_transformer(config))
+    if form == "official":
+        return rows
+    return tuple(
+        dataclasses.replace(row, sources=tuple(DETREX_NAMES.get(name, name) for name in row.sources)) for row in rows
+    )
 
 
 def resnet_correspondences(depth: str) -> tuple[Correspondence, ...]:
-    """The tensors of a torchvision ResNet state dict (its classifier aside)."""
+    """The tensors of a torchvision ResNet state dict without its classifier."""
     return tuple(_resnet("", depth))
 
 
@@ -110,7 +129,7 @@ def _transformer(config: ModelConfig) -> Iterator[Correspondence]:
     for name in ("adapt_pos1d", "adapt_pos2d"):
         for i in (0, 1):
             yield from _linear(f"transformer.{name}.{2 * i}", f"{name}/layers/{i}")
-    heads = range(config.decoder_layers)  # one head, shared, but written once a layer
+    heads = range(config.decoder_layers)  # All layers share one head, but it is written once per layer.
     yield from _linear([f"transformer.class_embed.{layer}" for layer in heads], "class_head")
     for i in (0, 1, 2):
         yield from _linear([f"transformer.bbox_embed.{layer}.layers.{i}" for layer in heads], f"box_head/layers/{i}")

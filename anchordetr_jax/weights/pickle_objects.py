@@ -1,7 +1,7 @@
-"""What a pickle may be made of: plain Python and numpy, by constructors of our own.
+"""The objects that a pickle may contain: plain Python and numpy, made by our own constructors.
 
-Nothing in these tables is the class or function that a file names, so there is nothing in them to abuse: each entry
-checks what it is given and returns data.
+These tables do not contain the classes and functions that a file names, so a file cannot abuse them. Each entry checks
+its arguments and returns data.
 """
 
 import argparse
@@ -17,18 +17,18 @@ import numpy as np
 
 
 class RefusedNameError(Exception):
-    """The pickle asks for something that is not in the table of harmless names; `args[0]` says what."""
+    """The pickle asks for a name that is not in the table of harmless names; `args[0]` says it."""
 
 
 class MalformedPickleError(Exception):
-    """The bytes are no pickle of plain data."""
+    """The bytes are not a pickle of plain data."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Constructor:
-    """What a class or function named in a pickle stands for: a function of ours that makes harmless data.
+    """Our function in place of a class or function that a pickle names. It makes harmless data.
 
-    A file can pass it around and apply it, but can neither look into it nor change it.
+    A file can pass it around and call it, but it cannot look into it or change it.
     """
 
     name: str
@@ -42,7 +42,7 @@ def checked(kind: type, value: Any) -> Any:
 
 
 def dict_key(value: Any) -> Any:
-    # Only flat keys: hashing a tuple of tuples takes a time, or a depth of the C stack, that the file's author chooses.
+    # Only flat keys: the author of the file could make the hash of nested tuples take very long or overflow the stack.
     plain = str | bytes | int | float | complex | None
     if isinstance(value, plain) or (type(value) is tuple and all(isinstance(item, plain) for item in value)):
         return value
@@ -54,7 +54,7 @@ def set_state(target: Any, state: Any) -> None:
         case argparse.Namespace(), dict():
             vars(target).update((checked(str, name), value) for name, value in state.items())
         case collections.OrderedDict(), dict():
-            pass  # `_metadata` of a state dict: versions of the modules that wrote it
+            pass  # `_metadata` of a state dict: the versions of its modules.
         case np.dtype(), (_, "<" | ">" | "=" | "|" as order, None, None, None, *_):
             target.__setstate__((3, order, None, None, None, -1, -1, 0))  # type: ignore[attr-defined]
         case np.ndarray(), (_, shape, np.dtype() as dtype, int(fortran), raw) if _is_unfilled(target):
@@ -82,10 +82,10 @@ def _is_unfilled(array: np.ndarray) -> bool:
 
 
 def _numpy_dtype(code: str, align: bool = False, copy: bool = True) -> np.dtype:
-    # Numbers only; dtype 'O' would take the array's bytes for addresses of objects.
+    # Numbers only: with dtype 'O' the array's bytes would be used as addresses of objects.
     if not re.fullmatch(r"[biufc](1|2|4|8|16)", checked(str, code)):
         raise RefusedNameError(f"numpy.dtype({code[:40]!r})")
-    return np.dtype(code, copy=True)  # a copy, because its byte order is set afterwards
+    return np.dtype(code, copy=True)  # A copy, because its byte order is set afterwards.
 
 
 def _numpy_scalar(dtype: np.dtype, raw: bytes | str) -> np.generic:
@@ -175,5 +175,5 @@ PLAIN_NAMES: Mapping[str, Constructor] = constructors(
         **{f"builtins.{name}": _inert for name in ("dict", "float", "int", "list", "object", "str")},
     }
 )
-"""Harmless types of Python and numpy that occur in checkpoints, and what is made of them. Paths become strings, default
-dicts plain dicts."""
+"""Harmless types of Python and numpy that occur in checkpoints, with our constructors. Paths become strings. Default
+dicts become plain dicts."""

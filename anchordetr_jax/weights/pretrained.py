@@ -8,15 +8,13 @@ from typing import Any, NamedTuple
 import jax
 
 from anchordetr_jax.checkpoints.checkpoint import load_model, refuse_backbone_alone
-from anchordetr_jax.config import Config
+from anchordetr_jax.config import Config, ModelConfig, choices
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
 from anchordetr_jax.weights.convert import UntoldError, read_weights
 
 OFFICIAL_WEIGHTS = "https://github.com/megvii-research/AnchorDETR"
-
-CHOICES = {"dtype": ("float32", "bfloat16", "float64"), "padding": ("invariant", "official")}
 
 
 class Pretrained(NamedTuple):
@@ -48,11 +46,10 @@ def load_pretrained(
         UserError: there are no weights of a whole detector at `path`, they are damaged, or something has to be told.
     """
     text = os.path.expanduser(os.fspath(path))
-    for setting, values in CHOICES.items():
-        if overrides.get(setting, values[0]) not in values:
-            raise UserError(f"{setting} must be one of {', '.join(values)}, not {overrides[setting]!r}.")
-    if overrides.get("dtype") == "float64" and not jax.config.read("jax_enable_x64"):
-        raise UserError('dtype="float64" needs jax.config.update("jax_enable_x64", True) before anything else.')
+    for setting in ("dtype", "padding"):
+        allowed = choices(ModelConfig, setting)
+        if overrides.get(setting, allowed[0]) not in allowed:
+            raise UserError(f"{setting} must be one of {', '.join(allowed)}, not {overrides[setting]!r}.")
     if "://" in text or os.path.isdir(text):
         for setting, value in (("dilation", dilation), ("annotations", annotations)):
             if value is not None:

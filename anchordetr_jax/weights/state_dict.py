@@ -1,9 +1,8 @@
-"""Official state dicts to models and back, bit for bit."""
+"""Converts official state dicts to models and back, without changing a bit."""
 
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.typing import DTypeLike
@@ -16,14 +15,16 @@ from anchordetr_jax.model.precision import param_dtype
 from anchordetr_jax.weights.architecture import config_from_state_dict, read_depth
 from anchordetr_jax.weights.correspondence import (
     IGNORED,
-    PARALLEL_PREFIX,
     Correspondence,
+    Form,
     correspondences,
+    form_of,
     resnet_correspondences,
 )
+from anchordetr_jax.weights.wrappers import bare_names
 
 CLASSIFIER = ("fc.weight", "fc.bias")
-"""The part of a torchvision ResNet that classifies images; a detector has no use for it."""
+"""The classifier of a torchvision ResNet. A detector does not need it."""
 
 
 def model_from_state_dict(
@@ -34,31 +35,29 @@ def model_from_state_dict(
     dtype: DTypeLike = jnp.float32,
     **architecture: Any,
 ) -> AnchorDETR:
-    """The detector that an official state dict describes, with its weights.
+    """Makes the detector that a state dict describes, with its weights.
 
     Args:
-        state_dict: the official names and arrays (`checkpoint["model"]`). They are copied.
-        dilated: whether it is a DC5 model; the weights of C5 and DC5 models look the same.
+        state_dict: arrays by official name (`checkpoint["model"]`), or by detrex's. They are copied.
+        dilated: True for a DC5 model, False for C5. Their weights look the same.
         padding: `ModelConfig.padding`.
-        dtype: what the network computes in: float32, bfloat16 (parameters stay float32) or float64.
-        architecture: further fields of `ModelConfig` that the tensors do not tell: `num_heads`, or `num_anchors` of a
-            grid (the official defaults, 8 and 300, where they are not given).
+        dtype: dtype of the computation: float32, bfloat16 (parameters stay float32) or float64.
+        architecture: further fields of `ModelConfig` that do not follow from the tensors: `num_heads`, or `num_anchors`
+            of a grid. The defaults are the official ones, 8 and 300.
 
     Raises:
-        UserError: names every tensor that is unknown, missing, there twice, of a wrong shape, or unequal where copies
-            must be equal; or JAX is not set to float64 where that is asked for.
+        UserError: names each tensor that is unknown, missing, duplicate, of a wrong shape, not finite, or unequal to
+            its copies. Also raised if float64 is wanted and JAX's 64-bit mode is off.
     """
     config = config_from_state_dict(
         state_dict, dilated=dilated, padding=padding, dtype=jnp.dtype(dtype).name, **architecture
     )
-    if jax.dtypes.canonicalize_dtype(param_dtype(config)) != param_dtype(config):
-        raise UserError("dtype=float64 needs JAX's 64-bit mode: call jax.config.update('jax_enable_x64', True) first.")
     variables = variables_from_state_dict(state_dict, config)
     return definition_of(config).merge({path: jnp.asarray(value) for path, value in variables.items()})
 
 
 def state_dict_from_model(model: AnchorDETR) -> dict[str, np.ndarray]:
-    """The official names and arrays of a model, heads once a decoder layer; the inverse of `model_from_state_dict`."""
+    """Arrays by official name, with the heads once per decoder layer. The inverse of `model_from_state_dict`."""
     return state_dict_from_variables(
         {path: np.asarray(value) for path, value in variables_of(model).items()}, model.config
     )
@@ -67,19 +66,20 @@ def state_dict_from_model(model: AnchorDETR) -> dict[str, np.ndarray]:
 def variables_from_state_dict(
     state_dict: Mapping[str, np.ndarray], config: ModelConfig, *, consume: bool = False
 ) -> dict[str, np.ndarray]:
-    """Arrays by variable path, in the parameters' dtype. Raises `UserError` as `model_from_state_dict` does.
+    """Arrays by variable path, in the parameters' dtype. Raises `UserError` like `model_from_state_dict`.
 
-    With `consume`, each tensor is taken out of the state dict (a dict) once it is converted: less memory is needed.
+    With `consume`, each tensor is removed from the state dict (a dict) after its conversion, which saves memory.
     """
     expected = {path: leaf.shape for path, leaf in definition_of(config).shapes.items()}
-    return _translate(state_dict, correspondences(config), expected, np.dtype(param_dtype(config)), consume=consume)
+    table = correspondences(config, form_of(bare_names(state_dict).originals))
+    return _translate(state_dict, table, expected, np.dtype(param_dtype(config)), consume=consume)
 
 
 def backbone_from_state_dict(state_dict: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """A torchvision ResNet state dict as (`resnet50` or `resnet101`, arrays by variable path).
+    """Converts a torchvision ResNet state dict to (`resnet50` or `resnet101`, arrays by variable path).
 
     Raises:
-        UserError: names every tensor that is unknown, missing or of a wrong shape.
+        UserError: names each tensor that is unknown, missing, of a wrong shape or not finite.
     """
     depth = read_depth(state_dict)
     config = ModelConfig(backbone=depth, num_classes=1, encoder_layers=0, decoder_layers=1)  # type: ignore[arg-type]
@@ -88,17 +88,24 @@ def backbone_from_state_dict(state_dict: Mapping[str, np.ndarray]) -> tuple[str,
     return depth, _translate(without_classifier, resnet_correspondences(depth), expected, np.dtype(np.float32))
 
 
-def state_dict_from_variables(variables: Mapping[str, np.ndarray], config: ModelConfig) -> dict[str, np.ndarray]:
-    """Arrays by variable path -> the official names and arrays (copies, writable; a shared head is one array).
+def state_dict_from_variables(
+    variables: Mapping[str, np.ndarray], config: ModelConfig, form: Form = "official"
+) -> dict[str, np.ndarray]:
+    """Converts arrays by variable path to arrays by official name, or by detrex's. They are writable copies.
+
+    The names of a shared head have one array object.
 
     Raises:
-        UserError: the architecture has no official counterpart, or names every variable that is unknown or missing.
+        UserError: the official code or detrex does not have this architecture. Or a variable is unknown or missing; all
+            such variables are named.
     """
     if config.backbone == "compact":
         raise UserError(
-            "model.backbone='compact' has no counterpart in the official code: only ResNet models can be exported."
+            "The official code has no model.backbone='compact': only detectors with a ResNet can be exported."
         )
-    table = correspondences(config)
+    if form == "detrex" and config.num_feature_levels > 1:
+        raise UserError("detrex has no Anchor DETR with several feature levels: export it in the official form.")
+    table = correspondences(config, form)
     targets = {target for row in table for target in row.targets}
     problems = [f"missing {path}" for path in sorted(targets - variables.keys())]
     problems += [f"unknown {path}" for path in sorted(variables.keys() - targets)]
@@ -113,7 +120,7 @@ def state_dict_from_variables(variables: Mapping[str, np.ndarray], config: Model
 
 
 def is_ignored(name: str) -> bool:
-    """Whether a tensor of this name means nothing to the detector."""
+    """True if the detector does not need a tensor of this name."""
     return name.rpartition(".")[2] in IGNORED
 
 
@@ -127,11 +134,13 @@ def _translate(
 ) -> dict[str, np.ndarray]:
     variables: dict[str, np.ndarray] = {}
     known: set[str] = set()
-    names, problems = _bare_names(state_dict)
+    bare = bare_names(state_dict)
+    names = bare.originals
+    problems = [f"duplicate {name} (with and without a prefix)" for name in bare.duplicates if not is_ignored(name)]
     for row in table:
         known.update(row.sources)
         present = {source: np.asarray(state_dict[names[source]]) for source in row.sources if source in names}
-        found = _problems_of(row, present, _source_shape(row, expected))
+        found = _problems_of(row, present, _source_shape(row, expected), dtype)
         problems += found
         if not found:
             for target, part in zip(row.targets, np.split(present[row.sources[0]], len(row.targets)), strict=True):
@@ -142,23 +151,13 @@ def _translate(
                 del state_dict[names[source]]
     problems += [f"unknown {name}" for name in names if name not in known and not is_ignored(name)]
     if problems:
-        raise UserError(f"The weights do not fit the architecture they imply: {'; '.join(problems)}.")
+        raise UserError(f"The weights do not fit their architecture: {'; '.join(problems)}.")
     return variables
 
 
-def _bare_names(state_dict: Mapping[str, np.ndarray]) -> tuple[dict[str, str], list[str]]:
-    """The names without the prefix that `DistributedDataParallel` gives them, and which of these then come twice."""
-    names: dict[str, str] = {}
-    duplicates = []
-    for name in state_dict:
-        bare = name.removeprefix(PARALLEL_PREFIX)
-        if bare in names and not is_ignored(bare):
-            duplicates.append(f"duplicate {bare} (with and without '{PARALLEL_PREFIX}')")
-        names[bare] = name
-    return names, duplicates
-
-
-def _problems_of(row: Correspondence, present: Mapping[str, np.ndarray], shape: tuple[int, ...]) -> list[str]:
+def _problems_of(
+    row: Correspondence, present: Mapping[str, np.ndarray], shape: tuple[int, ...], dtype: np.dtype
+) -> list[str]:
     problems, first = [], None
     for source in row.sources:
         if source not in present:
@@ -169,6 +168,8 @@ def _problems_of(row: Correspondence, present: Mapping[str, np.ndarray], shape: 
             problems.append(f"{source} has shape {list(array.shape)} instead of {list(shape)}")
         elif not jnp.issubdtype(array.dtype, jnp.floating):
             problems.append(f"{source} has numbers of type {array.dtype} instead of floating-point ones")
+        elif not_finite := _count_not_finite(array, dtype):
+            problems.append(f"{source} has {not_finite} numbers of {array.size} that are not finite")
         elif first is None:
             first = array
         elif array.dtype != first.dtype or array.tobytes() != first.tobytes():
@@ -176,7 +177,13 @@ def _problems_of(row: Correspondence, present: Mapping[str, np.ndarray], shape: 
     return problems
 
 
+def _count_not_finite(array: np.ndarray, dtype: np.dtype) -> int:
+    """How many numbers are infinite or not a number, also those that `dtype` cannot hold."""
+    with np.errstate(over="ignore"):
+        return int(array.size - np.isfinite(array.astype(dtype, copy=False)).sum())
+
+
 def _source_shape(row: Correspondence, expected: Mapping[str, tuple[int, ...]]) -> tuple[int, ...]:
-    """The shape of a row's source in PyTorch's layout."""
+    """The shape of a row's source in PyTorch's order of axes."""
     first, *rest = row.layout.to_torch(np.broadcast_to(np.int8(0), expected[row.targets[0]])).shape
     return (first * len(row.targets), *rest)

@@ -1,7 +1,7 @@
-"""The objects inside PyTorch's files: how its pickles describe tensors, read and written without PyTorch.
+"""The objects in PyTorch's files: how its pickles describe tensors. They are read and written without PyTorch.
 
-A pickle holds, for each tensor, a call of a rebuilding function with a storage (a persistent id naming a block of bytes
-that is kept elsewhere in the file), an offset, a size and strides, the last three counted in elements.
+For each tensor, a pickle contains a call of a rebuilding function. Its arguments are a storage (a persistent id that
+names a block of bytes elsewhere in the file), and an offset, a size and strides, counted in elements.
 """
 
 import argparse
@@ -31,23 +31,23 @@ _STORAGE_DTYPES: Mapping[str, np.dtype] = {
     "ComplexFloatStorage": np.dtype(np.complex64),
     "ComplexDoubleStorage": np.dtype(np.complex128),
 }
-# Those without a storage class of their own: tensors of them stand on untyped storages and name their dtype.
+# Dtypes without their own storage class: such tensors use untyped storages and name their dtype.
 _NEWER_DTYPES = ("uint16", "uint32", "uint64", "float8_e4m3fn", "float8_e5m2", "float8_e4m3fnuz", "float8_e5m2fnuz")
 
-# A tensor with strides of 0 may be far larger than its storage. More elements than this are taken for an attack.
+# A tensor with strides of 0 can be far larger than its storage. More elements than this are refused as an attack.
 _MAX_EXPANDED = 1 << 28
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class StorageType:
-    """One of PyTorch's storage classes, by the dtype of its elements. `UntypedStorage` counts bytes."""
+    """One of PyTorch's storage classes, with the dtype of its elements. `UntypedStorage` counts bytes."""
 
     dtype: np.dtype
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
 class Storage:
-    """A block of bytes (uint8 [n]) and how it is to be understood. Tensors are views of its buffer."""
+    """A block of bytes (uint8 [n]) and its dtype. Tensors are views of its buffer."""
 
     buffer: np.ndarray
     dtype: np.dtype
@@ -153,23 +153,23 @@ TORCH_NAMES: Mapping[str, Any] = {
         }
     ),
 }
-"""What PyTorch's names stand for in a pickle: tensors and parameters become numpy arrays, sizes tuples, dtypes and
-devices strings."""
+"""The meaning of PyTorch's names in a pickle. Tensors and parameters become numpy arrays, sizes become tuples, dtypes
+and devices become strings."""
 
 
 def pickle_for_torch(value: Any) -> tuple[bytes, list[np.ndarray]]:
-    """Pickles plain data and numpy arrays so that PyTorch reads the arrays as tensors.
+    """Pickles plain data and numpy arrays. PyTorch reads the arrays as tensors.
 
     Args:
         value: dicts, ordered dicts, lists, tuples, `argparse.Namespace`, strings, bytes, numbers, booleans, None and
-            numpy arrays of PyTorch's dtypes, nested in any way but cycles.
+            numpy arrays of PyTorch's dtypes, nested without cycles.
 
     Returns:
-        The pickle, and the arrays (C-contiguous, little-endian) whose bytes are the storages "0", "1", … . An array
-        object that occurs several times has one storage.
+        The pickle, and the arrays (C-contiguous, little-endian) whose bytes are the storages "0", "1", … . If an array
+        object occurs several times, it has one storage.
 
     Raises:
-        TypeError: something else occurs in `value`.
+        TypeError: `value` contains something else.
     """
     writer = _Writer()
     return pickle.PROTO + b"\x02" + writer.pickled(value) + pickle.STOP, writer.storages
@@ -200,7 +200,7 @@ class _Writer:
         if value == b"" and kind is bytes:
             return _EMPTY_BYTES
         if value is None or kind in (bool, int, float, complex, str, bytes):
-            # A whole pickle of protocol 2, less its two-byte start and its last byte, is an instruction within another.
+            # A pickle of protocol 2 without its first two bytes and its last byte is an instruction in another pickle.
             return pickle.dumps(value, protocol=2)[2:-1]
         raise TypeError(f"{kind.__name__} is not written to PyTorch files")
 
@@ -230,5 +230,5 @@ def _named(full: str) -> bytes:
 
 _STORAGE_NAMES = {dtype: name for name, dtype in _STORAGE_DTYPES.items()}
 _EMPTY_ORDERED_DICT = _named("collections.OrderedDict") + pickle.EMPTY_TUPLE + pickle.REDUCE
-# As bytes with content are pickled; protocol 2's own way for none names a type that PyTorch refuses by default.
+# Like bytes with content. In protocol 2, empty bytes would name a type that PyTorch refuses by default.
 _EMPTY_BYTES = b"c_codecs\nencode\n" + b"".join(pickle.dumps(text, 2)[2:-1] for text in ("", "latin1")) + b"\x86R"

@@ -1,9 +1,9 @@
-"""A reader of pickles that cannot run anything.
+"""A reader of pickles that cannot run code.
 
-Python's own unpickler imports and calls whatever a file names, so loading a downloaded file with it is running a
-program. Here a name in a file is only ever looked up in a table of our own constructors, and every other name is
-refused; attributes of objects are never reached, and what a small file can grow into is bounded. The standard library's
-`pickletools` cuts the file into opcodes; this module carries out the few that data needs.
+Python's own unpickler imports and calls everything that a file names, so a downloaded file can run a program. Here a
+name in a file is looked up in a table of our own constructors, and every other name is refused. Attributes of objects
+are never read or set, and the memory that a small file can use is limited. The standard library's `pickletools` splits
+the file into opcodes. This module executes the few opcodes that data needs.
 """
 
 import pickletools
@@ -20,8 +20,7 @@ from anchordetr_jax.weights.pickle_objects import (
     set_state,
 )
 
-# A training checkpoint of a detector takes about 200,000. The bound keeps a file of nothing but `[` from filling the
-# memory.
+# A training checkpoint of a detector takes about 200,000. Without a limit, a file of many `[` could fill the memory.
 _MAX_OPCODES = 2_000_000
 
 
@@ -31,19 +30,21 @@ def unpickle(
     persistent_load: Callable[[Any], Any] | None = None,
     budget: int = 1 << 20,
 ) -> Any:
-    """Reads one pickle from where `file` stands, and leaves `file` just behind it.
+    """Reads one pickle from the current position of `file`. Afterwards `file` is at the end of the pickle.
 
     Args:
         file: a seekable binary file.
-        names: the value of each known "module.name" beyond those of `PLAIN_NAMES`; a `Constructor` where it is called.
-        persistent_load: turns persistent ids (how PyTorch refers to storages) into values. Without it they are refused.
-        budget: how many items (of lists, bytes, characters) constructors may be given altogether. A file in which
-            nothing is used twice needs no more than its length.
+        names: the value of each known "module.name" that is not in `PLAIN_NAMES`. It is a `Constructor` if it is
+            called.
+        persistent_load: turns persistent ids (PyTorch's references to storages) into values. Without it they are
+            refused.
+        budget: the total number of items (of lists, bytes, characters) that constructors may get. A file that uses
+            nothing twice needs at most its own length.
 
     Raises:
-        RefusedNameError: the pickle names anything that is in neither table.
+        RefusedNameError: the pickle uses a name that is in neither table.
         MalformedPickleError, or one of `ValueError`, `TypeError`, `LookupError`, `ArithmeticError`, `AttributeError`,
-            `MemoryError`: the bytes are no pickle of plain data.
+            `MemoryError`: the bytes are not a pickle of plain data.
     """
     return _Machine(names, persistent_load, budget).run(file)
 
@@ -114,7 +115,7 @@ class _Machine:
                 _set_items(self.below_mark(), stack)
             case "GLOBAL" | "INST":
                 stack.append(self.look_up(*argument.split(" ", 1)))
-                if opcode == "INST":  # looked up so that what it asks for is named; data has no use for it
+                if opcode == "INST":  # Looked up first, so that the error names it. Data does not need this opcode.
                     raise MalformedPickleError("an instance of Python 2's old-style classes")
             case "STACK_GLOBAL":
                 name, module = stack.pop(), stack.pop()
@@ -155,7 +156,7 @@ class _Machine:
         raise RefusedNameError(full)
 
     def spend(self, values: Any) -> None:
-        # Else a few bytes that apply a copying constructor to the same long string over and over fill the memory.
+        # Without this, a few bytes that copy the same long string again and again could fill the memory.
         sized = str | bytes | bytearray | list | tuple | dict | set | frozenset
         if isinstance(values, tuple):
             self.budget -= sum(len(value) for value in values if isinstance(value, sized))
@@ -198,7 +199,7 @@ _CONSTANTS: dict[str, Callable[[], Any]] = {
     "EMPTY_DICT": dict,
     "EMPTY_SET": set,
 }
-# Python 2's names, and those that moved between versions of their package.
+# Names of Python 2, and names that moved between versions of their package.
 _RENAMED = {
     "__builtin__": "builtins",
     "copy_reg": "copyreg",

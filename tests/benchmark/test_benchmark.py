@@ -16,7 +16,7 @@ from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio
 from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
 from anchordetr_jax.detection.matching import Targets
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.verification.figures import ImageTargets
+from anchordetr_jax.verification.cases import ImageTargets
 from anchordetr_jax.verification.synthetic import official_shapes, synthetic_state_dict
 from tests.official_code import REPO, needs_official_code
 

@@ -13,7 +13,8 @@ from anchordetr_jax import Detector, UserError
 from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.prediction import detector as predict
 from anchordetr_jax.weights.convert import export_weights
-from anchordetr_jax.weights.torch_file import read_state_dict, write_torch_file
+from anchordetr_jax.weights.state_dict_file import read_state_dict
+from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.detector import MODEL, save_detector
 from tests.tolerances import SCORE32
 
@@ -138,7 +139,7 @@ def test_an_official_file_is_loaded_once_it_is_known_whether_it_is_dc5(tmp_path:
     resnet = dataclasses.replace(MODEL, backbone="resnet50", num_classes=91, decoder_layers=1)
     save_detector(tmp_path / "resnet", resnet, None)
     export_weights(tmp_path / "resnet", tmp_path / "full.pth")
-    state_dict, _ = read_state_dict(tmp_path / "full.pth")
+    state_dict, *_ = read_state_dict(tmp_path / "full.pth")
     write_torch_file(tmp_path / "bare.pth", {"model": state_dict})
     with pytest.raises(
         UserError, match=r"bare\.pth does not say .* dilation=False \(C5\) or True \(DC5\), .* --nodilation"

@@ -67,5 +67,5 @@ def test_numbers_below_the_floor_count_as_much_as_it() -> None:
 
 
 def test_the_verdict_is_printed_last() -> None:
-    assert str(compared(1.0, 1.0, 0.0)).endswith("1 rows, all as they should be.")
+    assert str(compared(1.0, 1.0, 0.0)).endswith("1 rows, all agree.")
     assert str(compared(1.0, 2.0, 0.0)).endswith("1 rows, 1 FAILED.")

@@ -1,4 +1,4 @@
-"""Figures that the official code computed, for every variant, in float64."""
+"""Outputs that the official code computed, for every variant, in float64."""
 
 from pathlib import Path
 
@@ -13,13 +13,13 @@ FOLDER = Path(__file__).parent.parent / "golden"
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.stem)
-def test_figures_of_the_official_code_are_reproduced(path):
+def test_values_of_the_official_code_are_reproduced(path):
     table = verify_golden(path)
     assert table.passed, str(table)
 
 
 @pytest.mark.usefixtures("x64")
-def test_a_figure_that_differs_is_found(tmp_path):
+def test_a_value_that_differs_is_found(tmp_path):
     with np.load(FOLDER / "r50_dc5_grid.npz") as file:
         arrays = dict(file)
     arrays["logits"] = arrays["logits"].copy()
@@ -40,7 +40,7 @@ def test_differences_of_bfloat16_are_reported_and_not_judged():
 
 @pytest.mark.usefixtures("x64")
 @pytest.mark.parametrize("forms", [{}, {"model.tpu_forms": True}], ids=["plain", "tpu_forms"])
-def test_figures_are_reproduced_in_every_form(forms):
+def test_golden_values_are_reproduced_in_every_form(forms):
     table = verify_golden(FOLDER / "r50_dc5_train.npz", forms={"model.cpu_forms": False, **forms})
     assert table.passed, str(table)
 

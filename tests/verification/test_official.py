@@ -14,7 +14,7 @@ from tests.official_code import REPO, needs_official_code
 
 
 def test_a_folder_that_is_no_checkout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no checkout of the official code"):
+    with pytest.raises(UserError, match="not a checkout of the official code"):
         OfficialCode(tmp_path)
 
 

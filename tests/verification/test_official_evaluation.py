@@ -19,7 +19,7 @@ from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.verification import official_evaluation
 from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.official_evaluation import compare_results, verify_evaluation
-from anchordetr_jax.weights.torch_file import read_state_dict
+from anchordetr_jax.weights.state_dict_file import read_state_dict
 from tests.weights.conftest import SMALL, random_variables
 
 METRICS = {name: (25 + i) / 100 for i, name in enumerate(METRIC_NAMES)}

@@ -1,4 +1,4 @@
-"""The numbers that golden figures were made with: they may never change, on no machine."""
+"""The numbers that golden values were made with: they may never change, on no machine."""
 
 import hashlib
 

@@ -18,7 +18,8 @@ from anchordetr_jax.model.definition import variables_of
 from anchordetr_jax.verification.proofs import verify_roundtrip
 from anchordetr_jax.weights.convert import describe_file, export_weights, import_weights, read_weights
 from anchordetr_jax.weights.correspondence import resnet_correspondences
-from anchordetr_jax.weights.torch_file import read_state_dict, write_torch_file
+from anchordetr_jax.weights.state_dict_file import read_state_dict
+from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.weights.conftest import SMALL, random_state_dict, random_variables
 
 pytestmark = pytest.mark.usefixtures("small_resnet")
@@ -63,7 +64,7 @@ def annotations(path: Path, *ids: int) -> Path:
 def test_an_imported_checkpoint_has_every_weight_and_the_settings_it_implies(weights: Path, tmp_path: Path) -> None:
     import_weights(weights, tmp_path / "out")
     model, meta = load_model(tmp_path / "out")
-    expected, _ = read_state_dict(weights)
+    expected, *_ = read_state_dict(weights)
     variables = variables_of(model)
     np.testing.assert_array_equal(variables["anchors"], expected["transformer.position.weight"])
     np.testing.assert_array_equal(variables["class_head/kernel"].T, expected["transformer.class_embed.1.weight"])
@@ -185,7 +186,7 @@ def trained_here(path: Path, categories: Categories | None, **settings: Any) -> 
 
 def test_classes_trained_here_stand_at_their_category_ids_in_an_exported_file(tmp_path: Path) -> None:
     remarks = export_weights(trained_here(tmp_path / "run", BLOOD), tmp_path / "out.pth")
-    state_dict, _ = read_state_dict(tmp_path / "out.pth")
+    state_dict, *_ = read_state_dict(tmp_path / "out.pth")
     variables = random_variables(ModelConfig(**{**vars(SMALL), "num_classes": 3}))
     for layer in (0, 1):
         kernel = state_dict[f"transformer.class_embed.{layer}.weight"]
@@ -216,7 +217,7 @@ def test_pytorch_loads_an_exported_file_with_its_defaults(tmp_path: Path) -> Non
     torch = pytest.importorskip("torch")
     export_weights(trained_here(tmp_path / "run", BLOOD), tmp_path / "out.pth")
     content = torch.load(tmp_path / "out.pth", map_location="cpu")
-    state_dict, _ = read_state_dict(tmp_path / "out.pth")
+    state_dict, *_ = read_state_dict(tmp_path / "out.pth")
     assert content["model"].keys() == state_dict.keys()
     assert content["args"]["dilation"] is True
     for name, tensor in content["model"].items():

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.weights.torch_file import read_state_dict, read_torch_file, write_torch_file
+from anchordetr_jax.weights.state_dict_file import read_state_dict
+from anchordetr_jax.weights.torch_file import read_torch_file, write_torch_file
 from tests.weights.torch_files import (
     FIXTURES,
     SETTINGS,
@@ -168,7 +169,7 @@ def test_reading_takes_the_memory_of_the_file_once(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("path", FIXTURES, ids=lambda path: path.stem)
 def test_the_state_dict_of_a_checkpoint_comes_with_its_settings(path: Path) -> None:
-    weights, args = read_state_dict(path)
+    weights, args, _ = read_state_dict(path)
     assert_same(weights, WEIGHTS)
     assert args == SETTINGS
 
@@ -176,7 +177,7 @@ def test_the_state_dict_of_a_checkpoint_comes_with_its_settings(path: Path) -> N
 @pytest.mark.parametrize("wrapped", [lambda weights: weights, lambda weights: {"state_dict": weights, "epoch": 1}])
 def test_plain_and_wrapped_state_dicts_are_found(wrapped: Any, tmp_path: Path) -> None:
     write_torch_file(tmp_path / "f.pth", wrapped(WEIGHTS))
-    weights, args = read_state_dict(tmp_path / "f.pth")
+    weights, args, _ = read_state_dict(tmp_path / "f.pth")
     assert_same(weights, {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in WEIGHTS.items()})
     assert args is None
 
@@ -194,7 +195,7 @@ def test_a_module_named_module_keeps_its_name(tmp_path: Path) -> None:
 def test_safetensors_are_known_by_their_content(tmp_path: Path) -> None:
     weights = {name: np.ascontiguousarray(value).reshape(value.shape) for name, value in WEIGHTS.items()}
     safetensors.numpy.save_file(weights, tmp_path / "f.pth")
-    result, args = read_state_dict(tmp_path / "f.pth")
+    result, args, _ = read_state_dict(tmp_path / "f.pth")
     assert args is None
     assert_same({name: result[name] for name in sorted(result)}, {name: weights[name] for name in sorted(weights)})
 
@@ -208,7 +209,7 @@ def test_safetensors_are_known_by_their_content(tmp_path: Path) -> None:
         ({"epoch": 3, "w": np.ones(1)}, "'epoch' is of type int"),
         ({"model": {"w": np.ones(1), "config": {"a": 1}}}, "'config' is of type dict"),
         ({1: np.ones(1)}, "a key of type int is of type ndarray"),
-        ({str(number): number for number in range(9)}, "and 4 more are no tensors"),
+        ({str(number): number for number in range(9)}, "and 4 more are not tensors"),
     ],
 )
 def test_what_is_no_state_dict_is_described(content: Any, found: str, tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.weights.torch_file import read_safetensors, read_state_dict, read_torch_file
+from anchordetr_jax.weights.state_dict_file import read_state_dict
+from anchordetr_jax.weights.torch_file import read_safetensors, read_torch_file
 from tests.weights.torch_files import FIXTURES, HERE, named, part, tensor_pickle, write_legacy, write_zip
 
 FORMATS = pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
@@ -85,7 +86,7 @@ def test_a_command_in_a_file_is_refused_by_name_and_not_run(
     content = b"\x80\x02}" + part(place) + ATTACK + b"s."
     path = tmp_path / "f.pth"
     _ = write_zip(path, content) if zipped else write_legacy(path, content, {})
-    assert_refused(path, r"asks for 'posix\.system', which weights have no use for")
+    assert_refused(path, r"asks for 'posix\.system', which weights do not need")
     assert not Path("made").exists()
     pickle.loads(content)
     assert Path("made").exists()  # so the pickle was a working attack

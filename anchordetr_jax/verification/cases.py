@@ -1,4 +1,4 @@
-"""A case (an architecture, weights, images, targets) and the figures that an implementation computes of it."""
+"""A case (architecture, weights, images, targets) and the outputs that an implementation computes for it."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -19,8 +19,8 @@ class ImageTargets(NamedTuple):
     """int [n]."""
 
 
-class Detected(NamedTuple):
-    """The best detections of B images, best first; of a single one without the axis B."""
+class TopDetections(NamedTuple):
+    """The D best detections of B images as numpy arrays, best first. Those of a single image have no axis B."""
 
     scores: np.ndarray
     """float [B,D]."""
@@ -32,23 +32,23 @@ class Detected(NamedTuple):
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Case:
-    """What is computed."""
+    """What an implementation has to compute."""
 
     name: str
     config: Config
-    """`model.num_classes` set; dtype and padding are chosen when it is computed."""
+    """`model.num_classes` is set. Dtype and padding are chosen for the computation."""
     images: tuple[np.ndarray, ...]
-    """Of each image, float [h,w,3], already normalised."""
+    """One array per image: float [h,w,3], already normalised."""
     state_dict: Mapping[str, np.ndarray]
-    """The weights, by official name."""
+    """The weights by official name."""
     targets: tuple[ImageTargets, ...] = ()
-    """One an image, or none where nothing is trained."""
+    """One per image. Empty: the case has no training."""
     steps: int = 0
-    """How many optimiser steps are taken on these images, one after the other."""
+    """Number of optimiser steps on these images."""
     target_sizes: np.ndarray | None = None
-    """int [B,2]: (h,w) that detections are scaled to. None: the images' own."""
+    """int [B,2]: detections are scaled to these sizes (h,w) in pixels. None: the sizes of the images."""
     canvas: tuple[int, int] = (0, 0)
-    """(H,W) that the batch is padded to, where no image is larger."""
+    """(H,W) in pixels: the batch is padded at least to this size."""
 
     @property
     def image_sizes(self) -> np.ndarray:
@@ -89,7 +89,7 @@ def synthetic_case(
     steps: int = 0,
     target_sizes: np.ndarray | None = None,
 ) -> Case:
-    """A case whose weights and images follow from seeds. `sizes` are (h,w)."""
+    """A case whose weights and images are made from seeds. `sizes` are (h,w) in pixels."""
     images = tuple(synthetic_image(*size, seed) for size, seed in zip(sizes, image_seeds, strict=True))
     return Case(
         name=name,
@@ -103,7 +103,7 @@ def synthetic_case(
 
 
 def synthetic_targets(images: int, seed: int, num_classes: int) -> tuple[ImageTargets, ...]:
-    """A few random objects an image."""
+    """A few random objects per image."""
     generator = np.random.default_rng(seed)
     targets = []
     for _ in range(images):
@@ -115,39 +115,40 @@ def synthetic_targets(images: int, seed: int, num_classes: int) -> tuple[ImageTa
 
 
 @dataclasses.dataclass(kw_only=True)
-class Figures:
-    """What an implementation found. Whatever was not computed, or not kept, is empty."""
+class Outputs:
+    """Everything that an implementation computed for a case. What it did not compute or keep is empty."""
 
     stages: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """Outputs of the parts, named and laid out as `stages.run_stages` says (maybe only `sample`s of them)."""
+    """Outputs of the model's parts. `stages.run_stages` says their names and shapes. A stage may be a `sample`."""
     stage_shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
-    """Their shapes; of a stage that is not sampled, its array's."""
+    """Shapes of the whole stages."""
     layers: tuple[int, ...] = ()
-    """The decoder layers that `logits` and `boxes` are of."""
+    """The decoder layers of `logits` and `boxes`."""
     logits: np.ndarray | None = None
     """[layers,B,Q,K]."""
     boxes: np.ndarray | None = None
     """[layers,B,Q,4], cxcywh."""
-    detections: Detected | None = None
+    detections: TopDetections | None = None
+    """The best detections of the last decoder layer."""
     losses: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Of the first step, by official name."""
+    """Losses of the first step by official name."""
     matches: dict[tuple[int, int], dict[int, int]] = dataclasses.field(default_factory=dict)
     """By decoder layer and image: the query of each target."""
     costs: np.ndarray | None = None
-    """[L,B,N,Q]: what matching the pairs costs."""
+    """[L,B,N,Q]: the matching cost of each target with each query."""
     gradient_norms: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Of the first step, by official name; a shared head may stand under any one of its names."""
+    """Gradient norms of the first step by official name. A shared head has one of its names."""
     step_losses: np.ndarray | None = None
     """[steps]: the total loss before each optimiser step."""
     step_gradient_norms: np.ndarray | None = None
-    """[steps]: of the whole gradient, before clipping."""
+    """[steps]: norm of the whole gradient before clipping."""
     norms_after: dict[str, float] = dataclasses.field(default_factory=dict)
-    """Norm of every tensor after the last step, by official name."""
+    """Norm of each tensor after the last step, by official name."""
     tensors_after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
-    """Tensors after the last step, by official name; all or some."""
+    """All tensors or some of them after the last step, by official name."""
 
 
 def sample(array: np.ndarray, count: int = 256) -> np.ndarray:
-    """At most so many numbers of an array, evenly spread over it."""
+    """At most `count` numbers of an array, evenly spread over it."""
     flat = np.asarray(array).reshape(-1)
     return flat[np.linspace(0, max(flat.size - 1, 0), min(count, flat.size)).round().astype(np.int64)]
