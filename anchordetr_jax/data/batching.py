@@ -1,10 +1,10 @@
-"""Which images make up which batch, in which shape: decided for a whole epoch before a pixel is read.
+"""The plan of batches: which images are in which batch, and in which shape. No pixel is read for it.
 
-Training is one endless stream of images: permutation 0 of the data set, then permutation 1, and so on. Step k takes the
-`batch_size` images from k * batch_size on, so no image is dropped or doubled, whatever the sizes; what is left of a
-permutation when no whole step fits goes into the first batches of the next epoch. Within an epoch the images are then
-regrouped so that each batch is of one bucket. Everything follows from (seed, epoch) and the image sizes, so step k is
-known without the steps before it, and every host finds the same.
+Training is one endless stream of images: permutation 0 of the data set, then permutation 1, and so on. Step k takes
+`batch_size` images of the stream, from number k * batch_size on. So no image is dropped or repeated. The images at the
+end of a permutation that do not fill a step go into the first batches of the next epoch. Within an epoch, images are
+grouped so that all images of a batch have one bucket. Everything follows from (seed, epoch) and the image sizes. So
+step k is known without the steps before it, and every host makes the same plan.
 """
 
 import dataclasses
@@ -15,14 +15,14 @@ import numpy as np
 
 from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.data.buckets import Buckets, holds, smallest_bucket
-from anchordetr_jax.data.transforms import NUM_UNIFORMS, Draw, Draws, draw_augmentations, evaluation_draws
+from anchordetr_jax.data.transforms import NUM_UNIFORMS, Draws, draw_augmentations, evaluation_draws
 
-# Independent random streams of one seed.
+# Numbers of the independent random streams of one seed.
 _ORDER, _AUGMENTATION, _BATCHES = range(3)
 
 
 class Batch(NamedTuple):
-    """What the device gets: B images padded at the bottom and right to one shape, N boxes at most."""
+    """What a device gets: B images, padded at the bottom and right to one shape, with at most N boxes each."""
 
     images: np.ndarray
     """uint8 [B, H, W, 3], RGB"""
@@ -33,25 +33,25 @@ class Batch(NamedTuple):
     labels: np.ndarray
     """int32 [B, N]"""
     num_boxes: np.ndarray
-    """int32 [B]: the first so many rows of boxes and labels are real"""
+    """int32 [B]: the number of real boxes and labels; the others are padding"""
     rows: np.ndarray
-    """int32 [B]: the image's row in its data set; -1: a dummy that fills the batch"""
+    """int32 [B]: the image's row in its data set; -1: a dummy, which fills the batch"""
     valid: np.ndarray
     """bool [B]: False for dummies and for images that could not be read. These have no pixels and no boxes."""
     original_sizes: np.ndarray
-    """int32 [B, 2]: (h, w) of the image as stored"""
+    """int32 [B, 2]: (h, w) of the image in its data set, before resizing"""
 
 
 @dataclasses.dataclass(frozen=True)
 class PlannedBatch:
-    """A batch before its images are read."""
+    """A batch whose images are not read yet."""
 
     rows: np.ndarray
     """int32 [B]: -1 is a dummy."""
     draws: Draws
     """What is done to each image."""
     bucket: tuple[int, int]
-    """The shape (H, W) that all are padded to."""
+    """The shape (H, W) to which all images are padded."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,39 +78,36 @@ class EpochPlan:
         return 1.0 - float(self.draws.size.astype(np.int64).prod(axis=1).sum() / padded)
 
     def batch(self, step: int) -> PlannedBatch:
-        """The batch of a step, counted from the start of training."""
+        """The batch of a step. Steps count from the start of training."""
         index, size = step - self.first_step, self.rows.shape[1]
         if not 0 <= index < self.num_steps:
-            raise IndexError(f"step {step} is not of this epoch")
+            raise IndexError(f"step {step} is not in this epoch")
         draws = self.draws.take(np.arange(index * size, (index + 1) * size))
         return PlannedBatch(self.rows[index], draws, self.buckets[int(self.bucket[index])])
 
-    def draw(self, step: int, index: int) -> Draw:
-        """What is done to one image of a step."""
-        return self.batch(step).draws[index]
-
 
 def steps_before(epoch: int, num_images: int, batch_size: int) -> int:
-    """Steps of training before an epoch begins; so also: all steps of training for so many epochs."""
+    """The number of steps before an epoch begins. It is also the number of steps of `epoch` whole epochs."""
     return epoch * num_images // batch_size
 
 
 def epoch_of_step(step: int, num_images: int, batch_size: int) -> int:
-    """The epoch (from 0) in whose plan a step is."""
+    """The epoch (from 0) whose plan has a step."""
     return -(-(step + 1) * batch_size // num_images) - 1
 
 
 def plan_epoch(
     sizes: np.ndarray, *, seed: int, epoch: int, batch_size: int, augment: AugmentConfig, buckets: Buckets
 ) -> EpochPlan:
-    """The batches of steps `steps_before(epoch)` to `steps_before(epoch + 1) - 1`; none, if the data set is that small.
+    """The batches of steps `steps_before(epoch)` to `steps_before(epoch + 1) - 1`. A very small data set may have none.
 
-    `sizes` int [n, 2] are the stored images' (h, w). An image's augmentation depends on seed, permutation and row only.
+    `sizes` int [n, 2] are the (h, w) of the images in the data set. The augmentation of an image depends only on the
+    seed, the permutation and the row.
 
-    Each image goes into the smallest of `buckets` that holds it in its drawn size. Those that are left over when whole
-    batches have been made of a bucket's images move to the next larger bucket that holds them. What is left in the end
-    (in the largest upright and the largest lying bucket, say) fills one batch or so of the epoch, in the bucket of most
-    of them; the others' drawn size is reduced to fit it, so that no further shape is needed.
+    Each image goes into the smallest bucket that holds its drawn size. A bucket's images make whole batches. The images
+    that remain move to the next larger bucket that holds them. The images that remain in the largest buckets (an
+    upright one and a lying one, for example) make the last batches, about one per epoch. Such a batch has the bucket of
+    most of its images, and the drawn sizes of the others are reduced to fit. So no further shape is needed.
     """
     n = len(sizes)
     first, stop = (steps_before(e, n, batch_size) for e in (epoch, epoch + 1))
@@ -139,11 +136,11 @@ def plan_evaluation(
     multiple: int = 1,
     equal_memory: bool = False,
 ) -> list[PlannedBatch]:
-    """Batches in which each of n images (stored sizes int [n, 2]) is once, by bucket, the largest bucket first.
+    """Batches that have each of n images (sizes int [n, 2]) once. The largest bucket comes first.
 
-    Dummies (row -1) fill the last batch of a bucket. A bucket's batches hold `batch_size` images; with `equal_memory`
-    as many more as take the memory of `batch_size` in the largest bucket; but no more than the bucket has images. All
-    are rounded to a multiple of `multiple` (the number of devices).
+    A batch has `batch_size` images. With `equal_memory`, batches of smaller buckets have more: as many as take the
+    memory of `batch_size` images in the largest bucket. No batch has more images than its bucket. Sizes of batches are
+    multiples of `multiple` (the number of devices). Dummies (row -1) fill the last batch of a bucket.
     """
     draws = evaluation_draws(sizes, augment)
     home = smallest_bucket(draws.size, buckets)
@@ -163,7 +160,7 @@ def plan_evaluation(
 
 
 def describe_plan(plan: Sequence[PlannedBatch]) -> str:
-    """Batches, their shapes and how much of them is padding (fillers included), for a line of the log."""
+    """One line for the log: the number of batches, their shapes and the share of padding, dummies included."""
     shapes = sorted({batch.bucket for batch in plan}, key=lambda shape: (shape[0] * shape[1], shape))
     images = sum(int((batch.rows >= 0).sum()) for batch in plan)
     pixels = sum(int(batch.draws.size[batch.rows >= 0].astype(np.int64).prod(axis=1).sum()) for batch in plan)
@@ -172,7 +169,7 @@ def describe_plan(plan: Sequence[PlannedBatch]) -> str:
 
 
 def describe_shapes(shapes: Sequence[tuple[int, int]]) -> str:
-    """For messages: how many shapes, and which."""
+    """For messages: the number of shapes and their list."""
     listed = ", ".join(f"{height}x{width}" for height, width in shapes)
     return f"{len(shapes)} shape{'s' if len(shapes) > 1 else ''} ({listed})"
 
@@ -182,13 +179,13 @@ def _generator(seed: int, stream: int, number: int) -> np.random.Generator:
 
 
 def _group(sizes: np.ndarray, buckets: Buckets, batch_size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Makes m batches of one bucket each out of m * B images.
+    """Makes m batches, each of one bucket, out of m * B images.
 
-    Returns the images of each batch [m, B], its bucket [m], and the sizes, of which a few are reduced (int [m * B, 2]).
+    Returns the images of each batch [m, B], its bucket [m], and the sizes (int [m * B, 2]), a few of them reduced.
     """
     sizes = sizes.copy()
     fits = holds(sizes, buckets)
-    homeless = ~fits.any(axis=1)  # none, with buckets chosen for these images and settings
+    homeless = ~fits.any(axis=1)  # None are, where the buckets were chosen for these images and settings.
     sizes[homeless] = _shrunk(sizes[homeless], buckets[-1])
     fits[homeless, -1] = True
     home = fits.argmax(axis=1)
@@ -199,7 +196,7 @@ def _group(sizes: np.ndarray, buckets: Buckets, batch_size: int) -> tuple[np.nda
         members = np.flatnonzero(home == b)
         larger = fits[members] & (np.arange(len(buckets)) > b)
         following = np.where(larger.any(axis=1), larger.argmax(axis=1), len(buckets))
-        # Of more than whole batches, those move on that have the nearest bucket to go to.
+        # The images that do not fill a batch move on. Those move whose next larger bucket is the nearest.
         moving = np.zeros(len(members), bool)
         moving[np.argsort(following, kind="stable")[: len(members) % batch_size]] = True
         home[members[moving]] = following[moving]
@@ -219,7 +216,7 @@ def _group(sizes: np.ndarray, buckets: Buckets, batch_size: int) -> tuple[np.nda
 
 
 def _shrunk(sizes: np.ndarray, bucket: tuple[int, int]) -> np.ndarray:
-    """Sizes (int [n, 2]) that a bucket does not hold, reduced in both sides alike until it does."""
+    """Sizes (int [n, 2]) that a bucket does not hold, with both sides reduced by the same factor until it does."""
     height, width = bucket
     factor = np.minimum(1, np.minimum(height / sizes[:, 0], width / sizes[:, 1]))[:, None]
     return np.maximum(np.floor(sizes * factor + 1e-9), 1).astype(sizes.dtype)

@@ -1,6 +1,6 @@
-"""Buckets: the few static image shapes that batches are padded to, so that each is compiled once.
+"""Buckets: the few static image shapes to which batches are padded. Each shape is compiled once.
 
-They are chosen from a data set's own image sizes so as to pad as little as may be.
+They are chosen from the image sizes of a data set so that there is little padding.
 """
 
 import numpy as np
@@ -9,18 +9,20 @@ from anchordetr_jax.config import AugmentConfig, DataConfig
 from anchordetr_jax.data.transforms import NUM_UNIFORMS, draw_augmentations, evaluation_draws, resized_sizes
 
 Buckets = tuple[tuple[int, int], ...]
-"""Shapes (H, W) in pixels, by rising area."""
+"""Shapes (H, W) in pixels, ordered by area."""
 
 SAMPLED_DRAWS = 20_000
+"""Augmentations that are drawn to choose the buckets of training."""
 
 
 def choose_buckets(
     sizes: np.ndarray, num_buckets: int, multiple: int = 1, covered: np.ndarray | None = None
 ) -> Buckets:
-    """At most `num_buckets` shapes, sides multiples of `multiple`, so that each of `sizes` (int [n, 2]) fits into one.
+    """At most `num_buckets` shapes, such that each of `sizes` (int [n, 2]) fits into one of them.
 
-    Every image goes into the smallest bucket that holds it; the shapes are chosen so that the pixels of those are few.
-    `covered` (int [m, 2]) are further sizes that must find a bucket, but do not count.
+    Sides are multiples of `multiple`. Every image goes into the smallest bucket that holds it. The shapes are chosen so
+    that these buckets have few pixels in all. `covered` (int [m, 2]) are sizes that must fit into a bucket as well, but
+    their pixels do not count.
     """
     shapes, weights = np.unique(_round_up(sizes, multiple), axis=0, return_counts=True)
     if covered is not None and len(covered):
@@ -32,32 +34,32 @@ def choose_buckets(
 
 
 def smallest_bucket(sizes: np.ndarray, buckets: Buckets) -> np.ndarray:
-    """int [n]: of each size (int [n, 2]) the first bucket that holds it; -1 where none does."""
+    """int [n]: for each size (int [n, 2]) the first bucket that holds it; -1 where none does."""
     fits = holds(sizes, buckets)
     return np.where(fits.any(axis=1), fits.argmax(axis=1), -1)
 
 
 def holds(sizes: np.ndarray, buckets: Buckets) -> np.ndarray:
-    """bool [n, number of buckets]: which buckets hold which sizes (int [n, 2])."""
+    """bool [n, number of buckets]: whether a bucket holds a size (int [n, 2])."""
     shapes = np.array(buckets)
     return (sizes[:, None, 0] <= shapes[None, :, 0]) & (sizes[:, None, 1] <= shapes[None, :, 1])
 
 
 def padding_waste(sizes: np.ndarray, buckets: Buckets) -> float:
-    """The share of padding in all pixels, when sizes (int [n, 2]) are padded to the smallest buckets that hold them."""
+    """The share of padding in all pixels, where each size (int [n, 2]) is padded to its smallest bucket."""
     padded = np.array(buckets).prod(axis=1)[smallest_bucket(sizes, buckets)].sum()
     return 1.0 - float(np.prod(sizes.astype(np.int64), axis=1).sum() / padded)
 
 
 def evaluation_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig) -> Buckets:
-    """Buckets for evaluating images of the given sizes (as stored, int [n, 2])."""
+    """Buckets for the evaluation of images of the given sizes (before resizing, int [n, 2])."""
     return choose_buckets(evaluation_draws(sizes, augment).size, data.num_buckets, data.shape_multiple)
 
 
 def training_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig) -> Buckets:
-    """Buckets for training on images of the given sizes (as stored, int [n, 2]).
+    """Buckets for training on images of the given sizes (before resizing, int [n, 2]).
 
-    Chosen for a sample of augmentation draws, always the same one; and every size that can be drawn at all fits one.
+    They are chosen for a sample of augmentations, which is always the same. Every size that can be drawn fits a bucket.
     """
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(sizes))[np.arange(SAMPLED_DRAWS) % len(sizes)]
@@ -66,9 +68,9 @@ def training_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig
 
 
 def _extremes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:
-    """Sizes such that a bucket for each of them holds every size that augmentation can draw."""
+    """The largest sizes: buckets that hold these hold every size that augmentation can draw."""
     distinct = np.unique(sizes, axis=0)
-    short_side = max(augment.train_sizes)  # a smaller one makes neither side larger
+    short_side = max(augment.train_sizes)  # A smaller one makes no side larger.
     extremes = []
     if augment.crop_probability < 1:
         extremes.append(resized_sizes(distinct, short_side, augment.max_size))
@@ -94,7 +96,7 @@ def _sorted(shapes: np.ndarray) -> Buckets:
 
 
 def _merge(shapes: np.ndarray, weights: np.ndarray, number: int) -> np.ndarray:
-    """Joins, time and again, the two shapes whose images together need the fewest more pixels in one."""
+    """Joins two shapes at a time, those for which joining adds the fewest pixels, until `number` are left."""
     shapes, weights = shapes.copy(), weights.copy()
     areas = shapes.prod(axis=1).astype(np.float64)
 
@@ -120,7 +122,7 @@ def _merge(shapes: np.ndarray, weights: np.ndarray, number: int) -> np.ndarray:
 
 
 def _refine(chosen: np.ndarray, shapes: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Puts each bucket in turn where it serves best beside the others, until none can be moved with gain."""
+    """Moves one bucket after another to its best place beside the others, until no move saves pixels."""
     heights, widths = np.unique(shapes[:, 0]), np.unique(shapes[:, 1])
     candidates = np.stack(np.meshgrid(heights, widths, indexing="ij"), axis=-1).reshape(-1, 2)
     areas = candidates.prod(axis=1).astype(np.float64)

@@ -1,6 +1,6 @@
-"""Planned batches with pixels in them, read ahead by Grain's threads or processes.
+"""Planned batches with pixels in them. Grain's threads or processes read them ahead.
 
-Nothing here has a state worth saving: which batch a step gets follows from the step's number alone.
+Nothing here has a state to save: the number of a step alone says which batch it gets.
 """
 
 import dataclasses
@@ -32,34 +32,34 @@ from anchordetr_jax.data.transforms import apply_draw, relative_boxes
 from anchordetr_jax.errors import UserError
 
 BOXES_MULTIPLE = 4
-"""Boxes are padded to a multiple of this, so that data sets that differ little compile to the same shapes."""
+"""The number of boxes is padded to a multiple of this. So data sets that differ little compile to the same shapes."""
 
 Element = TypeVar("Element")
 
 
 class ReadAhead(Iterator[Element], Generic[Element]):
-    """`load(start)`, `load(start + 1)`, … before `stop`, in this order, while others are being prepared.
+    """`load(start)`, `load(start + 1)`, … up to `load(stop - 1)`, in this order. The next ones are loaded meanwhile.
 
-    Ends its threads and processes with the last element, or when it is closed.
+    Its threads and processes end after the last element, or when it is closed.
     """
 
     def __init__(self, load: Callable[[int], Element], start: int, stop: int, data: DataConfig):
         self._left = max(stop - start, 0)
         threads = grain.ReadOptions(num_threads=min(data.prefetch, 16), prefetch_buffer_size=data.prefetch)
-        # Grain's iterator is never run to its end: its StopIteration would keep the last element, and in a worker's
-        # shared memory, for as long as the program lives.
+        # Grain's iterator must not end. With the end, its StopIteration would keep the last element, in the shared
+        # memory of a worker, until the program ends.
         endless = grain.MapDataset.range(start, sys.maxsize)
         elements = endless.map(functools.partial(_load_before, stop, load)).to_iter_dataset(threads)
         self._shared_memory = data.num_workers > 0
         if self._shared_memory:
-            if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags, which a program need not use
+            if not flags.FLAGS.is_parsed():  # Grain's worker processes read absl flags.
                 flags.FLAGS.mark_as_parsed()
             workers = grain.MultiprocessingOptions(num_workers=data.num_workers, per_worker_buffer_size=data.prefetch)
             elements = elements.mp_prefetch(workers)
         self._elements: Any = iter(elements)
 
     def __len__(self) -> int:
-        """Elements still to come."""
+        """The number of elements that are still to come."""
         return self._left
 
     def __next__(self) -> Element:
@@ -71,7 +71,7 @@ class ReadAhead(Iterator[Element], Generic[Element]):
         return jax.tree.map(_owned, element) if self._shared_memory else element
 
     def close(self) -> None:
-        """Stops reading ahead; nothing more comes."""
+        """Stops reading ahead. No more elements come."""
         self._left = 0
         if self._elements is not None:
             self._elements.close()
@@ -81,10 +81,10 @@ class ReadAhead(Iterator[Element], Generic[Element]):
 class TrainingBatches:
     """The batches of a whole training, from any step on.
 
-    Each process gets its share of every global batch: of P processes the p-th (from 0) has images p * B / P to
+    Each process gets its share of every global batch: process p of P (from 0) gets images p * B / P to
     (p + 1) * B / P - 1.
 
-    Raises `UserError` when the batch cannot be divided so, or an image has more boxes than `data.max_boxes`.
+    Raises `UserError` when the batch size is not a multiple of P, or an image has more boxes than `data.max_boxes`.
     """
 
     def __init__(self, source: DetectionSource, config: Config, *, process_index: int = 0, process_count: int = 1):
@@ -99,11 +99,11 @@ class TrainingBatches:
         return self.source.categories
 
     def steps_before(self, epoch: int) -> int:
-        """Steps before an epoch (from 0) begins."""
+        """The number of steps before an epoch (from 0) begins."""
         return steps_before(epoch, len(self.source), self.config.train.batch_size)
 
     def epoch_of_step(self, step: int) -> int:
-        """The epoch that a step is in, both from 0."""
+        """The epoch of a step. Both count from 0."""
         return epoch_of_step(step, len(self.source), self.config.train.batch_size)
 
     def plan(self, epoch: int) -> EpochPlan:
@@ -118,7 +118,7 @@ class TrainingBatches:
                 augment=self.config.augment,
                 buckets=self.buckets,
             )
-            # Reading threads stand in one epoch or in two that follow one another.
+            # The reading threads work on one epoch, or on two consecutive ones.
             self._plans = {**{e: p for e, p in self._plans.items() if abs(e - epoch) <= 1}, epoch: plan}
         return plan
 
@@ -128,7 +128,7 @@ class TrainingBatches:
         return step, load_batch(self.source, planned, self.max_boxes, self.share)
 
     def batches(self, first_step: int = 0, stop_step: int | None = None) -> ReadAhead[tuple[int, Batch]]:
-        """(step, this process's share of its batch) from a step on, until training ends or before `stop_step`."""
+        """(step, this process's share of its batch) from `first_step` on, to `stop_step - 1` or the end of training."""
         stop = self.steps_before(self.config.train.epochs) if stop_step is None else stop_step
         return ReadAhead(self.load, first_step, stop, self.config.data)
 
@@ -137,7 +137,7 @@ class TrainingBatches:
         return self.source.describe(row)
 
     def describe(self) -> str:
-        """Size, image shapes and padding, for a line of the log."""
+        """One line for the log: the number of images and boxes, the shapes, and the share of padding."""
         counts, waste = self.source.box_counts, self.plan(self.epoch_of_step(0)).padding_waste
         return (
             f"{len(counts)} images with {counts.sum()} boxes, at most {counts.max()} in one; "
@@ -153,10 +153,10 @@ def evaluation_plan(
     equal_memory: bool = False,
     rows: np.ndarray | None = None,
 ) -> list[PlannedBatch]:
-    """All global evaluation batches; see `plan_evaluation`, and `describe_plan` for a line about them.
+    """All global batches of an evaluation; see `plan_evaluation`.
 
-    Every batch has `eval.batch_size` images, fillers among them, unless `multiple` (the number of devices, over all
-    processes) allows other sizes. With `rows` (int [m]) only these images are planned, in the shapes for all.
+    Every batch has `eval.batch_size` images, dummies included, unless `multiple` (the number of devices of all
+    processes) allows other sizes. With `rows` (int [m]) only these images are in the plan, in the shapes for all.
     """
     chosen = np.arange(len(source)) if rows is None else rows
     plan = plan_evaluation(
@@ -184,13 +184,13 @@ def eval_batches(
     rows: np.ndarray | None = None,
     start: int = 0,
 ) -> ReadAhead[Batch]:
-    """This process's share of the batches of `evaluation_plan`, from number `start` on.
+    """This process's share of the batches of `evaluation_plan`, from batch number `start` on.
 
     Raises `UserError` when a batch cannot be divided among the processes.
     """
     plan = evaluation_plan(source, config, multiple=multiple, equal_memory=equal_memory, rows=rows)
     shares = [_share("eval.batch_size", len(batch.rows), process_index, process_count) for batch in plan]
-    # Nothing is trained on these boxes, so there is no limit to keep to.
+    # Nothing is trained on these boxes, so `data.max_boxes` does not count.
     load = functools.partial(_load_planned, source, plan, shares, _rounded_up(int(source.box_counts.max())))
     return ReadAhead(load, start, len(plan), config.data)
 
@@ -202,9 +202,9 @@ def _load_planned(
 
 
 def load_batch(source: DetectionSource, planned: PlannedBatch, max_boxes: int, share: slice = slice(None)) -> Batch:
-    """Reads the images of a planned batch, or those in a slice of it, and does to them what was drawn.
+    """Reads the images of a planned batch, or of a slice of it, and augments them as planned.
 
-    An image that cannot be read is left empty and marked not valid; `reading_problem` tells why.
+    An image that cannot be read stays empty and is marked as not valid; `reading_problem` says why.
     """
     rows = planned.rows[share]
     indices = np.arange(len(planned.rows))[share]
@@ -243,12 +243,12 @@ def _load_before(stop: int, load: Callable[[int], Element], number: int) -> Elem
 
 
 def _owned(leaf: Any) -> Any:
-    """An array of its own: one in a worker's shared memory keeps that, and makes a noise if a program ends with it."""
+    """A copy of an array, since an array in the shared memory of a worker keeps that memory."""
     return np.array(leaf) if isinstance(leaf, np.ndarray) else leaf
 
 
 def reading_problem(source: DetectionSource, row: int) -> str | None:
-    """Why an image cannot be read, in one sentence that names it; None if it can."""
+    """One sentence that names an image and says why it cannot be read. None if it can."""
     try:
         source.open_image(row)
     except UserError as error:
@@ -257,7 +257,7 @@ def reading_problem(source: DetectionSource, row: int) -> str | None:
 
 
 def padded_boxes(source: DetectionSource, data: DataConfig) -> int:
-    """The number of boxes that every image is padded to.
+    """The number of boxes to which every image is padded.
 
     Raises `UserError` naming the image that has more than `data.max_boxes`.
     """
@@ -268,7 +268,7 @@ def padded_boxes(source: DetectionSource, data: DataConfig) -> int:
     if most > data.max_boxes:
         raise UserError(
             f"Image {source.describe(fullest)} has {most} boxes but data.max_boxes is {data.max_boxes}; "
-            f"set it to at least {most}, or to 0 for as many as are needed."
+            f"set it to at least {most}, or to 0 for the number that the data set needs."
         )
     return data.max_boxes
 
@@ -280,7 +280,8 @@ def _rounded_up(boxes: int) -> int:
 def _share(setting: str, batch_size: int, process_index: int, process_count: int) -> slice:
     if batch_size % process_count:
         raise UserError(
-            f"A batch of {batch_size} images cannot be divided among {process_count} processes; set {setting}."
+            f"A batch of {batch_size} images cannot be divided among {process_count} processes; set {setting} to a "
+            f"multiple of {process_count}."
         )
     each = batch_size // process_count
     return slice(process_index * each, (process_index + 1) * each)

@@ -1,8 +1,8 @@
-"""Augmentation in two halves: what is to be done to an image, decided as plain numbers, and the doing of it.
+"""Augmentation in two parts: the first draws plain numbers, the second changes an image as they say.
 
-The first half sees image sizes and random numbers only, so that batches can be planned before a pixel is read. The
-recipe is that of DETR (Carion et al. 2020, section 4 and its code), which Anchor DETR keeps: a flip, and then either a
-resize, or a resize, a random crop and another resize. Resizing is Pillow's bilinear filter.
+The first part needs only image sizes and random numbers, so batches can be planned before a pixel is read. The recipe
+is DETR's (Carion et al. 2020, section 4 and its code), which Anchor DETR keeps: a flip, and then either a resize, or a
+resize, a random crop and another resize. Images are resized with Pillow's bilinear filter.
 """
 
 import dataclasses
@@ -13,12 +13,12 @@ from PIL import Image
 from anchordetr_jax.config import AugmentConfig
 
 NUM_UNIFORMS = 8
-"""Random numbers that one image's augmentation takes."""
+"""The number of random numbers for the augmentation of one image."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """What is done to an image, in this order: flip, resize to `pre_size`, crop, resize to `size`. Sizes are (h, w)."""
+    """The changes to an image, in this order: flip, resize to `pre_size`, crop, resize to `size`. Sizes are (h, w)."""
 
     size: tuple[int, int]
     flip: bool = False
@@ -29,22 +29,22 @@ class Draw:
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """`Draw`s of n images as arrays; `draws[i]` is one of them."""
+    """The `Draw`s of n images as arrays. `draws[i]` is the one of image i."""
 
     size: np.ndarray
     """int32 [n, 2]"""
     flip: np.ndarray
     """bool [n]"""
     pre_size: np.ndarray
-    """int32 [n, 2]; zeros where the image is not cropped."""
+    """int32 [n, 2]; zeros where there is no crop."""
     crop: np.ndarray
-    """int32 [n, 4]; zeros where the image is not cropped."""
+    """int32 [n, 4]; zeros where there is no crop."""
 
     def __len__(self) -> int:
         return len(self.size)
 
     def take(self, indices: np.ndarray) -> "Draws":
-        """Those of some of the images, in the order of `indices` (int [k])."""
+        """The draws of some of the images, in the order of `indices` (int [k])."""
         return Draws(self.size[indices], self.flip[indices], self.pre_size[indices], self.crop[indices])
 
     def __getitem__(self, index: int) -> Draw:
@@ -60,13 +60,13 @@ class Draws:
 def resized_sizes(sizes: np.ndarray, short_side: np.ndarray | int, max_size: int | None = None) -> np.ndarray:
     """Sizes after a resize that keeps the aspect ratio: int32 [n, 2] from (h, w) int [n, 2].
 
-    The short side becomes `short_side` (one for all or int [n]), or less when the long side would exceed `max_size`,
-    and the long side what the ratio makes of that, rounded down. No side becomes less than one pixel.
+    The short side becomes `short_side` (one number, or int [n]). It becomes less where the long side would exceed
+    `max_size`. The long side follows from the ratio, rounded down. No side becomes less than one pixel.
     """
     shorter, longer = sizes.min(axis=1).astype(np.int64), sizes.max(axis=1).astype(np.int64)
     short = np.broadcast_to(np.asarray(short_side, np.int64), shorter.shape)
     if max_size is not None:
-        # These operations in this order: a quotient that lies on the limit must fall as it does in the official code.
+        # The order of these operations is that of the official code, so that a ratio on the limit gives the same size.
         too_long = longer.astype(float) / shorter.astype(float) * short > max_size
         limited = np.round(max_size * shorter.astype(float) / longer.astype(float)).astype(np.int64)
         short = np.maximum(np.where(too_long, limited, short), 1)
@@ -77,13 +77,13 @@ def resized_sizes(sizes: np.ndarray, short_side: np.ndarray | int, max_size: int
 
 
 def draw_augmentations(uniforms: np.ndarray, sizes: np.ndarray, config: AugmentConfig) -> Draws:
-    """The augmentation of n images of sizes (h, w; int [n, 2]), from random numbers in [0, 1) (float [n, 8])."""
+    """The augmentation of n images with sizes (h, w; int [n, 2]), from random numbers in [0, 1) (float [n, 8])."""
     flip_u, crop_u, size_u, pre_u, height_u, width_u, y_u, x_u = uniforms.T
     sizes = np.asarray(sizes, np.int32).reshape(-1, 2)
     cropped = (crop_u < config.crop_probability)[:, None]
     pre_size = resized_sizes(sizes, _choice(pre_u, config.crop_resize_sizes))
     largest = np.minimum(pre_size, config.crop_max)
-    smallest = np.minimum(largest, config.crop_min)  # an image smaller than the smallest crop keeps its side
+    smallest = np.minimum(largest, config.crop_min)  # A side that is shorter than the smallest crop stays.
     crop_size = smallest + _below(np.stack([height_u, width_u], axis=1), largest - smallest + 1)
     corner = _below(np.stack([y_u, x_u], axis=1), pre_size - crop_size + 1)
     size = resized_sizes(
@@ -97,13 +97,8 @@ def draw_augmentations(uniforms: np.ndarray, sizes: np.ndarray, config: AugmentC
     )
 
 
-def draw_augmentation(rng: np.random.Generator, size: tuple[int, int], config: AugmentConfig) -> Draw:
-    """The augmentation of one image of size (h, w)."""
-    return draw_augmentations(rng.random((1, NUM_UNIFORMS)), np.array([size]), config)[0]
-
-
 def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
-    """What evaluation does to n images of the given sizes: one resize."""
+    """The changes that evaluation makes to n images of the given sizes: one resize."""
     n = len(sizes)
     resized = resized_sizes(np.asarray(sizes), config.eval_size, config.max_size)
     return Draws(resized, np.zeros(n, bool), np.zeros((n, 2), np.int32), np.zeros((n, 4), np.int32))
@@ -112,10 +107,16 @@ def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
 def apply_draw(
     image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, draw: Draw
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Does to an image and its boxes what was drawn for it.
+    """Changes an image and its boxes as `draw` says.
 
-    image uint8 [h, w, 3], boxes float32 [m, 4] (xyxy, pixels), labels [m]; returns the same kinds, the image in the
-    drawn size. A crop clips boxes and drops those, with their labels, of which no area is left: maybe all.
+    Args:
+        image: uint8 [h, w, 3].
+        boxes: float32 [m, 4], xyxy in pixels.
+        labels: [m].
+        draw: the changes.
+
+    Returns the same three, the image in the drawn size. A crop clips boxes. Boxes without area after the crop are
+    left out, with their labels. No box may be left.
     """
     picture = Image.fromarray(image)
     if draw.flip:
@@ -133,12 +134,12 @@ def apply_draw(
 
 
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes [m, 4] (xyxy, pixels) in an image of the given width, mirrored left to right."""
+    """Boxes [m, 4] (xyxy in pixels) after an image of the given width is mirrored, left to right."""
     return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], boxes.dtype) + np.array([width, 0, width, 0], boxes.dtype)
 
 
 def relative_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """float32 [m, 4] xyxy in pixels -> cxcywh relative to an image of size (h, w)."""
+    """float32 [m, 4]: xyxy in pixels to cxcywh relative to an image of size (h, w)."""
     corners, ends = boxes[:, :2], boxes[:, 2:]
     centred = np.concatenate([(corners + ends) / 2, ends - corners], axis=1)
     return centred / np.array([size[1], size[0]] * 2, np.float32)

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from anchordetr_jax.data.shapes import drawing as shapes
-from anchordetr_jax.data.shapes.drawing import ShapesConfig, draw_image, main, write_shapes_dataset
+from anchordetr_jax.data.shapes import ShapesConfig, drawing, write_shapes_dataset, writing
+from anchordetr_jax.data.shapes.command import main
+from anchordetr_jax.data.shapes.drawing import draw_image
 from anchordetr_jax.data.shapes.outlines import CLASSES, FIRST_CLASSES, SECOND_CLASSES
 from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.errors import UserError
@@ -39,7 +40,7 @@ def test_the_same_seed_gives_the_same_files(drawn: Path, tmp_path: Path) -> None
 
 @pytest.mark.processes
 def test_several_processes_draw_the_same_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shapes, "IMAGES_AT_ONCE", 4)
+    monkeypatch.setattr(writing, "IMAGES_AT_ONCE", 4)
     for folder, processes in (("one", 1), ("two", 2)):
         write_shapes_dataset(tmp_path / folder, train_images=10, val_images=0, processes=processes)
     assert all_files(tmp_path / "one") == all_files(tmp_path / "two")
@@ -107,7 +108,7 @@ def test_boxes_lie_inside_the_image_and_hold_the_area(index: int, seed: int) -> 
 def test_a_box_is_tight_around_what_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     config = ShapesConfig(max_objects=1, classes=("square",))
     pixels, (annotation,) = draw_image(0, 0, 1, config)
-    monkeypatch.setattr(shapes._Scene, "draw_object", lambda self, name: True)
+    monkeypatch.setattr(drawing._Scene, "draw_object", lambda self, name: True)
     background, none = draw_image(0, 0, 1, config)
     assert none == []
     rows, columns = np.nonzero(np.abs(pixels.astype(int) - background).max(axis=2) > 40)
@@ -127,7 +128,7 @@ def test_a_finished_data_set_is_left_as_it_is(drawn: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in drawn.rglob("*")} == before
 
 
-def test_annotations_of_another_origin_are_never_overwritten(tmp_path: Path) -> None:
+def test_other_annotations_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "annotations").mkdir()
     mine = tmp_path / "annotations/instances_train2017.json"
     mine.write_text('{"images": []}')
@@ -143,7 +144,7 @@ def test_the_command_writes_the_classes_it_is_given(tmp_path: Path) -> None:
 
 
 def test_the_command_answers_a_wrong_class_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"Error: A shapes data set takes .* not blob"):
+    with pytest.raises(SystemExit, match=r"Error: The classes of a shapes data set are .* not blob"):
         main([str(tmp_path), "--classes", "blob"])
 
 

@@ -8,7 +8,6 @@ from anchordetr_jax.data.transforms import (
     NUM_UNIFORMS,
     Draw,
     apply_draw,
-    draw_augmentation,
     draw_augmentations,
     evaluation_draws,
     flip_boxes,
@@ -113,12 +112,6 @@ def test_every_size_in_the_settings_is_drawn_equally_often() -> None:
     assert counts.min() > 400
 
 
-def test_drawing_one_is_drawing_a_batch_of_one() -> None:
-    uniforms = np.random.default_rng(3).random((1, NUM_UNIFORMS))
-    expected = draw_augmentations(uniforms, np.array([[40, 50]]), SMALL)[0]
-    assert draw_augmentation(np.random.default_rng(3), (40, 50), SMALL) == expected
-
-
 def test_evaluation_only_resizes() -> None:
     draws = evaluation_draws(np.array([[48, 64], [64, 48], [90, 30]]), SMALL)
     assert [draws[i] for i in range(3)] == [Draw((32, 42)), Draw((42, 32)), Draw((48, 16))]
@@ -128,7 +121,8 @@ def test_evaluation_only_resizes() -> None:
 def test_boxes_stay_inside_the_image_and_keep_their_labels(seed: int, size: tuple[int, int]) -> None:
     rng = np.random.default_rng(seed)
     boxes, labels = random_boxes(rng, size, 6), np.arange(6)
-    image, moved, kept = apply_draw(noise(size), boxes, labels, draw := draw_augmentation(rng, size, SMALL))
+    draw = draw_augmentations(rng.random((1, NUM_UNIFORMS)), np.array([size]), SMALL)[0]
+    image, moved, kept = apply_draw(noise(size), boxes, labels, draw)
     assert image.shape == (*draw.size, 3)
     assert len(moved) == len(kept)
     assert moved.dtype == np.float32

@@ -1,5 +1,6 @@
-"""The command line of the drawn data set."""
+"""`python -m anchordetr_jax.data.shapes OUT` draws a data set."""
 
-from anchordetr_jax.data.shapes.drawing import main
+from anchordetr_jax.data.shapes.command import main
 
-main()
+if __name__ == "__main__":
+    main()

@@ -1,4 +1,4 @@
-"""A plain folder of images, without annotations: to be detected on, not to be trained or scored on."""
+"""A plain folder of images without annotations: for detection only."""
 
 import re
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
-"""Of files that count as images. HEIC takes a plug-in of Pillow's; without it each is named when it is read."""
+"""The names of image files end so. HEIC needs a plug-in of Pillow; without it each such file is named as unreadable."""
 READERS = 8
-"""Threads that read headers: most of the time is spent waiting for files."""
+"""Threads that read headers. Most of the time they wait for files."""
 
 
 class ImageFolder:
     """The image files directly in a folder, in the order of their names. See `DetectionSource` for what it answers.
 
-    Image ids are 1, 2, 3, … in that order; where every file is named by a number (`000000000139.jpg`, as in COCO), that
+    Image ids are 1, 2, 3, … in that order. Where every file name is a number (`000000000139.jpg`, as in COCO), that
     number is the id. Images are turned as their EXIF data says, and sizes are those of the turned images.
 
     Args:
-        folder: local, or one that `etils.epath` knows.
-        categories: what the detector's class outputs mean; the folder itself knows no classes.
+        folder: a local folder, or one in a bucket.
+        categories: the meaning of the detector's class outputs. The folder itself has no classes.
 
-    Raises `UserError` when the folder is missing or holds no readable image. A damaged image among others is found
-    when it is read.
+    Raises `UserError` when the folder is missing or holds no readable image. Where only some images are damaged, each
+    is named when it is read.
     """
 
     def __init__(self, folder: epath.PathLike, categories: Categories):
@@ -56,7 +56,9 @@ class ImageFolder:
             found = pool.map(self._header_size, self._file_names)
             sizes = complete_sizes(list(tqdm.tqdm(found, "image sizes", len(names), unit="image", delay=2)))
         if sizes is None:
-            raise UserError(f"Not one of the {len(names)} images in {folder} is readable; they may be damaged.")
+            raise UserError(
+                f"None of the {len(names)} images in {folder} is readable: check that they are whole image files."
+            )
         self.sizes = sizes
 
     def __len__(self) -> int:
@@ -64,7 +66,7 @@ class ImageFolder:
 
     @property
     def box_counts(self) -> np.ndarray:
-        """int64 [n]: none has any."""
+        """int64 [n]: zeros."""
         return np.zeros(len(self), np.int64)
 
     def boxes(self, row: int) -> np.ndarray:
@@ -94,7 +96,7 @@ class ImageFolder:
         return pixels
 
     def ground_truth(self) -> dict[str, Any] | None:
-        """None: nothing is annotated."""
+        """None, since nothing is annotated."""
         return None
 
     def _header_size(self, name: str) -> Size | None:

@@ -1,4 +1,4 @@
-"""Prepared TFDS data sets of object detection: `coco/2017` and its like."""
+"""Prepared TFDS data sets of object detection, such as `coco/2017`."""
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
@@ -20,20 +20,20 @@ from anchordetr_jax.errors import UserError
 class TfdsDataset:
     """One split of a prepared TFDS data set. See `DetectionSource` for what it answers.
 
-    Rows are in the order of the image ids (`image/id`; without that feature images are numbered from 1 in the order of
-    their file names), so that they are those of the same images in a COCO folder; boxes are in pixels, to the digits
-    that COCO's annotation files have. As there, crowd regions and boxes without area are left out, and boxes are
-    clipped to their image.
+    Rows are in the order of the image ids (`image/id`). Without that feature, images are numbered from 1 in the order
+    of their file names. So rows are the same as in a COCO folder of these images. Boxes are in pixels, with the digits
+    that COCO's annotation files have. Crowd regions and boxes without area are left out, and boxes are clipped to their
+    image, as for a COCO folder.
 
     Args:
         directory: of the prepared data set, with `dataset_info.json` in it; see `tfds_records.find_prepared`.
-        split: in TFDS's language, so `validation[:100]` will do.
+        split: in TFDS's language, for example `validation[:100]`.
         labels: how class outputs are numbered.
-        categories: those that a detector knows. Where they have the data set's classes, by name, they are taken as they
-            are. Without them, COCO's classes have COCO's category ids, and any others the ids 1, 2, 3, …
+        categories: those of a detector. They are taken where they have all class names of the data set. Otherwise
+            COCO's classes get COCO's category ids, and other classes get the ids 1, 2, 3, …
 
-    Raises `UserError` when the data set is not prepared so that it can be read by index, has no such split, is none of
-    object detection or contradicts itself. A damaged image is found when it is read.
+    Raises `UserError` when the data set cannot be read by index, has no such split, has no boxes and labels, or
+    contradicts itself. A damaged image is named when it is read.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class TfdsDataset:
 
         sizes = complete_sizes([(height, width) if height else None for height, width in index.sizes.tolist()])
         if sizes is None:
-            raise UserError(f"Not one of the {len(self._records)} images of {self.name} is readable.")
+            raise UserError(f"None of the {len(self._records)} images of {self.name} is readable; prepare it again.")
         image_ids, self._record_of = self._rows(index)
         self.image_ids: tuple[int, ...] = tuple(image_ids.tolist())
         self.sizes = sizes[self._record_of]
@@ -89,7 +89,7 @@ class TfdsDataset:
         return decode_image(data, self.describe(row), (height, width), orientation="stored")
 
     def ground_truth(self) -> dict[str, Any] | None:
-        """What COCO's annotation file of these images would hold, for scoring; None where nothing is annotated."""
+        """The content that COCO's annotation file of these images has, for scoring. None where nothing is annotated."""
         if not len(self._category_ids):
             return None
         images = [
@@ -143,7 +143,7 @@ class TfdsDataset:
             wrong = int(sound.argmin())
             row, what = int(np.repeat(row_of_record, index.counts)[wrong]), "box" if known[wrong] else "label"
             value = index.boxes[wrong].tolist() if known[wrong] else int(index.labels[wrong])
-            raise UserError(f"An object in {self.describe(row)} has the {what} {value}, which means nothing.")
+            raise UserError(f"An object in {self.describe(row)} has the {what} {value}, which is impossible.")
 
         self._annotated_rows = rows
         self._xywh = pixel_boxes(index.boxes[order], self.sizes[rows])
@@ -165,10 +165,10 @@ def match_categories(
     """The categories of a data set whose labels have these names, and the category id of each label.
 
     Args:
-        names: by label; the digits of the labels themselves mean that they have none.
+        names: by label. Where the names are the digits of the labels, the labels have no names.
         scheme: how class outputs are numbered, unless `known` says so.
-        known: the categories of a detector. Taken when all the names are among theirs, or when they are as many as the
-            labels and these have no names.
+        known: the categories of a detector. They are taken where they have all the names. They are also taken where the
+            labels have no names and there are as many labels as categories.
     """
     if known is not None:
         id_of_name = dict(zip(known.names, known.ids, strict=True))

@@ -1,6 +1,6 @@
-"""What a TFDS data set's records hold besides pixels, gathered in one pass over them; and its boxes back in pixels.
+"""The content of a TFDS data set's records without the pixels, gathered in one pass; and its boxes in pixels.
 
-The pass reads every record whole, so that of a large data set is kept on disk.
+The pass reads every record. For a large data set its result is kept on disk.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically
 
 READERS = 16
-"""Threads that read records: on a network's disk most of the time is spent waiting."""
+"""Threads that read records. On a network disk they wait most of the time."""
 RECORDS_AT_ONCE = 32
 KEPT_FROM_SECONDS = 3.0
-"""An index that took less to gather is gathered again the next time."""
+"""An index is kept where it took this long to gather."""
 FORMAT_VERSION = 1
-"""Of the kept files; to be raised when an index holds something else."""
+"""The version of the kept files. To be raised when an index holds something else."""
 
 
 _DTYPES: dict[str, tuple[Any, tuple[int, ...]]] = {
@@ -70,9 +70,9 @@ class TfdsIndex:
 
 
 def load_index(records: Records) -> TfdsIndex:
-    """The index of a split: the one kept from an earlier time if the files are still the same, else a new one.
+    """The index of a split: the kept one where the files are still the same, otherwise a new one.
 
-    Raises `UserError` when a record cannot be read, or holds what none of object detection does.
+    Raises `UserError` when a record cannot be read, or is not one of object detection.
     """
     file = _kept_file(records)
     index = _read_kept(file)
@@ -85,7 +85,7 @@ def load_index(records: Records) -> TfdsIndex:
 
 
 def gather_index(records: Records) -> TfdsIndex:
-    """Reads all records of a split, with a progress bar if that takes long. No pixels are decoded."""
+    """Reads all records of a split, with a progress bar where it takes long. No pixels are decoded."""
 
     def gather(start: int) -> list[dict[str, Any]]:
         return [_facts(records[i]) for i in range(start, min(start + RECORDS_AT_ONCE, len(records)))]
@@ -105,9 +105,9 @@ def gather_index(records: Records) -> TfdsIndex:
 def pixel_boxes(relative: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     """float64 [m, 4]: xywh in pixels, of boxes (y, x, y, x) relative to images of the given sizes (int [m, 2]: h, w).
 
-    A relative coordinate in float32 leaves some 1e-5 pixels open. COCO writes coordinates with two decimals, so where a
-    number of two decimals lies within what is left open, it is that one, and IoUs are COCO's to the last bit. Any
-    other coordinate stays as it is, as close as can be known.
+    A relative coordinate in float32 has an error of about 1e-5 pixels. COCO writes coordinates with two decimals. So a
+    number of two decimals within that error is taken, and IoUs are COCO's to the last bit. Any other coordinate stays
+    as it is.
     """
     sides = np.asarray(sizes, np.float64)[:, [0, 1, 0, 1]]
     corners = relative.astype(np.float64) * sides
@@ -117,11 +117,11 @@ def pixel_boxes(relative: np.ndarray, sizes: np.ndarray) -> np.ndarray:
 
 
 def pixel_areas(areas: np.ndarray, xywh: np.ndarray) -> np.ndarray:
-    """float64 [m]: areas in pixels, of which TFDS's `coco` keeps whole pixels only (int [m]; [0]: none are known).
+    """float64 [m]: areas in pixels. TFDS's `coco` keeps only whole pixels of them (int [m]; [0]: none is known).
 
-    What was cut off decides whether an object of 1024.3 pixels is small for COCO (it is not: at most 32 x 32). An area
-    that is the box's own has the box's fraction; beside a box in whole pixels an area is one of whole pixels; any
-    other, the area of a polygon, is taken to be amidst the two whole numbers.
+    The fraction that was cut off decides whether an object of 1024.3 pixels is small for COCO (it is not: small is at
+    most 32 x 32). An area that agrees with the box's area gets the box's fraction. Beside a box in whole pixels, an
+    area is in whole pixels. Any other area is that of a polygon: it is taken as the middle between two whole numbers.
     """
     box_areas = xywh[:, 2] * xywh[:, 3]
     if len(areas) == 0 or areas.dtype.kind == "f":
@@ -154,7 +154,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _kept_file(records: Records) -> Path:
-    """Its name follows from the data set's files, so that an index is never taken for another one's."""
+    """The name follows from the files of the data set, so the index of another data set is never taken."""
     files = sorted((path.name, path.stat()) for path in records.directory.iterdir())
     facts = [[name, stat.length, stat.mtime] for name, stat in files if not stat.is_directory]
     identity = json.dumps([FORMAT_VERSION, str(records.directory.resolve()), records.split, facts])
@@ -166,7 +166,7 @@ def _read_kept(file: Path) -> TfdsIndex | None:
     try:
         with np.load(io.BytesIO(file.read_bytes()), allow_pickle=False) as arrays:
             return TfdsIndex(**arrays)
-    except Exception:  # not there, damaged, of another make: it is gathered anew
+    except Exception:  # It is not there, damaged, or of another version: then it is gathered again.
         return None
 
 

@@ -1,4 +1,4 @@
-"""The records of a prepared TFDS data set, by index and without TensorFlow."""
+"""Reads the records of a prepared TFDS data set by index, without TensorFlow."""
 
 import os
 import re
@@ -19,12 +19,12 @@ def find_prepared(root: str, name: str) -> epath.Path:
     """The folder that holds a prepared data set's files.
 
     Args:
-        root: TFDS's data folder, which is searched for `name`, or the very folder of one prepared data set. By default
-            TFDS's own: `$TFDS_DATA_DIR`, else `~/tensorflow_datasets`.
-        name: as TFDS has it, e.g. `coco/2017` or `coco/2017:1.1.0`; without a version the latest is taken.
+        root: TFDS's data folder, which is searched for `name`, or the folder of one prepared data set. The default is
+            TFDS's own: `$TFDS_DATA_DIR`, or `~/tensorflow_datasets`.
+        name: TFDS's name of the data set, e.g. `coco/2017` or `coco/2017:1.1.0`. The default is the latest version.
 
     Raises:
-        UserError: there is no such data set; the sentence tells what there is instead, or how to prepare it.
+        UserError: there is no such data set. The sentence says what there is instead, or how to prepare it.
     """
     data_dir = stored_path(root or os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets").expanduser()
     folder = data_dir / name.replace(":", "/")
@@ -45,13 +45,13 @@ def find_prepared(root: str, name: str) -> epath.Path:
 
 
 class Records:
-    """One split's records as dicts of features, the image as the bytes of its file. May be read by many threads.
+    """The records of one split as dicts of features. The image is the bytes of its file. Many threads can read them.
 
     Args:
         directory: of the prepared data set; see `find_prepared`.
-        split: in TFDS's language, so `validation[:100]` will do.
+        split: in TFDS's language, for example `validation[:100]`.
 
-    Raises `UserError` when the data set cannot be read by index, has no such split, or is none of object detection.
+    Raises `UserError` when the data set cannot be read by index, has no such split, or has no boxes and labels.
     """
 
     def __init__(self, directory: epath.PathLike, split: str):
@@ -61,7 +61,7 @@ class Records:
         self._source: Any = self._open(builder)
         self._check_features(builder.info.features)
         self.label_names: tuple[str, ...] = tuple(builder.info.features["objects"]["label"].names)
-        """By label. The digits of the labels themselves where they have no names."""
+        """By label. Labels without names have their digits as names."""
 
     @property
     def name(self) -> str:
@@ -75,11 +75,11 @@ class Records:
         """Raises `UserError` when the record cannot be read."""
         try:
             return self._opened()[index]
-        except Exception as error:  # of many kinds: files that are missing or cut, records that are damaged
+        except Exception as error:  # Many kinds: files are missing or cut, records are damaged.
             raise UserError(f"Record {index} of {self.name} cannot be read ({_first_line(error)}).") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        # Readers stay behind when a data set is sent to worker processes.
+        # Readers are not sent to worker processes with a data set.
         return {"directory": self.directory, "split": self.split, "label_names": self.label_names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -94,11 +94,11 @@ class Records:
         return self._source
 
     def _builder(self) -> Any:
-        import tensorflow_datasets as tfds  # takes a second or more, so only who needs it waits
+        import tensorflow_datasets as tfds  # This import takes a second or more.
 
         try:
             return tfds.builder_from_directory(self.directory)
-        except Exception as error:  # what can be wrong with its two JSON files surfaces in many kinds
+        except Exception as error:  # Damaged JSON files raise many kinds of exceptions.
             raise UserError(
                 f"{self.directory} holds no TFDS data set that can be read ({_first_line(error)})."
             ) from None
@@ -108,7 +108,7 @@ class Records:
 
         splits = ", ".join(builder.info.splits)
         if not splits:
-            raise UserError(f"TFDS data set {self.directory} was never prepared to the end; prepare it again.")
+            raise UserError(f"TFDS data set {self.directory} is not completely prepared; prepare it again.")
         try:
             return builder.as_data_source(self.split, decoders={"image": tfds.decode.SkipDecoding()})
         except NotImplementedError:
@@ -117,7 +117,7 @@ class Records:
                 f"TFDS data set {self.directory} is prepared as {form}, which cannot be read by index; prepare it with "
                 f"--file_format=array_record, or convert it with '{command}', for which TFDS needs TensorFlow."
             ) from None
-        except Exception as error:  # ValueError and others, by what is wrong with the split
+        except Exception as error:  # ValueError and other kinds.
             reason = _first_line(error)
             if reason.startswith("Unknown split"):
                 raise UserError(

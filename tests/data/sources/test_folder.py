@@ -169,7 +169,7 @@ def test_a_folder_without_images_is_answered_with_the_setting(tmp_path: Path, ro
 
 def test_a_folder_of_nothing_but_damaged_images_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"")
-    with pytest.raises(UserError, match="Not one of the 1 images"):
+    with pytest.raises(UserError, match="None of the 1 images"):
         ImageFolder(tmp_path, CATEGORIES)
 
 

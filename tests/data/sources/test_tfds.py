@@ -364,10 +364,10 @@ def test_a_part_of_a_split_that_makes_no_sense_is_named(copy: Path, split: str) 
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("labels", r"An object in .*\.jpg has the label 10\d+, which means nothing"),
-        ("boxes", r"An object in .*\.jpg has the box \[nan, .*\], which means nothing"),
+        ("labels", r"An object in .*\.jpg has the label 10\d+, which is impossible"),
+        ("boxes", r"An object in .*\.jpg has the box \[nan, .*\], which is impossible"),
         ("image_ids", r"two images with the id 1000002"),
-        ("sizes", "Not one of the 12 images"),
+        ("sizes", "None of the 12 images"),
     ],
 )
 def test_records_that_contradict_themselves_are_named(
