@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,11 +12,19 @@ import numpy as np
 from absl import logging
 from etils import epath
 from PIL import Image
-from tensorboardX import summary
-from tensorboardX.event_file_writer import EventsWriter
-from tensorboardX.proto.event_pb2 import Event, SessionLog
 
 from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
+
+# Where PyTorch is installed, tensorboardX loads it when it is imported: four seconds in every process that trains or
+# reads images, for nothing that is used here. So PyTorch is hidden from it.
+_torch = sys.modules.setdefault("torch", None)  # type: ignore[arg-type]
+try:
+    from tensorboardX import summary
+    from tensorboardX.event_file_writer import EventsWriter
+    from tensorboardX.proto.event_pb2 import Event, SessionLog
+finally:
+    if _torch is None:
+        del sys.modules["torch"]
 
 TENSORBOARD_FOLDER = "tensorboard"
 MAX_WIDTH = 1600

@@ -2,6 +2,8 @@
 
 import json
 import struct
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -76,3 +78,17 @@ def test_a_full_disk_ends_the_writing_and_not_the_run(
         for step in range(2, 5):
             board.line(step, {"loss": 1.0})
     assert len([record for record in caplog.records if "No space left" in record.getMessage()]) == 1
+
+
+@pytest.mark.processes
+@pytest.mark.torch
+def test_pytorch_is_not_loaded_for_it_and_can_be_loaded_later(script_environment: dict[str, str]) -> None:
+    pytest.importorskip("torch")
+    program = """
+import sys
+import anchordetr_jax.training.watching.tensorboard
+assert "torch" not in sys.modules
+import torch
+"""
+    root = Path(__file__).parents[3]
+    subprocess.run([sys.executable, "-c", program], env={**script_environment, "PYTHONPATH": str(root)}, check=True)
