@@ -1,6 +1,7 @@
 """What holds for every test: eight CPU devices, quick compilation, no silent broadcasting, float64 on demand."""
 
 import os
+import sys
 import tempfile
 
 # Read by XLA when it starts, so set before anything imports jax. NPROC: XLA's CPU thread pool has one thread a core,
@@ -21,11 +22,12 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # The workers of pytest-xdist
     _compiled = tempfile.TemporaryDirectory(prefix="anchordetr_jax-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
 
-# A process that may keep no bytecode compiles each of its two thousand modules at every start, for six seconds. Those
-# that tests start keep it where it is out of the way.
+# A process that may not keep bytecode compiles each of its two thousand modules at every start, for six seconds. So
+# this process and those that tests start keep it in a folder of their own.
 if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     _bytecode = tempfile.TemporaryDirectory(prefix="anchordetr_jax-bytecode-", ignore_cleanup_errors=True)
-    os.environ["PYTHONPYCACHEPREFIX"] = _bytecode.name
+    os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _bytecode.name
+    sys.dont_write_bytecode = False
 
 from collections.abc import Iterator
 
