@@ -32,7 +32,7 @@ from anchordetr_jax.data.source import Split
 from anchordetr_jax.data.sources.layouts import split_files
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path, write_json
-from anchordetr_jax.pictures.curves import plot_objects
+from anchordetr_jax.pictures.objects import plot_objects
 
 read_config = cli.define_config(required=False)
 OUTPUT = flags.DEFINE_string("output", "inspection", "Folder for the report and the pictures.")

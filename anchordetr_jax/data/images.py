@@ -8,6 +8,7 @@ from etils import epath
 from PIL import Image, ImageOps
 
 from anchordetr_jax.data.image_sizes import Header, picture_orientation
+from anchordetr_jax.data.pixels import PixelRangeError, rgb_pixels, upright_rgb
 from anchordetr_jax.errors import UserError
 
 Orientation = Literal["shown", "stored"]
@@ -49,7 +50,9 @@ def decode_image(
         size_tells = Header(stored_size, picture_orientation(image)).shown != stored_size
         if not (stored_size == size and (size_tells or orientation == "stored")):
             image = ImageOps.exif_transpose(image)
-        pixels = _rgb(image)
+        pixels = rgb_pixels(image)
+    except PixelRangeError as error:
+        raise UserError(f"Image file {name} {error}.") from None
     except Image.UnidentifiedImageError:
         hint = "; save it as JPEG or PNG first" if name.lower().endswith((".heic", ".heif", ".svg", ".pdf")) else ""
         raise UserError(f"Image file {name} is not an image of a known format{hint}.") from None
@@ -69,7 +72,9 @@ def picture_pixels(image: Image.Image, name: str = "The image") -> np.ndarray:
     Raises `UserError`, beginning with `name`, when the file behind it is damaged.
     """
     try:
-        return _rgb(ImageOps.exif_transpose(image))
+        return upright_rgb(image)
+    except PixelRangeError as error:
+        raise UserError(f"{name} {error}.") from None
     except Exception as error:  # Pillow reads pixels late, and raises many kinds of exceptions for damaged files.
         raise UserError(f"{name} cannot be decoded ({error}).") from None
 
@@ -114,14 +119,3 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
         )
     scale = {1: 255.0, 255: 1.0, 65535: 1 / 257}[highest]
     return np.rint(pixels.astype(np.float32) * np.float32(scale)).astype(np.uint8)
-
-
-def _rgb(image: Image.Image) -> np.ndarray:
-    if image.mode.startswith("I"):  # 16 bits a pixel (as `I` too), which Pillow's own conversion would cut at 255
-        grey = (np.asarray(image) / 257).round().clip(0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
-    if image.mode == "F" and (values := np.asarray(image)).min() >= 0 and values.max() <= 1:
-        return np.repeat(np.rint(values * 255).astype(np.uint8)[:, :, None], 3, axis=2)
-    if image.mode in ("P", "PA"):
-        image = image.convert("RGBA")  # a palette with transparency warns when it is converted to RGB directly
-    return np.asarray(image if image.mode == "RGB" else image.convert("RGB"))

@@ -2,11 +2,11 @@
 
 from anchordetr_jax.detection.losses import detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match, matching_costs
-from anchordetr_jax.detection.postprocess import Detections, top_detections
+from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 
 __all__ = [
-    "Detections",
     "Targets",
+    "TopDetections",
     "detection_losses",
     "match",
     "matching_costs",

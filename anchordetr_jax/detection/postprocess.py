@@ -9,7 +9,7 @@ from jax import lax
 from anchordetr_jax.detection.boxes import cxcywh_to_xyxy
 
 
-class Detections(NamedTuple):
+class TopDetections(NamedTuple):
     """The D best detections of B images, best first."""
 
     scores: jax.Array
@@ -22,7 +22,7 @@ class Detections(NamedTuple):
 
 def top_detections(
     logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array, max_detections: int = 100
-) -> Detections:
+) -> TopDetections:
     """The best of all pairs of a query and a class, by sigmoid score. A query may be reported under several classes.
 
     Args:
@@ -44,4 +44,4 @@ def top_detections(
     corners = jnp.take_along_axis(cxcywh_to_xyxy(boxes.astype(dtype)), best[..., None], axis=1)
     height, width = original_sizes[:, 0], original_sizes[:, 1]
     scale = jnp.stack([width, height, width, height], axis=-1).astype(dtype)
-    return Detections(scores, (pairs - best * classes).astype(jnp.int32), corners * scale[:, None, :])
+    return TopDetections(scores, (pairs - best * classes).astype(jnp.int32), corners * scale[:, None, :])

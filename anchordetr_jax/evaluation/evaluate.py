@@ -21,13 +21,13 @@ from anchordetr_jax.data.buckets import evaluation_buckets, padding_waste
 from anchordetr_jax.data.loader import eval_batches, evaluation_plan, reading_problem
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import evaluation_draws
-from anchordetr_jax.detection.postprocess import Detections, top_detections
+from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.devices import batch_sharding, global_batch, make_mesh, replicated
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, coco_scores
 from anchordetr_jax.evaluation.journal import Journal, fingerprint
 from anchordetr_jax.evaluation.processes import agree_on_found, float_type, gather, metrics_of_process_zero
-from anchordetr_jax.evaluation.results import ImageDetections, coco_results, joined
+from anchordetr_jax.evaluation.results import DatasetDetections, coco_results, joined
 from anchordetr_jax.kernels.forms import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 
@@ -161,7 +161,7 @@ class Evaluator:
             cached_compilations=self.cached_compilations,
         )
 
-    def _kept(self, model: AnchorDETR, journal: Journal | None) -> tuple[ImageDetections | None, np.ndarray]:
+    def _kept(self, model: AnchorDETR, journal: Journal | None) -> tuple[DatasetDetections | None, np.ndarray]:
         """The journal's detections that this process contributes, and which images some process has (bool [n])."""
         if journal is None:
             return None, np.zeros(len(self.dataset), bool)
@@ -180,14 +180,14 @@ class Evaluator:
 
     def _traced(
         self, graphdef: Any, state: Any, images: jax.Array, image_sizes: jax.Array, original_sizes: jax.Array
-    ) -> Detections:
+    ) -> TopDetections:
         self.compilations += 1  # Python runs only while JAX traces: once for each image shape
         predictions = nnx.merge(graphdef, state)(images, image_sizes)
         return top_detections(
             predictions.logits[-1], predictions.boxes[-1], original_sizes, self.config.eval.max_detections
         )
 
-    def _compiled_once(self, *arguments: Any) -> Detections:
+    def _compiled_once(self, *arguments: Any) -> TopDetections:
         """Detects, and keeps count of what had to be compiled for it."""
         before = self.compilations
         with CacheHits() as hits:
@@ -197,14 +197,14 @@ class Evaluator:
 
     def _detect_share(
         self, model: AnchorDETR, wanted: np.ndarray, journal: Journal | None, *, progress: bool
-    ) -> ImageDetections | None:
+    ) -> DatasetDetections | None:
         """Detections of this process's share of the rows `wanted` (fillers among them); None if none are wanted."""
         if not len(wanted):
             return None
         graphdef, state = nnx.split(model)
         state = self._placed(state)
-        in_flight: collections.deque[tuple[np.ndarray, np.ndarray, Detections]] = collections.deque()
-        done: list[ImageDetections] = []
+        in_flight: collections.deque[tuple[np.ndarray, np.ndarray, TopDetections]] = collections.deque()
+        done: list[DatasetDetections] = []
         bar = tqdm.tqdm(
             total=len(self.dataset),
             initial=len(self.dataset) - len(wanted),
@@ -218,7 +218,7 @@ class Evaluator:
             rows, readable, detections = in_flight.popleft()
             scores, labels, boxes = map(_local_part, detections)
             done.append(
-                ImageDetections(rows, readable, scores.astype(float_type()), labels, boxes.astype(float_type()))
+                DatasetDetections(rows, readable, scores.astype(float_type()), labels, boxes.astype(float_type()))
             )
             if journal is not None:
                 journal.add(done[-1])

@@ -18,7 +18,7 @@ from flax import nnx
 from anchordetr_jax import __version__
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.source import DetectionSource
-from anchordetr_jax.evaluation.results import ImageDetections, joined
+from anchordetr_jax.evaluation.results import DatasetDetections, joined
 from anchordetr_jax.files import write_atomically
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 
@@ -70,10 +70,10 @@ class Journal:
         self._fingerprint = ""
         self._session = secrets.token_hex(4)  # parts of processes and of runs do not overwrite one another
         self._parts = 0
-        self._waiting: list[ImageDetections] = []
+        self._waiting: list[DatasetDetections] = []
         self._written = time.monotonic()
 
-    def read(self, fingerprint: str, num_images: int) -> ImageDetections | None:
+    def read(self, fingerprint: str, num_images: int) -> DatasetDetections | None:
         """What was kept of an evaluation with this fingerprint, each image once; None if nothing was.
 
         From here on, `add` keeps detections of this evaluation.
@@ -99,7 +99,7 @@ class Journal:
         _, first = np.unique(found.rows, return_index=True)
         return jax.tree.map(lambda array: array[first], found)
 
-    def add(self, images: ImageDetections) -> None:
+    def add(self, images: DatasetDetections) -> None:
         """Keeps the detections of a finished batch, without fillers. Images that could not be read get another chance.
 
         Raises `UserError` when the folder cannot be written to.
@@ -140,12 +140,12 @@ def _are_rows(rows: np.ndarray, num_images: int) -> bool:
     return bool(((rows >= 0) & (rows < num_images)).all())
 
 
-def _read_part(path: epath.Path) -> tuple[str, ImageDetections] | None:
+def _read_part(path: epath.Path) -> tuple[str, DatasetDetections] | None:
     """A part's fingerprint and detections; None if it is damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as contents:
             values: dict[str, Any] = {name: contents[name] for name in contents.files}
-        name, images = str(values.pop("fingerprint")), ImageDetections(**values)
+        name, images = str(values.pop("fingerprint")), DatasetDetections(**values)
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         return None
     length, most = images.rows.size, images.labels.shape[-1] if images.labels.ndim else 0

@@ -1,4 +1,4 @@
-"""What a detector missed and what it invented, image by image."""
+"""The objects that a detector missed and its false positives, for each image."""
 
 import dataclasses
 from collections import defaultdict
@@ -11,20 +11,20 @@ from pycocotools import mask as coco_mask
 
 @dataclasses.dataclass(frozen=True)
 class Mistakes:
-    """One image's objects and detections, sorted by what became of them."""
+    """The objects of one image, found or missed, and its false positives."""
 
     image_id: int
     missed: tuple[Mapping[str, Any], ...]
-    """Annotations that no detection took."""
+    """Annotations that no detection matches."""
     found: tuple[Mapping[str, Any], ...]
-    """Annotations that one did."""
-    invented: tuple[Mapping[str, Any], ...]
-    """Result entries that took none, and lie in no crowd of their class."""
+    """Annotations that a detection matches."""
+    false_positives: tuple[Mapping[str, Any], ...]
+    """Result entries that match no annotation, and lie in no crowd region of their class."""
 
     @property
     def cost(self) -> float:
-        """1 for a missed object, its score for an invented one."""
-        return len(self.missed) + sum(entry["score"] for entry in self.invented)
+        """1 for each missed object, and its score for each false positive."""
+        return len(self.missed) + sum(entry["score"] for entry in self.false_positives)
 
 
 def find_mistakes(
@@ -35,14 +35,16 @@ def find_mistakes(
     iou_threshold: float = 0.5,
     min_score: float = 0.3,
 ) -> Mistakes:
-    """Gives each detection, best first, the free object of its class that it overlaps most, as COCO's evaluation does.
+    """Matches detections to objects as COCO's evaluation does.
+
+    The detections choose in the order of their scores. Each takes the free object of its class with the largest IoU.
 
     Args:
-        image_id: of the image.
-        annotations: the image's COCO annotations (boxes xywh in pixels), crowds among them.
+        image_id: the id of the image.
+        annotations: the image's COCO annotations (boxes xywh in pixels), with its crowd regions.
         entries: the image's COCO result entries.
-        iou_threshold: overlap from which an object counts as found.
-        min_score: detections below it are passed over; a threshold that someone who uses the detector might set.
+        iou_threshold: a detection with at least this IoU finds an object.
+        min_score: detections with a lower score do not count.
     """
     objects = [box for box in annotations if not box.get("iscrowd")]
     crowds = [box for box in annotations if box.get("iscrowd")]
@@ -52,7 +54,7 @@ def find_mistakes(
     ious = _overlaps(confident, objects, crowd=False)
     in_crowd = _overlaps(confident, crowds, crowd=True)
     taken: set[int] = set()
-    invented = []
+    false_positives = []
     for i, entry in enumerate(confident):
         free = [
             j
@@ -65,12 +67,12 @@ def find_mistakes(
             box["category_id"] == entry["category_id"] and in_crowd[i, j] >= iou_threshold
             for j, box in enumerate(crowds)
         ):
-            invented.append(entry)
+            false_positives.append(entry)
     return Mistakes(
         image_id=image_id,
         missed=tuple(box for j, box in enumerate(objects) if j not in taken),
         found=tuple(objects[j] for j in sorted(taken)),
-        invented=tuple(invented),
+        false_positives=tuple(false_positives),
     )
 
 
@@ -81,13 +83,13 @@ def worst_images(
     *,
     min_score: float = 0.3,
 ) -> list[Mistakes]:
-    """The images with the costliest mistakes, worst first; images without any are left out.
+    """The images with the largest `Mistakes.cost`, in descending order. Images without mistakes are left out.
 
     Args:
-        annotations: of all images.
+        annotations: those of all images.
         results: COCO result entries of all images.
-        count: at most so many images.
-        min_score: as in `find_mistakes`.
+        count: the largest number of images.
+        min_score: see `find_mistakes`.
     """
     by_image: dict[int, tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]] = defaultdict(lambda: ([], []))
     for box in annotations:
@@ -100,7 +102,7 @@ def worst_images(
 
 
 def _overlaps(entries: Sequence[Mapping[str, Any]], boxes: Sequence[Mapping[str, Any]], *, crowd: bool) -> np.ndarray:
-    """[entries, boxes]: IoU; for crowds the share of the entry that lies inside."""
+    """[entries, boxes]: IoU; for crowd regions the share of the entry inside the region."""
     if not entries or not boxes:
         return np.zeros((len(entries), len(boxes)))
     detected = np.array([entry["bbox"] for entry in entries], np.float64)

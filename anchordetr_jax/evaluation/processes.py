@@ -8,10 +8,10 @@ from jax.experimental import multihost_utils
 
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
-from anchordetr_jax.evaluation.results import ImageDetections, joined
+from anchordetr_jax.evaluation.results import DatasetDetections, joined
 
 
-def agree_on_found(found: ImageDetections | None, num_images: int) -> tuple[ImageDetections | None, np.ndarray]:
+def agree_on_found(found: DatasetDetections | None, num_images: int) -> tuple[DatasetDetections | None, np.ndarray]:
     """Settles what need not be detected again, when every process has found detections of some images (or None).
 
     Returns those that this process is to contribute, so that each image comes from one process, and bool [num_images]:
@@ -29,7 +29,7 @@ def agree_on_found(found: ImageDetections | None, num_images: int) -> tuple[Imag
     return found, np.asarray(everyone.any(axis=0))
 
 
-def gather(share: ImageDetections | None) -> ImageDetections:
+def gather(share: DatasetDetections | None) -> DatasetDetections:
     """The shares of all processes, on every process, as arrays of one size: shorter shares are filled with row -1.
 
     None is a share without images; not all may be.
@@ -44,9 +44,9 @@ def gather(share: ImageDetections | None) -> ImageDetections:
     return jax.tree.map(lambda array: np.asarray(multihost_utils.process_allgather(array, tiled=True)), whole)
 
 
-def no_detections(length: int, most: int) -> ImageDetections:
+def no_detections(length: int, most: int) -> DatasetDetections:
     """Fillers, for `length` images of `most` detections."""
-    return ImageDetections(
+    return DatasetDetections(
         rows=np.full(length, -1, np.int32),
         readable=np.zeros(length, bool),
         scores=np.zeros((length, most), float_type()),

@@ -1,4 +1,4 @@
-"""An evaluation as pictures: predictions beside the truth, precision against recall, the worst mistakes."""
+"""Pictures of an evaluation: predictions beside the truth, precision against recall, and the worst mistakes."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -10,39 +10,46 @@ from etils import epath
 
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.evaluation.coco_metrics import Scores
+from anchordetr_jax.evaluation.coco_metrics import RECALL_POINTS, Scores
 from anchordetr_jax.evaluation.mistakes import worst_images
-from anchordetr_jax.pictures.boxes import Boxes, Example, Miss, plot_precision_recall, prediction_grid, worst_misses
+from anchordetr_jax.pictures.grids import Boxes, Example, ImageMistakes, mistakes_grid, prediction_grid
+from anchordetr_jax.pictures.precision_recall import PrecisionRecall, plot_precision_recall
 
 MIN_SCORE = 0.3
-"""Detections below it are not drawn and not held against the detector."""
+"""Detections with a lower score are not drawn, and do not count as mistakes."""
 
 
 def write_report(
     folder: epath.PathLike, dataset: DetectionSource, results: Sequence[Mapping[str, Any]], scores: Scores
 ) -> None:
-    """Writes `precision_recall.png` and `worst_misses.png` into a folder, which is made if need be."""
-    plot_precision_recall(scores, epath.Path(folder) / "precision_recall.png")
-    worst_misses(worst_examples(dataset, results, count=12), epath.Path(folder) / "worst_misses.png")
+    """Writes `precision_recall.png` and `worst_misses.png` into a folder, which is made if it does not exist."""
+    curves = PrecisionRecall(
+        names=tuple(score.name for score in scores.per_class),
+        objects=tuple(score.objects for score in scores.per_class),
+        precision=scores.precision,
+        recalls=RECALL_POINTS,
+    )
+    plot_precision_recall(curves, epath.Path(folder) / "precision_recall.png")
+    mistakes_grid(worst_examples(dataset, results, count=12), epath.Path(folder) / "worst_misses.png")
 
 
 def write_predictions(
     path: epath.PathLike, dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int = 12
 ) -> None:
-    """Writes a grid of images of the data set, predictions beside the truth. The same images for every model."""
+    """Writes a grid of images of the data set, predictions beside the truth. Every model gets the same images."""
     prediction_grid(prediction_examples(dataset, results, count), path)
 
 
 def prediction_examples(
     dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int, min_score: float = MIN_SCORE
 ) -> list[Example]:
-    """Images spread over the data set, with their truth and the predictions that score at least `min_score`.
+    """Images from the whole data set, with their truth and the predictions that score at least `min_score`.
 
-    Images that cannot be read are passed over.
+    Images that cannot be read are left out.
     """
     by_image = _by_image(results)
     examples = []
-    # Spread over the rows, and always the same ones, so that grids of two models can be laid side by side.
+    # Always the same rows, so that people can compare the grids of two models.
     for row in np.unique(np.linspace(0, len(dataset) - 1, min(count, len(dataset))).round().astype(int)).tolist():
         image = _image_or_none(dataset, row)
         if image is None:
@@ -59,32 +66,32 @@ def prediction_examples(
     return examples
 
 
-def worst_examples(dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int) -> list[Miss]:
-    """The readable images with the costliest mistakes (`mistakes.worst_images`), worst first."""
+def worst_examples(dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int) -> list[ImageMistakes]:
+    """The readable images with the worst mistakes (`mistakes.worst_images`), the worst one first."""
     annotations = (dataset.ground_truth() or {"annotations": []})["annotations"]
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
-    misses: list[Miss] = []
+    examples: list[ImageMistakes] = []
     for mistakes in worst_images(annotations, results, len(dataset), min_score=MIN_SCORE):
-        if len(misses) == count:
+        if len(examples) == count:
             break
         image = _image_or_none(dataset, row_of[mistakes.image_id])
         if image is None:
             continue
         name = Path(dataset.describe(row_of[mistakes.image_id])).name
-        misses.append(
-            Miss(
+        examples.append(
+            ImageMistakes(
                 image=image,
                 missed=_boxes_of(dataset, mistakes.missed),
-                invented=_boxes_of(dataset, mistakes.invented, with_scores=True),
+                false_positives=_boxes_of(dataset, mistakes.false_positives, with_scores=True),
                 found=_boxes_of(dataset, mistakes.found),
-                title=f"{name}: {len(mistakes.missed)} missed, {len(mistakes.invented)} invented",
+                title=f"{name}: {len(mistakes.missed)} missed, {len(mistakes.false_positives)} false positive",
             )
         )
-    return misses
+    return examples
 
 
 def _boxes_of(dataset: DetectionSource, entries: Sequence[Mapping[str, Any]], with_scores: bool = False) -> Boxes:
-    """COCO entries or annotations (xywh) as boxes to draw."""
+    """COCO result entries or annotations (boxes xywh) as boxes to draw."""
     corners = np.array([entry["bbox"] for entry in entries], np.float64).reshape(-1, 4)
     corners[:, 2:] += corners[:, :2]
     labels = [dataset.categories.label_of(entry["category_id"]) for entry in entries]

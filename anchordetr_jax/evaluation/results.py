@@ -1,4 +1,4 @@
-"""Detections as they come from the device to entries of COCO's result format."""
+"""From detections on the host to entries of COCO's result format."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -11,13 +11,13 @@ BOX_DECIMALS = 3
 SCORE_DECIMALS = 8
 
 
-class ImageDetections(NamedTuple):
-    """Detections of n images on the host, with the rows of the data set that they belong to."""
+class DatasetDetections(NamedTuple):
+    """Detections of n images on the host, with the row of each image in the data set."""
 
     rows: np.ndarray
-    """int [n]; -1 for fillers of a batch, which are no images."""
+    """int [n]; -1 for fillers of a batch."""
     readable: np.ndarray
-    """bool [n]; False where no pixels could be read, so that the detections mean nothing."""
+    """bool [n]; False where the image could not be read. Its detections mean nothing."""
     scores: np.ndarray
     """float [n,D]."""
     labels: np.ndarray
@@ -26,29 +26,29 @@ class ImageDetections(NamedTuple):
     """float [n,D,4], xyxy in pixels of the original image."""
 
 
-def joined(parts: Sequence[ImageDetections]) -> ImageDetections:
-    """The images of all parts (at least one), in their order."""
-    return ImageDetections(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+def joined(parts: Sequence[DatasetDetections]) -> DatasetDetections:
+    """The images of all parts, in their order. There is at least one part."""
+    return DatasetDetections(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
 def coco_results(
-    images: ImageDetections, image_ids: Sequence[int], categories: Categories
+    images: DatasetDetections, image_ids: Sequence[int], categories: Categories
 ) -> tuple[list[dict[str, Any]], int]:
     """Detections as COCO result entries.
 
-    The list is in the order of the image ids, each image's entries with the best score first, so that it does not
-    depend on how images were batched. Boxes are rounded to a thousandth of a pixel and scores to 8 decimals. Left out
-    are fillers, images that could not be read, class outputs that no category has (pycocotools would ignore them, a
-    server might refuse them), and whatever is not finite.
+    The list is in the order of the image ids, and each image's entries are in the order of their scores, so that it
+    does not depend on the batches. Boxes are rounded to a thousandth of a pixel and scores to 8 decimals. These are
+    left out: fillers, images that could not be read, class outputs without a category (pycocotools would ignore them, a
+    server might refuse them), and detections that are not finite.
 
     Args:
-        images: of all images, in any order.
-        image_ids: COCO's image id by row.
-        categories: tell the category of a class output.
+        images: those of all images, in any order.
+        image_ids: COCO's image id of each row.
+        categories: give the category of each class output.
 
     Returns:
         The entries {"image_id", "category_id", "bbox": [x, y, width, height] in pixels, "score"}, and the number of
-        detections that were left out because their score or box was not finite.
+        detections that are left out because their score or box is not finite.
     """
     corners = np.asarray(images.boxes, np.float64)
     sides = np.concatenate([corners[..., :2], corners[..., 2:] - corners[..., :2]], axis=-1)

@@ -1,4 +1,4 @@
-"""Conversion to ONNX by jax2onnx, with a comparison in onnxruntime: a converter's mistakes are silent ones."""
+"""Conversion to ONNX by jax2onnx, and a comparison in onnxruntime, because a converter can be wrong without a word."""
 
 import importlib.metadata
 import importlib.util
@@ -10,27 +10,28 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anchordetr_jax.detection.postprocess import Detections
+from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.errors import UserError
 
 OPSET = 21
 INPUTS = ("images", "image_sizes", "original_sizes")
-OUTPUTS = Detections._fields
+OUTPUTS = TopDetections._fields
 PACKAGES = ("onnx", "onnxruntime", "jax2onnx")
 INSTALL = "pip install -e '.[onnx]', then pip install --no-deps 'jax2onnx>=0.17.1,<0.18'"
 LARGEST_SCORE_DIFFERENCE = 1e-4
 LARGEST_BOX_DIFFERENCE = 1e-3
-"""Relative to the longer side of the image. float32 differs by a hundredth of both, a mistake by far more."""
+"""Relative to the longer side of the image. Rounding in float32 makes a hundredth of both differences, a wrong
+conversion much more than either."""
 
-Detect = Callable[[Mapping[str, Any], jax.Array, jax.Array, jax.Array], Detections]
-"""Weights by name, images, image sizes, original sizes -> detections."""
+Detect = Callable[[Mapping[str, Any], jax.Array, jax.Array, jax.Array], TopDetections]
+"""(weights by name, images, image sizes, original sizes) -> detections."""
 
 
 def require() -> None:
-    """Raises `UserError` if a package that the conversion takes is not installed."""
+    """Raises `UserError` if a package that the conversion needs is not installed."""
     missing = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
     if missing:
-        raise UserError(f"Export to ONNX takes {', '.join(missing)}: {INSTALL}.")
+        raise UserError(f"Export to ONNX needs {', '.join(missing)}: {INSTALL}.")
 
 
 def input_shapes(batch: Any, shape: tuple[int, int]) -> list[jax.ShapeDtypeStruct]:
@@ -42,10 +43,10 @@ def input_shapes(batch: Any, shape: tuple[int, int]) -> list[jax.ShapeDtypeStruc
 def convert(
     detect: Detect, variables: Mapping[str, jax.Array], shape: tuple[int, int], batch: int | str
 ) -> tuple[bytes, str]:
-    """An ONNX model of `detect` with the weights in it, checked, and a sentence on how far its detections are off.
+    """A checked ONNX model of `detect` with the weights in it, and a sentence on how much its detections differ.
 
-    `batch` is a number or, for every size, any string. Raises `UserError` if the conversion fails, or gives a model
-    that detects something else.
+    `batch` is a number; a string stands for every batch size. Raises `UserError` if the conversion fails, or the
+    detections of the model differ too much.
     """
     import jax2onnx
     import onnx
@@ -63,7 +64,7 @@ def convert(
         )
         _drop_unused(model.graph)
         onnx.checker.check_model(model, full_check=True)
-    except Exception as error:  # a converter fails with exceptions of every kind
+    except Exception as error:  # The converter raises exceptions of every kind.
         first = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(
             f"This detector cannot be converted to ONNX by jax2onnx {importlib.metadata.version('jax2onnx')}: {first}"
@@ -81,11 +82,11 @@ def example_inputs(batch: int, shape: tuple[int, int]) -> list[np.ndarray]:
     return [images, image_sizes, image_sizes]
 
 
-def compare(model: bytes, expected: Detections, inputs: Sequence[np.ndarray]) -> str:
-    """Says how far an ONNX model's detections, in onnxruntime on the CPU, are from those expected.
+def compare(model: bytes, expected: TopDetections, inputs: Sequence[np.ndarray]) -> str:
+    """A sentence on how much the detections of an ONNX model, in onnxruntime on the CPU, differ from those expected.
 
-    Raises `UserError` if they are others. Detections of nearly equal scores may stand in another order, so a box is
-    compared with the nearest one of its class.
+    Raises `UserError` if they differ too much. Detections with nearly equal scores can change their order, so each box
+    is compared with the nearest box of its class.
     """
     import onnxruntime
 
@@ -97,19 +98,19 @@ def compare(model: bytes, expected: Detections, inputs: Sequence[np.ndarray]) ->
     other_scores, other_labels, other_boxes = (np.asarray(output, np.float64) for output in expected)
     distances = np.abs(boxes[:, :, None] - other_boxes[:, None]).max(axis=-1)
     distances = np.where(labels[:, :, None] == other_labels[:, None], distances, np.inf).min(axis=-1)
-    # Those that score as the last one does may have changed places with others that are not reported.
+    # Detections that score nearly as the last one may have changed places with others that are not reported.
     clear = scores > scores[:, -1:] + LARGEST_SCORE_DIFFERENCE
     score, box = float(np.abs(scores - other_scores).max()), float(distances.max(where=clear, initial=0))
     if not (score < LARGEST_SCORE_DIFFERENCE and box < LARGEST_BOX_DIFFERENCE * max(inputs[0].shape[1:3])):
         raise UserError(
-            f"The ONNX model does not detect what the detector does (scores differ by up to {score:.2g}, boxes by "
+            f"The detections of the ONNX model differ from the detector's (scores by up to {score:.2g}, boxes by up to "
             f"{box:.2g} pixels): use the program for JAX."
         )
     return f"scores differ from the detector's by at most {score:.1e}, boxes by {box:.1e} pixels (on noise)"
 
 
 def _drop_unused(graph: Any) -> None:
-    """Removes constants that nothing refers to, of which onnxruntime warns one by one."""
+    """Removes constants that nothing uses: onnxruntime warns of each of them."""
     used = {name for node in graph.node for name in node.input} | {output.name for output in graph.output}
     for node in graph.node:
         for attribute in node.attribute:

@@ -1,12 +1,14 @@
 """A detector as files that run without this package: programs for JAX (`jax.export`) and ONNX models.
 
-The programs do not hold the weights, which lie beside them once for all batch sizes, in `weights.npz`: compiled into a
-program they would make every file as large, and its compilation slow. An ONNX model holds its own.
+The programs do not hold the weights: one file, `weights.npz`, holds them for the programs of all batch sizes. Inside
+the programs they would make every file large and every compilation slow. An ONNX model holds its own weights.
 """
 
 import dataclasses
 import importlib.util
+import inspect
 import io
+import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,7 +18,8 @@ import jax
 import numpy as np
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.detection.postprocess import Detections, top_detections
+from anchordetr_jax.data import pixels
+from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.export import onnx as export_onnx
 from anchordetr_jax.export import sample as export_sample
@@ -28,19 +31,22 @@ from anchordetr_jax.prediction.detector import Detector
 
 PLATFORMS = ("cpu", "cuda", "tpu")
 ANY = "any"
-"""In place of a batch size: the program takes batches of every size, and JAX compiles it anew for each."""
-WEIGHTS_FILE, METADATA_FILE, SAMPLE_FILE = "weights.npz", "metadata.json", "sample.py"
+"""Instead of a batch size: the program takes batches of every size, and JAX compiles it again for each size."""
+WEIGHTS_FILE, METADATA_FILE, SAMPLE_FILE, PIXELS_FILE = "weights.npz", "metadata.json", "sample.py", "pixels.py"
+
+FAR_FROM_USUAL = 2.5
+"""A shape with this many times more, or fewer, pixels than the usual shape is remarked on."""
 
 Batch = int | str
 """A number of images, or `ANY`."""
 
 
 def parse_batches(texts: Sequence[str]) -> list[Batch]:
-    """`["1", "8", "any"]` -> [1, 8, "any"]. Raises `UserError` for what is no batch size."""
+    """`["1", "8", "any"]` -> [1, 8, "any"]. Raises `UserError` for anything else."""
     batches: list[Batch] = []
     for text in texts:
         if text != ANY and not (text.isascii() and text.isdigit() and int(text)):
-            raise UserError(f"A batch size is a whole number from 1, or {ANY!r}, not {text!r}.")
+            raise UserError(f"A batch size is a whole number of at least 1, or {ANY!r}, not {text!r}.")
         batches.append(ANY if text == ANY else int(text))
     return list(dict.fromkeys(batches))
 
@@ -53,41 +59,43 @@ def export_detector(
     *,
     onnx: bool = False,
 ) -> list[str]:
-    """Writes programs from uint8 pixels to detections, the weights, `metadata.json` and a `sample.py` that runs them.
+    """Writes programs from uint8 pixels to detections, the weights, `metadata.json`, and a `sample.py` that runs them.
 
-    Every program takes images uint8 [B,H,W,3], padded at the bottom and right, their valid sizes int32 [B,2] and the
-    sizes of the images before resizing int32 [B,2], both (height, width); it gives scores float32 [B,D], labels int32
-    [B,D] and boxes float32 [B,D,4], xyxy in pixels of the original image, as `top_detections` does.
+    Every program takes images uint8 [B,H,W,3], padded at the bottom and right, their sizes without padding int32 [B,2],
+    and the sizes of the images before resizing int32 [B,2]. Sizes are (height, width). It returns scores float32 [B,D],
+    labels int32 [B,D] and boxes float32 [B,D,4] (xyxy in pixels of the original image), like `top_detections`.
 
     Args:
-        detector: what to export; its sizes and classes go into `metadata.json`.
-        output: folder; made if need be. An export that is there is replaced.
+        detector: what to export. Its sizes and classes go into `metadata.json`.
+        output: the folder. It is made if it does not exist; an earlier export in it is replaced.
         shape: H and W, multiples of the network's stride.
-        batches: a program for each size B, or for every size (`"any"`).
-        onnx: write ONNX models too, always in float32.
+        batches: batch sizes B, with one program for each; `"any"` is one program for every size.
+        onnx: whether to write ONNX models too. They compute in float32.
 
     Returns:
-        Sentences about what was found on the way: how far each ONNX model's detections are from the detector's.
+        Sentences for the user: a shape that does not suit the network's image sizes, and how much the detections of
+        each ONNX model differ from the detector's.
 
     Raises:
-        UserError: the shape does not fit, `output` cannot be written, or jax2onnx is missing or fails.
+        UserError: `shape` is no multiple of the stride, `output` cannot be written, or jax2onnx is missing or fails.
     """
     _check_shape(detector.model.config, shape)
     if importlib.util.find_spec("flatbuffers") is None:
-        raise UserError("JAX takes the package flatbuffers to write programs: pip install flatbuffers.")
+        raise UserError("JAX needs the package flatbuffers to write programs: pip install flatbuffers.")
     if onnx:
         export_onnx.require()
     folder = Path(output)
     _clear(folder)
     variables = variables_of(detector.model)
-    write_atomically(folder / SAMPLE_FILE, Path(export_sample.__file__).read_bytes())
+    write_atomically(folder / PIXELS_FILE, inspect.getsource(pixels).encode())
+    write_atomically(folder / SAMPLE_FILE, _sample().encode())
     write_atomically(folder / WEIGHTS_FILE, _npz(variables))
     files: dict[str, dict[str, str]] = {"jax": {}, "onnx": {}}
     for batch in batches:
         name = files["jax"][str(batch)] = f"detector_batch_{batch}.jax"
         write_atomically(folder / name, serialized(detector, shape, batch))
     write_json(folder / METADATA_FILE, _metadata(detector, shape, files), indent=1)
-    remarks = []
+    remarks = _remarks_on_shape(detector, shape)
     for batch in batches if onnx else ():
         detect = _detect(_definition(detector, dtype="float32"), detector.max_detections)
         model, difference = export_onnx.convert(detect, variables, shape, batch)
@@ -111,6 +119,13 @@ def serialized(detector: Detector, shape: tuple[int, int], batch: Batch) -> byte
     return bytes(exported.serialize())
 
 
+def _sample() -> str:
+    """The text of `sample.py`, which imports `pixels.py` from its own folder instead of this package."""
+    text, imported = inspect.getsource(export_sample), f"from {pixels.__name__} import "
+    assert text.count(imported) == 1
+    return text.replace(imported, "from pixels import ")
+
+
 def _definition(detector: Detector, **changes: Any) -> ModelDefinition:
     config = dataclasses.replace(with_plain_forms(detector.model.config), remat=False, **changes)
     return definition_of(config)
@@ -119,7 +134,7 @@ def _definition(detector: Detector, **changes: Any) -> ModelDefinition:
 def _detect(definition: ModelDefinition, max_detections: int) -> export_onnx.Detect:
     def detect(
         variables: Mapping[str, Any], images: jax.Array, image_sizes: jax.Array, original_sizes: jax.Array
-    ) -> Detections:
+    ) -> TopDetections:
         predictions = definition.merge(variables)(images, image_sizes)
         return top_detections(predictions.logits[-1], predictions.boxes[-1], original_sizes, max_detections)
 
@@ -136,13 +151,32 @@ def _check_shape(config: ModelConfig, shape: tuple[int, int]) -> None:
         )
 
 
+def _remarks_on_shape(detector: Detector, shape: tuple[int, int]) -> list[str]:
+    """A sentence about a shape that is much larger or much smaller than the images that the detector is made for."""
+    usual = detector.usual_shape()
+    ratio = math.prod(shape) / math.prod(usual)
+    if 1 / FAR_FROM_USUAL <= ratio <= FAR_FROM_USUAL:
+        return []
+    given, better = f"{shape[0]}x{shape[1]}", f"{usual[0]}x{usual[1]}"
+    sizes = f"eval_size={detector.augment.eval_size} and max_size={detector.augment.max_size}"
+    if ratio > 1:
+        return [
+            f"The shape {given} has {ratio:.1f} times the pixels of {better}, which suits this detector ({sizes}): "
+            "most of each image is padding, which costs time and improves nothing."
+        ]
+    return [
+        f"The shape {given} has {ratio:.0%} of the pixels of {better}, which suits this detector ({sizes}): images are "
+        "made smaller than in evaluation, so that its scores do not hold for this export."
+    ]
+
+
 def _clear(folder: Path) -> None:
-    """Takes away the programs of an earlier export, whose weights are about to be replaced."""
+    """Removes the programs of an earlier export, because its weights are replaced next."""
     try:
         for path in [*folder.glob("detector_batch_*.jax"), *folder.glob("detector_batch_*.onnx")]:
             path.unlink()
     except OSError as error:
-        raise UserError(f"Cannot write into {folder} ({error.strerror}); give another folder.") from None
+        raise UserError(f"Cannot write into {folder} ({error.strerror}): give another folder.") from None
 
 
 def _npz(variables: Mapping[str, jax.Array]) -> bytes:
@@ -160,7 +194,7 @@ def _metadata(detector: Detector, shape: tuple[int, int], files: Mapping[str, Ma
         },
         "outputs": {
             "scores": "float32 [B,D], best first",
-            "labels": "int32 [B,D], keys of classes",
+            "labels": "int32 [B,D], keys of 'classes'",
             "boxes": "float32 [B,D,4], left, top, right, bottom in pixels of the original image; not clipped to it",
         },
         "shape": list(shape),

@@ -1,7 +1,7 @@
-"""Detects objects on images with the exported detector in this file's folder. It needs nothing of its maker's package.
+"""Detects objects on images with the exported detector in this file's folder. The package anchordetr_jax is not needed.
 
-python sample.py IMAGE... [--threshold 0.5] [--batch 8]    takes: pip install jax flatbuffers numpy pillow
-python sample.py --onnx IMAGE...                           takes: pip install onnxruntime numpy pillow
+python sample.py IMAGE... [--threshold 0.5] [--batch 8]    needs: pip install jax flatbuffers numpy pillow
+python sample.py --onnx IMAGE...                           needs: pip install onnxruntime numpy pillow
 """
 
 import argparse
@@ -11,32 +11,34 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image
+
+from anchordetr_jax.data.pixels import upright_rgb
 
 FOLDER = Path(__file__).resolve().parent
-ROWS = 8  # images at a time, where the batch may have any size
+ROWS = 8  # Images per batch, where the program takes batches of every size.
 
 Run = Callable[[np.ndarray, np.ndarray, np.ndarray], Sequence[Any]]
-"""images uint8 [B,H,W,3], image sizes int32 [B,2], original sizes int32 [B,2], sizes being (height, width) -> scores
-[B,D], labels [B,D], boxes [B,D,4] (left, top, right, bottom in pixels of the original image)."""
+"""(images uint8 [B,H,W,3], image sizes int32 [B,2], original sizes int32 [B,2]) -> (scores [B,D], labels [B,D], boxes
+[B,D,4]). Sizes are (height, width). Boxes are left, top, right, bottom in pixels of the original image."""
 
 
-class Found(NamedTuple):
-    """One detection."""
+class Detection(NamedTuple):
+    """One object."""
 
     name: str
     score: float
     box: list[float]
-    """left, top, right, bottom in pixels."""
+    """Left, top, right, bottom in pixels."""
 
 
 def read_metadata() -> dict[str, Any]:
-    """What is in the folder."""
+    """The contents of metadata.json: the files of this folder, the classes and the sizes of images."""
     return json.loads((FOLDER / "metadata.json").read_text())
 
 
 def load_jax(file: str, weights_file: str) -> Run:
-    """The detector as a program for JAX, on whatever device JAX runs on."""
+    """The detector as a program for JAX. It runs on the default device of JAX."""
     import jax
     from jax import export
 
@@ -56,7 +58,7 @@ def load_onnx(file: str) -> Run:
 
 
 def resized_size(size: tuple[int, int], eval_size: int, max_size: int, shape: tuple[int, int]) -> tuple[int, int]:
-    """The (height, width) that an image is resized to: as in evaluation, or less where that is larger than `shape`."""
+    """The (height, width) that an image is resized to: the size in evaluation, or less if that does not fit `shape`."""
     short, long = min(size), max(size)
     target = eval_size
     if long / short * eval_size > max_size:
@@ -71,17 +73,20 @@ def resized_size(size: tuple[int, int], eval_size: int, max_size: int, shape: tu
     return height, width
 
 
-def detect(pictures: Sequence[Image.Image], metadata: dict[str, Any], run: Run, rows: int) -> Iterator[Sequence[Any]]:
-    """Scores [D], labels [D] and boxes [D,4] of each picture (RGB), best first, of `rows` pictures at a time."""
+def detect(pictures: Sequence[np.ndarray], metadata: dict[str, Any], run: Run, rows: int) -> Iterator[Sequence[Any]]:
+    """Scores [D], labels [D] and boxes [D,4] of each picture, best first.
+
+    Pictures are uint8 RGB [h,w,3]; `rows` of them make a batch.
+    """
     shape = tuple(metadata["shape"])
     for start in range(0, len(pictures), rows):
         batch = pictures[start : start + rows]
-        images = np.zeros((rows, *shape, 3), np.uint8)  # pixels beyond an image are of no matter
+        images = np.zeros((rows, *shape, 3), np.uint8)  # The network ignores the pixels beyond an image.
         image_sizes, original_sizes = np.tile(np.array(shape, np.int32), (2, rows, 1))
         for row, picture in enumerate(batch):
-            size = (picture.height, picture.width)
+            size = picture.shape[:2]
             height, width = resized_size(size, metadata["eval_size"], metadata["max_size"], shape)
-            small = picture.resize((width, height), Image.Resampling.BILINEAR)
+            small = Image.fromarray(picture).resize((width, height), Image.Resampling.BILINEAR)
             images[row, :height, :width] = np.asarray(small)
             image_sizes[row], original_sizes[row] = (height, width), size
         outputs = [np.asarray(output) for output in run(images, image_sizes, original_sizes)]
@@ -89,13 +94,15 @@ def detect(pictures: Sequence[Image.Image], metadata: dict[str, Any], run: Run, 
             yield [output[row] for output in outputs]
 
 
-def readable(found: Sequence[Any], size: tuple[int, int], classes: dict[str, Any], threshold: float) -> Iterator[Found]:
-    """The detections from a score on, with boxes clipped to an image of `size` (height, width)."""
+def named(
+    result: Sequence[Any], size: tuple[int, int], classes: dict[str, Any], threshold: float
+) -> Iterator[Detection]:
+    """The detections that score at least `threshold`, with boxes clipped to an image of `size` (height, width)."""
     height, width = size
-    for score, label, box in zip(*found, strict=True):
-        if score >= threshold and str(label) in classes:  # a class output may be no class's
+    for score, label, box in zip(*result, strict=True):
+        if score >= threshold and str(label) in classes:  # Some class outputs may stand for no class.
             left, top, right, bottom = box.clip(0, [width, height, width, height]).tolist()
-            yield Found(classes[str(label)]["name"], float(score), [left, top, right, bottom])
+            yield Detection(classes[str(label)]["name"], float(score), [left, top, right, bottom])
 
 
 def main() -> None:
@@ -116,15 +123,15 @@ def main() -> None:
     pictures = []
     for path in arguments.images:
         try:
-            pictures.append(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
-        except OSError as error:
-            parser.error(f"{path} cannot be read ({error})")
+            pictures.append(upright_rgb(Image.open(path)))
+        except Exception as error:  # Pillow's readers raise many kinds of exceptions for damaged files.
+            parser.error(f"{path} cannot be read: {error}")
     rows = min(ROWS, len(pictures)) if batch == "any" else int(batch)
     results = detect(pictures, metadata, run, rows)
     for path, picture, result in zip(arguments.images, pictures, results, strict=True):
         print(path)
-        for found in readable(result, (picture.height, picture.width), metadata["classes"], arguments.threshold):
-            print(f"  {found.score:.3f}  {found.name:20s}", *(f"{side:8.1f}" for side in found.box))
+        for detection in named(result, picture.shape[:2], metadata["classes"], arguments.threshold):
+            print(f"  {detection.score:.3f}  {detection.name:20s}", *(f"{side:8.1f}" for side in detection.box))
 
 
 if __name__ == "__main__":

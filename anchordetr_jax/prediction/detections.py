@@ -1,6 +1,7 @@
-"""What a detector saw in one image, for people: `Detections`, and each of them as a `Detection`."""
+"""The result of a detector for one image: `Detections`, and each of them as a `Detection`."""
 
 import dataclasses
+import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -10,13 +11,14 @@ from PIL import Image
 
 from anchordetr_jax.data.images import array_pixels, picture_pixels, read_image
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.results import BOX_DECIMALS, SCORE_DECIMALS
 from anchordetr_jax.pictures.boxes import draw_detections
 
 if TYPE_CHECKING:
     import supervision
 
-BOX_DECIMALS, SCORE_DECIMALS = 3, 8
-"""Of numbers that are written down, as in `scripts/evaluate.py`."""
+SHOWN_CLASSES = 10
+"""The number of class names in the message about an unknown class."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,16 +39,16 @@ class Detection:
 
 @dataclasses.dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class Detections:
-    """The N objects seen in one image, best first. Iterating gives a `Detection` each.
+    """The N objects that a detector found in one image, best first. Iterating gives a `Detection` for each.
 
-    `detections[0]` is the best one; a slice, a list of places or a mask picks some: `detections[:3]`,
-    `detections[detections.scores > 0.8]`. The arrays cannot be written to.
+    `detections[0]` is the best one. A slice, a list of indices or a mask picks some: `detections[:3]`,
+    `detections[detections.scores > 0.8]`. The arrays are read-only.
     """
 
     boxes: np.ndarray
     """float32 [N,4]: left, top, right, bottom in pixels of the image, inside it."""
     scores: np.ndarray
-    """float32 [N], between 0 and 1, falling."""
+    """float32 [N], between 0 and 1, in descending order."""
     labels: np.ndarray
     """int32 [N]: class outputs of the detector."""
     names: tuple[str, ...]
@@ -54,9 +56,15 @@ class Detections:
     category_ids: np.ndarray
     """int32 [N]: ids of the classes in the annotations that the detector was trained on."""
     image_size: tuple[int, int]
-    """(height, width) of the image in pixels, turned as its EXIF data says."""
+    """(height, width) in pixels of the image as viewers show it: turned as its EXIF data says."""
     source: str | None = None
     """The image's file; None for an image in memory."""
+    classes: tuple[str, ...] = ()
+    """The names of all classes that the detector knows; empty where they are unknown."""
+    best_score: float = 0.0
+    """The highest score in the image, also of detections below the threshold; 0 where it is unknown."""
+    not_finite: int = 0
+    """How many detections were left out because their score or box was not finite."""
 
     def __post_init__(self) -> None:
         shapes = {"boxes": (-1, 4), "scores": (-1,), "labels": (-1,), "category_ids": (-1,)}
@@ -66,6 +74,7 @@ class Detections:
             array.flags.writeable = False
             object.__setattr__(self, name, array)
         object.__setattr__(self, "names", tuple(self.names))
+        object.__setattr__(self, "classes", tuple(self.classes))
         lengths = {len(getattr(self, name)) for name in (*shapes, "names")}
         if len(lengths) != 1:
             raise ValueError("boxes, scores, labels, names and category_ids differ in length")
@@ -106,23 +115,30 @@ class Detections:
     def __repr__(self) -> str:
         height, width = self.image_size
         counts = ", ".join(f"{count} {name}" for name, count in Counter(self.names).most_common())
-        return f"<Detections in {self.source or 'an image'} of {width} x {height} pixels: {counts or 'none'}>"
+        none = f"none (best score {self.best_score:.2f})" if self.best_score else "none"
+        return f"<Detections in {self.source or 'an image'} of {width} x {height} pixels: {counts or none}>"
 
     def above(self, threshold: float) -> "Detections":
         """Those with a score of at least `threshold`."""
         return self[self.scores >= threshold]
 
     def of(self, *names: str) -> "Detections":
-        """Those of the classes so named."""
+        """Those of the named classes.
+
+        Raises `UserError` for a name that is not among `classes`, where these are known.
+        """
+        for name in names:
+            if self.classes and name not in self.classes:
+                raise UserError(_unknown_class(name, self.classes))
         return self[np.array([name in names for name in self.names], bool)]
 
     def draw(self, image: Image.Image | np.ndarray | None = None, *, min_size: int = 640) -> Image.Image:
         """The image with boxes, names and scores on it, as a new RGB picture.
 
         Args:
-            image: the one that these are the detections of; by default its file is read again.
-            min_size: an image whose long side has fewer pixels is enlarged to that many, so that the text on it can be
-                read; 0 keeps the size.
+            image: the image of these detections; by default its file is read again.
+            min_size: an image whose long side has fewer pixels is enlarged to this number, so that people can read the
+                text on it; 0 keeps the size.
 
         Raises:
             UserError: `image` has another size, or its file cannot be read.
@@ -132,7 +148,7 @@ class Detections:
         elif self.source is not None:
             pixels = read_image(self.source)
         else:
-            raise UserError("These detections are of an image in memory: draw(image) needs it.")
+            raise UserError("These detections belong to an image in memory: give that image to draw(image).")
         if pixels.shape[:2] != self.image_size:
             found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], self.image_size))
             raise UserError(f"The image to draw on has {found} pixels, but the detections are of one with {expected}.")
@@ -140,8 +156,10 @@ class Detections:
         return draw_detections(pixels, self.boxes, labels, self.names, scores, min_size=min_size)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
-        """Entries of COCO's result format, as pycocotools' `loadRes` takes them: `bbox` is [left, top, width, height]
-        in pixels, rounded to thousandths."""
+        """Entries of COCO's result format, for `loadRes` of pycocotools.
+
+        `bbox` is [left, top, width, height] in pixels, rounded to thousandths.
+        """
         corners = self.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(BOX_DECIMALS)
         scores = self.scores.astype(np.float64).round(SCORE_DECIMALS)
@@ -151,9 +169,9 @@ class Detections:
         ]
 
     def to_supervision(self) -> "supervision.Detections":
-        """The same as `supervision.Detections`, with the class names in its `data["class_name"]`.
+        """These detections as `supervision.Detections`, with the class names in `data["class_name"]`.
 
-        Raises `UserError` where the package supervision is not installed.
+        Raises `UserError` if the package supervision is not installed.
         """
         try:
             import supervision
@@ -165,3 +183,23 @@ class Detections:
             class_id=self.labels.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+
+
+def not_finite_sentence(count: int) -> str:
+    """What to say about detections that are left out because they are not finite."""
+    return (
+        f"{count} detections were left out because their score or box is not finite (NaN or infinite): check the "
+        "weights, or compute in float32."
+    )
+
+
+def _unknown_class(name: str, classes: Sequence[str]) -> str:
+    """The error for a class that a detector does not know: its classes, the most similar name first."""
+
+    def similarity(known: str) -> float:
+        return difflib.SequenceMatcher(None, name.casefold(), known.casefold()).ratio()
+
+    nearest = sorted(dict.fromkeys(classes), key=similarity, reverse=True)
+    shown = ", ".join(repr(known) for known in nearest[:SHOWN_CLASSES])
+    more = f" and {len(nearest) - SHOWN_CLASSES} more" if len(nearest) > SHOWN_CLASSES else ""
+    return f"The detector has no class {name!r}. It has {shown}{more}."

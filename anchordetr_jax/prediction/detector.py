@@ -1,6 +1,6 @@
-"""Boxes on one's own images: `Detector`.
+"""Objects in your own images: `Detector`.
 
-Images are resized as in evaluation and padded to one of a few static shapes, which depend on nothing but the settings.
+Images are resized as in evaluation and padded to one of a few static shapes. The shapes depend on the settings alone.
 Each shape is compiled once, for all calls and all detectors of the same architecture.
 """
 
@@ -14,17 +14,17 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from absl import logging
 from flax import nnx
 
 from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.transforms import Draw, apply_draw, evaluation_draws
-from anchordetr_jax.detection import postprocess
-from anchordetr_jax.detection.postprocess import top_detections
+from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.forms import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.prediction.detections import Detections
+from anchordetr_jax.prediction.detections import Detections, not_finite_sentence
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
 from anchordetr_jax.weights.pretrained import load_pretrained
 
@@ -34,13 +34,13 @@ BATCHES_AHEAD = 2
 """Batches that are read while the device computes."""
 SHAPE_MULTIPLE = 32
 SHAPE_STEPS = 4
-"""Lengths of the long side between `eval_size` and `max_size`, and of the short side below `eval_size`."""
+"""The number of lengths of the long side up to `max_size`, and of the short side up to `eval_size`."""
 
 Names = Mapping[int, str] | Sequence[str]
 
 
 class _Loaded(NamedTuple):
-    """An image as the network is to see it."""
+    """An image as the network sees it."""
 
     pixels: np.ndarray
     """uint8 [h, w, 3]."""
@@ -52,13 +52,13 @@ class _Planned(NamedTuple):
 
     shape: tuple[int, int]
     rows: int
-    """How many images the network gets, fillers among them."""
+    """The number of images that the network gets, with fillers."""
     members: list[int]
-    """Places of the images among those given."""
+    """The indices of the images among those given."""
 
 
 class Detector:
-    """A trained Anchor DETR with everything that it takes to get from images to named boxes."""
+    """A trained Anchor DETR with everything that is needed to get from images to named boxes."""
 
     def __init__(
         self,
@@ -70,15 +70,15 @@ class Detector:
         max_size: int = 1333,
         max_detections: int = 100,
     ):
-        """Makes a detector of a model that is in memory; `from_pretrained` loads one.
+        """Makes a detector from a model in memory. `from_pretrained` loads one from a file.
 
         Args:
             model: with its weights, on one device.
             categories: what its class outputs stand for.
-            names: class names by class output, in place of those of `categories`.
-            eval_size: the short side of an image is resized to this many pixels…
-            max_size: …but the long side to no more than this.
-            max_detections: at most so many detections an image are reported.
+            names: class names by class output, instead of those of `categories`.
+            eval_size: the short side of an image is resized to this number of pixels…
+            max_size: …but the long side to at most this number.
+            max_detections: the largest number of detections per image.
         """
         self.model = model
         self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
@@ -107,18 +107,18 @@ class Detector:
 
         Args:
             path: a run's workdir, its checkpoints folder, one checkpoint, or a `.pth` or `.safetensors` file with
-                official weights. Of several checkpoints the newest sound one is taken.
-            dilation: for a weight file that does not say: DC5 (True) or C5 (False).
+                official weights. Of several checkpoints, the newest undamaged one is taken.
+            dilation: for a weight file that does not tell: DC5 (True) or C5 (False).
             annotations: for a weight file: the COCO-format file whose categories it was trained on. Without it, 91
-                class outputs are taken to be COCO's.
-            names: class names by class output, for weights that come without them.
-            dtype: what the network computes in: `float32`, `bfloat16` or `float64`; by default as it was trained.
-            padding: `invariant`: detections do not depend on which images are given together. `official`: they do, as
-                in the official code.
-            eval_size, max_size, max_detections: see `__init__`; by default as in the run's own evaluation.
+                class outputs are taken as COCO's.
+            names: class names by class output, for weights that have none.
+            dtype: what the network computes in: `float32`, `bfloat16` or `float64`. Default: as it was trained.
+            padding: with `invariant`, detections do not depend on which images share a batch. With `official` they do,
+                as in the official code.
+            eval_size, max_size, max_detections: see `__init__`. Default: as in the run's own evaluation.
 
         Raises:
-            UserError: there is no detector at `path`, it is damaged, or something has to be told.
+            UserError: there is no detector at `path`, it is damaged, or an argument is missing that the file needs.
         """
         overrides: dict[str, Any] = {"padding": padding} | ({} if dtype is None else {"dtype": dtype})
         model, config, categories = load_pretrained(path, dilation=dilation, annotations=annotations, **overrides)
@@ -143,14 +143,15 @@ class Detector:
                 uint8, uint16, bool, or floats from 0 to 1). Or many: a list or other iterable of these, a folder, or an
                 array [n, h, w, 3].
             threshold: detections with a lower score are left out.
-            batch_size: how many images of one shape the network gets at a time.
+            batch_size: the number of images of one shape that the network gets at a time.
 
         Returns:
-            `Detections` for one image; for many a list of them, in the order of the images (of a folder: of the file
-            names). Boxes are in pixels of the image as a person sees it, turned as its EXIF data says.
+            `Detections` for one image. For many images a list of them, in the order of the images; those of a folder
+            are in the order of the file names. Boxes are in pixels of the image as viewers show it: turned as its EXIF
+            data says.
 
         Raises:
-            UserError: an image is missing, damaged or of no known kind; it is named.
+            UserError: an image is missing, damaged or of an unknown kind; the message names it.
         """
         given, many = gather_images(images)
         results: dict[int, Detections] = {}
@@ -158,15 +159,17 @@ class Detector:
             if isinstance(outcome, UserError):
                 raise outcome
             results[index] = outcome
+        if left_out := sum(detections.not_finite for detections in results.values()):
+            logging.warning(not_finite_sentence(left_out))
         return [results[index] for index in range(len(given))] if many else results[0]
 
     def predict_each(
         self, images: Any, threshold: float = 0.5, *, batch_size: int = 8
     ) -> Iterator[tuple[int, Detections | UserError]]:
-        """Like `predict`, one image at a time as they are finished, with its place among the images given.
+        """Like `predict`, but gives each image as soon as it is finished, with its index among the images given.
 
-        In place of the detections of an image that cannot be read comes the error that says why; the others are gone
-        on with. Images of the same shape are computed together, so that the order is not that of the images.
+        For an image that cannot be read it gives the error that says why, and continues with the others. Images of the
+        same shape are computed together, so the order differs from the order of the images.
         """
         _check(threshold, batch_size)
         given, _ = gather_images(images)
@@ -187,7 +190,7 @@ class Detector:
                 sizes[index] = size
         planned = iter(self._plan(sizes, batch_size))
         loading: collections.deque[tuple[_Planned, list[Future[_Loaded | UserError]]]] = collections.deque()
-        computing: collections.deque[tuple[list[int], list[_Loaded], postprocess.Detections]] = collections.deque()
+        computing: collections.deque[tuple[list[int], list[_Loaded], TopDetections]] = collections.deque()
 
         def read_ahead() -> None:
             for batch in planned:
@@ -217,18 +220,18 @@ class Detector:
                     yield index, self._detections(*row, size, source, threshold)
 
     def resized(self, sizes: np.ndarray) -> np.ndarray:
-        """The sizes, int [n, 2], that images of the given sizes (h, w) have when the network sees them.
+        """The sizes, int [n, 2], at which the network sees images of the given sizes (h, w).
 
-        As in evaluation, but an image of extreme proportions is squeezed to `max_size`.
+        They are those of evaluation, except that an image of extreme proportions is squeezed to `max_size`.
         """
         limit = _rounded_up(self.augment.max_size)
         return np.minimum(evaluation_draws(sizes, self.augment).size, limit)
 
     def static_shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The shape (H, W) that an image of a size (h, w), resized, is padded to.
+        """The shape (H, W) that a resized image of size (h, w) is padded to.
 
-        Long sides are padded to one of a few lengths from `eval_size` to `max_size`, which are spaced so that
-        photographs of 4:3, 3:2 and 16:9 need next to no padding; short ones to a few lengths up to `eval_size`.
+        Long sides are padded to one of a few lengths from `eval_size` to `max_size`. Their spacing suits photographs of
+        4:3, 3:2 and 16:9, which need almost no padding. Short sides are padded to a few lengths up to `eval_size`.
         """
         short, long = self.augment.eval_size, max(self.augment.eval_size, self.augment.max_size)
         shorts = [short * step / SHAPE_STEPS for step in range(1, SHAPE_STEPS + 1)]
@@ -236,6 +239,11 @@ class Detector:
         lengths = sorted({_rounded_up(length) for length in (*shorts, *longs)})
         height, width = (next(length for length in lengths if length >= side) for side in size)
         return height, width
+
+    def usual_shape(self) -> tuple[int, int]:
+        """The static shape (H, W) of a photograph of 4:3, which is the usual one."""
+        photograph = self.resized(np.array([[3 * self.augment.eval_size, 4 * self.augment.eval_size]]))[0]
+        return self.static_shape((int(photograph[0]), int(photograph[1])))
 
     def _plan(self, sizes: Mapping[int, tuple[int, int]], batch_size: int) -> list[_Planned]:
         """All batches, in the order of their first members."""
@@ -246,12 +254,12 @@ class Detector:
             groups[self.static_shape((int(size[0]), int(size[1])))].append(index)
         batches = []
         for shape, members in groups.items():
-            # A batch that is not full is filled up: to what its shape is compiled for anyway, or to a power of two.
+            # A batch that is not full gets fillers: up to the compiled size of its shape, or to a power of two.
             rows = min(1 << (len(members) - 1).bit_length(), batch_size)
             batches += [_Planned(shape, rows, members[start : start + rows]) for start in range(0, len(members), rows)]
         return sorted(batches, key=lambda batch: batch.members[0])
 
-    def _compute(self, batch: _Planned, images: list[_Loaded]) -> postprocess.Detections:
+    def _compute(self, batch: _Planned, images: list[_Loaded]) -> TopDetections:
         shape, rows = batch.shape, batch.rows
         pixels = np.zeros((rows, *shape, 3), np.uint8)
         image_sizes = np.tile(np.array(shape, np.int32), (rows, 1))
@@ -273,8 +281,9 @@ class Detector:
         threshold: float,
     ) -> Detections:
         height, width = image_size
-        known = np.array([label in self.names for label in labels.tolist()], bool)  # an output may be no class's
-        kept = known & (scores >= threshold) & np.isfinite(boxes).all(axis=1)
+        known = np.array([label in self.names for label in labels.tolist()], bool)  # Some outputs stand for no class.
+        finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
+        kept = known & finite & (scores >= threshold)
         return Detections(
             boxes=boxes[kept].clip(0, np.array([width, height, width, height], boxes.dtype)),
             scores=scores[kept],
@@ -283,6 +292,9 @@ class Detector:
             category_ids=np.array([self.category_ids[label] for label in labels[kept].tolist()], np.int32),
             image_size=image_size,
             source=source,
+            classes=tuple(self.names.values()),
+            best_score=float(scores[known & finite].max(initial=0)),
+            not_finite=int(np.count_nonzero(known & ~finite)),
         )
 
 
@@ -298,7 +310,7 @@ def _detect(
     images: jax.Array,
     image_sizes: jax.Array,
     original_sizes: jax.Array,
-) -> postprocess.Detections:
+) -> TopDetections:
     predictions = nnx.merge(graphdef, state)(images, image_sizes)
     return top_detections(predictions.logits[-1], predictions.boxes[-1], original_sizes, max_detections)
 
@@ -322,13 +334,13 @@ def _load(image: GivenImage, size: np.ndarray) -> _Loaded | UserError:
 
 
 def _class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
-    """Names by class output, of those outputs that stand for a class."""
+    """Names by class output, without the outputs that stand for no class."""
     if names is not None:
         given = dict(names.items() if isinstance(names, Mapping) else enumerate(names))
         if beyond := [label for label in given if not 0 <= label < num_classes]:
             raise UserError(
-                f"names has class output {beyond[0]}, and the detector's {num_classes} outputs are numbered from 0 to "
-                f"{num_classes - 1}."
+                f"names has class output {beyond[0]}, but the {num_classes} outputs of the detector have the numbers 0 "
+                f"to {num_classes - 1}."
             )
         return {label: str(given[label]) for label in sorted(given)}
     if categories is None:

@@ -9,7 +9,7 @@ import pytest
 from anchordetr_jax.data.sources.coco import open_split
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.journal import Journal, fingerprint
-from anchordetr_jax.evaluation.results import ImageDetections
+from anchordetr_jax.evaluation.results import DatasetDetections
 from tests.evaluation.test_evaluate import (
     Moments,
     any_model,
@@ -49,7 +49,7 @@ Evaluator(dataset, config, one_device()).run(Moments(), journal=Journal(folder, 
 def detections(*rows):
     number = len(rows)
     rng = np.random.default_rng([row + 1 for row in rows])
-    return ImageDetections(
+    return DatasetDetections(
         np.array(rows, np.int32),
         np.ones(number, bool),
         rng.random((number, 3), np.float32),

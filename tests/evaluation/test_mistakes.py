@@ -20,24 +20,24 @@ BOX = [10.0, 10.0, 40.0, 40.0]
 
 def test_a_good_detection_finds_its_object():
     mistakes = find_mistakes(1, [annotation(BOX)], [entry([12.0, 11.0, 40.0, 38.0], 0.9)])
-    assert (mistakes.missed, mistakes.invented, len(mistakes.found)) == ((), (), 1)
+    assert (mistakes.missed, mistakes.false_positives, len(mistakes.found)) == ((), (), 1)
     assert mistakes.cost == 0
 
 
 def test_the_right_place_with_the_wrong_class_is_missed_and_invented():
     mistakes = find_mistakes(1, [annotation(BOX, category=1)], [entry(BOX, 0.75, category=2)])
-    assert (len(mistakes.missed), len(mistakes.invented)) == (1, 1)
+    assert (len(mistakes.missed), len(mistakes.false_positives)) == (1, 1)
     assert mistakes.cost == 1.75
 
 
 def test_a_second_detection_of_one_object_is_invented():
     mistakes = find_mistakes(1, [annotation(BOX)], [entry(BOX, 0.6), entry(BOX, 0.8)])
-    assert mistakes.invented == (entry(BOX, 0.6),)
+    assert mistakes.false_positives == (entry(BOX, 0.6),)
 
 
 def test_a_detection_below_the_score_threshold_does_not_find():
     mistakes = find_mistakes(1, [annotation(BOX)], [entry(BOX, 0.2)])
-    assert (len(mistakes.missed), len(mistakes.invented)) == (1, 0)
+    assert (len(mistakes.missed), len(mistakes.false_positives)) == (1, 0)
 
 
 def test_detections_in_a_crowd_of_their_class_are_not_held_against_the_detector():
@@ -68,4 +68,4 @@ def test_every_object_is_either_found_or_missed(objects, detections):
     in_order = sorted(json.dumps(box) for box in mistakes.missed + mistakes.found)
     assert in_order == sorted(json.dumps(box) for box in annotations)
     confident = np.sum([score >= 0.3 for *_, score in detections])
-    assert len(mistakes.found) + len(mistakes.invented) == confident
+    assert len(mistakes.found) + len(mistakes.false_positives) == confident

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.evaluation.results import ImageDetections, coco_results
+from anchordetr_jax.evaluation.results import DatasetDetections, coco_results
 
 RAW = Categories(ids=(3, 7), names=("cat", "dog"), scheme="raw")
 CONTIGUOUS = Categories(ids=(3, 7), names=("cat", "dog"), scheme="contiguous")
@@ -14,7 +14,7 @@ def images(rows, readable=None, scores=((0.9, 0.2),), labels=((0, 1),), boxes=No
     count = len(rows)
     if boxes is None:
         boxes = [[[10, 20, 30, 60], [1, 2, 3, 4]]] * count
-    return ImageDetections(
+    return DatasetDetections(
         rows=np.array(rows, np.int32),
         readable=np.array([True] * count if readable is None else readable),
         scores=np.array(scores * count, np.float32),

@@ -1,5 +1,6 @@
 import importlib.util
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anchordetr_jax import Detector, UserError
+from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.transforms import resized_sizes
 from anchordetr_jax.export import onnx as export_onnx
 from anchordetr_jax.export import sample as export_sample
 from anchordetr_jax.export.programs import export_detector, parse_batches
+from tests.data.pictures import every_kind
 from tests.detector import save_detector
 from tests.tolerances import SCORE32
 
@@ -34,7 +37,7 @@ sys.path.insert(0, sys.argv[1])
 import numpy as np, sample
 from PIL import Image
 metadata = sample.read_metadata()
-pictures = [Image.open(path) for path in sys.argv[3:]]
+pictures = [sample.upright_rgb(Image.open(path)) for path in sys.argv[3:]]
 found = {}
 for batch, file in metadata["jax"].items():
     run = sample.load_jax(file, metadata["weights"])
@@ -47,6 +50,14 @@ for (kind, batch), results in found.items():
     for place, result in enumerate(results):
         arrays.update({f"{kind} {batch} {place} {i}": array for i, array in enumerate(result)})
 np.savez(sys.argv[2], **arrays)
+"""
+SEE_PIXELS = """
+import sys
+sys.modules["anchordetr_jax"] = None  # importing it fails
+sys.path.insert(0, sys.argv[1])
+import numpy as np, sample
+from PIL import Image
+np.savez("pixels.npz", **{name: sample.upright_rgb(Image.open(name)) for name in sys.argv[2:]})
 """
 
 
@@ -120,9 +131,44 @@ def test_the_sample_shrinks_what_is_larger_than_the_program_takes(height: int, w
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "many", ""])
-def test_a_batch_size_that_is_none_is_refused(text: str) -> None:
+def test_other_batch_sizes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="whole number"):
         parse_batches(["1", text])
+
+
+@pytest.mark.processes
+def test_the_sample_sees_the_pixels_that_predict_sees_in_pictures_of_every_kind(
+    checkpoint: Path, tmp_path: Path, script_environment: dict[str, str]
+) -> None:
+    export_detector(Detector.from_pretrained(checkpoint), tmp_path / "exported", (48, 64))
+    names, code = [], SEE_PIXELS
+    for name, content in every_kind().items():
+        (tmp_path / name).write_bytes(content)
+        names.append(name)
+    done = subprocess.run(
+        [sys.executable, "-c", code, "exported", *names],
+        env=script_environment,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    with np.load(tmp_path / "pixels.npz") as seen:
+        for name in names:
+            np.testing.assert_array_equal(seen[name], read_image(tmp_path / name), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    ("shape", "remark"),
+    [((64, 64), None), ((320, 320), r"50\.0 times the pixels of 32x64"), ((16, 24), r"19% of the pixels of 32x64")],
+)
+def test_a_shape_far_from_the_detectors_own_sizes_is_remarked_on(
+    checkpoint: Path, tmp_path: Path, shape: tuple[int, int], remark: str | None
+) -> None:
+    remarks = export_detector(Detector.from_pretrained(checkpoint), tmp_path, shape, [])
+    assert len(remarks) == (remark is not None)
+    assert remark is None or re.search(remark, remarks[0])
 
 
 def test_mistakes_are_named_before_anything_is_computed(
@@ -135,6 +181,6 @@ def test_mistakes_are_named_before_anything_is_computed(
     with pytest.raises(UserError, match="Cannot write"):
         export_detector(detector, tmp_path / "file", (48, 80))
     monkeypatch.setattr(export_onnx, "PACKAGES", ("numpy", "onnx_of_nobody"))
-    with pytest.raises(UserError, match=r"takes onnx_of_nobody: pip install .*jax2onnx"):
+    with pytest.raises(UserError, match=r"needs onnx_of_nobody: pip install .*jax2onnx"):
         export_detector(detector, tmp_path / "new", (48, 80), onnx=True)
     assert not (tmp_path / "new").exists()

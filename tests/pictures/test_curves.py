@@ -1,26 +1,90 @@
-"""Curves of several runs, and histograms of a data set, whatever there is to draw."""
+"""Curves of one run and of several, however much there is to draw."""
 
+import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures import curves
 from scripts.plot_runs import names_of
+
+
+def opened(path: Path) -> Image.Image:
+    with Image.open(path) as picture:
+        return picture.convert("RGB")
+
+
+def write_metrics(path: Path, num_steps: int) -> None:
+    lines = []
+    for step in range(1, num_steps + 1):
+        lines.append(
+            json.dumps(
+                {"step": step, "epoch": step / 5, "loss": 30 / step, "loss/class": 10 / step, "learning_rate": 1e-4}
+            )
+        )
+        if step % 5 == 0:
+            lines.append(json.dumps({"step": step, "epoch": step / 5, "val/AP": 0.01 * step, "val/AP50": -1.0}))
+    path.write_text("\n".join(lines) + "\n")
+
+
+@pytest.mark.parametrize("num_steps", [0, 1, 3, 100])
+def test_curves_are_drawn_however_long_the_run(tmp_path: Path, num_steps: int) -> None:
+    write_metrics(tmp_path / "metrics.jsonl", num_steps)
+    curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    assert opened(tmp_path / "curves.png").width > 800
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    write_metrics(path, 5)
+    whole = curves.read_metrics(path)
+    with open(path, "a") as file:
+        file.write('{"step": 6, "loss": 3')
+    assert curves.read_metrics(path) == whole
+    assert len(whole) == 6
+    curves.plot_curves(path, tmp_path / "curves.png")
+
+
+def test_steps_written_again_by_a_resumed_run_count_once(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 5}\n{"step": 2, "loss": 4}\n{"step": 2, "loss": 3}\n{"step": 3, "loss": 2}\n')
+    assert [entry["loss"] for entry in curves.read_metrics(path)] == [5, 3, 2]
+
+
+def test_curves_of_a_missing_file_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"metrics\.jsonl"):
+        curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+
+
+def test_values_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": 3.0}\n{"step": 3, "loss": Infinity}\n')
+    curves.plot_curves(path, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").exists()
+
+
+def test_pyplot_is_left_alone(tmp_path: Path) -> None:
+    import matplotlib.pyplot as plt
+
+    write_metrics(tmp_path / "metrics.jsonl", 5)
+    curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    assert plt.get_fignums() == []
 
 
 @pytest.fixture
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """Figures that were saved."""
     figures: list[Figure] = []
-    save = curves._save
+    save = curves.save_figure
 
     def keep(figure: Figure, path: Path) -> None:
         figures.append(figure)
         save(figure, path)
 
-    monkeypatch.setattr(curves, "_save", keep)
+    monkeypatch.setattr(curves, "save_figure", keep)
     return figures
 
 
@@ -55,15 +119,3 @@ def test_runs_without_any_line_are_drawn_as_empty(tmp_path: Path) -> None:
 )
 def test_a_run_is_named_by_what_tells_it_from_the_others(files: list[str], names: list[str]) -> None:
     assert names_of(files) == names
-
-
-@pytest.mark.parametrize("objects", [0, 1, 50])
-def test_objects_of_a_data_set_of_any_size_are_drawn(objects: int, drawn: list[Figure], tmp_path: Path) -> None:
-    sizes = np.random.default_rng(0).uniform(2, 200, (objects, 2))
-    curves.plot_objects(
-        {"train": (sizes, np.array([objects, 0])), "val": (sizes[:1], np.array([1]))},
-        {"train": {"cell": objects}, "val": {"cell": 1}},
-        tmp_path / "objects.png",
-    )
-    assert [panel.get_title(loc="left") for panel in drawn[0].axes][3] == "Objects of each class"
-    assert (tmp_path / "objects.png").exists()

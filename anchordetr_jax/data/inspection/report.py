@@ -10,7 +10,8 @@ from PIL import Image
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.inspection.problems import ImageRecord, Problem, SplitInspection, count_kinds
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.pictures.boxes import draw_detections, picture_grid
+from anchordetr_jax.pictures.boxes import draw_detections
+from anchordetr_jax.pictures.grids import picture_grid
 
 SMALL, MEDIUM = 32**2, 96**2
 """COCO's borders of small, medium and large, in square pixels."""

@@ -1,0 +1,46 @@
+"""What the panels of all plots have in common (matplotlib): colours, style, and writing the figure.
+
+Figures are made without pyplot, so they neither need nor change the state of an interactive session.
+"""
+
+import io
+
+from etils import epath
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
+
+from anchordetr_jax.files import write_atomically
+
+COLOURS = ("#1f4e8c", "#d1495b", "#2a9d6f", "#e0932f", "#7d5ba6", "#3aa6b9", "#8a6d5c", "#c85aa0")
+
+
+def style_panel(panel: Axes, title: str, x_label: str) -> None:
+    """Gives a panel its title, its label and a light grid."""
+    panel.set_title(title, loc="left", fontsize=11)
+    panel.set_xlabel(x_label)
+    panel.grid(True, color="#e6e6e6", linewidth=0.8)
+    panel.set_axisbelow(True)
+    for side in ("top", "right"):
+        panel.spines[side].set_visible(False)
+
+
+def save_figure(figure: Figure, path: epath.PathLike, *, dpi: int = 110) -> None:
+    """Writes a figure as a PNG file."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png", dpi=dpi)
+    write_atomically(path, data.getvalue())
+
+
+def say_nothing_yet(panel: Axes) -> None:
+    """Writes into a panel without data that there is none yet."""
+    panel.text(0.5, 0.5, "nothing yet", transform=panel.transAxes, ha="center", va="center", color="#999999")
+
+
+def make_logarithmic(panel: Axes) -> None:
+    """Gives a panel a logarithmic y axis with plain numbers."""
+    panel.set_yscale("log")
+    plain = FuncFormatter(lambda value, _: f"{value:g}")
+    panel.yaxis.set_major_formatter(plain)
+    panel.yaxis.set_minor_locator(LogLocator(subs=(2, 5)))
+    panel.yaxis.set_minor_formatter(plain)

@@ -1,0 +1,64 @@
+"""Curves of precision against recall (matplotlib)."""
+
+import dataclasses
+
+import numpy as np
+from etils import epath
+from matplotlib.figure import Figure
+
+from anchordetr_jax.pictures.panels import COLOURS, save_figure, style_panel
+from anchordetr_jax.pictures.text import plot_fonts, plot_label
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PrecisionRecall:
+    """Precision by recall, for K classes."""
+
+    names: tuple[str, ...]
+    """K class names."""
+    objects: tuple[int, ...]
+    """K numbers of objects."""
+    precision: np.ndarray
+    """[10, R, K]: by IoU threshold (0.50, 0.55, … 0.95), recall and class; -1 for a class without objects."""
+    recalls: np.ndarray
+    """[R], between 0 and 1."""
+
+
+def plot_precision_recall(curves: PrecisionRecall, path: epath.PathLike, *, max_classes: int = 12) -> None:
+    """Draws precision against recall: on the left the mean over classes at several IoU thresholds, on the right each
+    class at IoU 0.50.
+
+    Of many classes, the `max_classes` with the most objects are drawn.
+    """
+    with plot_fonts(curves.names):
+        save_figure(_figure(curves, max_classes), path)
+
+
+def _figure(curves: PrecisionRecall, max_classes: int) -> Figure:
+    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    measured = np.all(curves.precision > -1, axis=(0, 1))
+    style_panel(left, "Mean over classes", "recall")
+    for threshold, colour in zip((0, 2, 4, 5, 6, 8, 9), COLOURS, strict=False):
+        if measured.any():
+            mean = curves.precision[threshold][:, measured].mean(axis=1)
+            label = f"IoU {0.5 + 0.05 * threshold:.2f}   {mean.mean():.3f}"
+            left.plot(curves.recalls, mean, color=colour, label=label)
+    style_panel(right, "By class, IoU 0.50", "recall")
+    classes = [i for i in np.argsort([-count for count in curves.objects], kind="stable") if measured[i]]
+    for number, i in enumerate(classes[:max_classes]):
+        precision = curves.precision[0, :, i]
+        colour, dashes = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
+        label = f"{plot_label(curves.names[i])}   {precision.mean():.3f}"
+        right.plot(curves.recalls, precision, dashes, color=colour, label=label)
+    for panel in (left, right):
+        panel.set_xlim(0, 1)
+        panel.set_ylim(0, 1.02)
+        panel.set_ylabel("precision")
+        if panel.has_data():
+            panel.legend(frameon=False, fontsize=9, title="average precision", title_fontsize=9)
+    if len(classes) > max_classes:
+        right.set_title(
+            f"By class, IoU 0.50 (the {max_classes} of {len(classes)} with the most objects)", loc="left", fontsize=11
+        )
+    return figure
