@@ -52,7 +52,7 @@ class TrainScript:
 def two(
     script: TrainScript, workdir: Path, *flags: str, flags_of_second: tuple[str, ...] = ()
 ) -> list[subprocess.Popen[str]]:
-    """The command of docs/training.md for several hosts, on one."""
+    """The command of docs/several_hosts.md, on one host."""
     together = (*flags, f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     return [
         script.start(workdir, *together, f"--process_id={index}", *(flags_of_second if index == 1 else ()))
