@@ -3,10 +3,8 @@
     from anchordetr_jax import Detector
     detections = Detector.from_pretrained("runs/mine").predict("street.jpg")
 
-Importing the package imports nothing else, so that the command line can answer a mistake before JAX has started; the
-names here are fetched when they are first used. `anchordetr_jax.model` turns pixels into predictions, `.detection`
-predictions into losses and boxes, `.data` files into batches, `.training` batches into checkpoints, `.evaluation`
-checkpoints into numbers.
+The names of this module are imported when they are first used. So the command line can answer a mistake before JAX
+has started. docs/architecture.md says what each folder does.
 """
 
 import importlib

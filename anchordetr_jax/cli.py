@@ -1,6 +1,6 @@
-"""The command line's edge: a person's mistake becomes one sentence on stderr and a non-zero exit, never a traceback.
+"""What all commands share: the flag `--config`, and an answer in one sentence to a mistake on the command line.
 
-A script defines its flags with absl, asks for `--config` by `define_config`, and hands its `main` to `run`:
+A script defines its flags with absl, its `--config` by `define_config`, and gives its `main` to `run`:
 
     read_config = cli.define_config()
     WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
@@ -12,7 +12,7 @@ A script defines its flags with absl, asks for `--config` by `define_config`, an
     if __name__ == "__main__":
         cli.run(main)
 
-Any setting of the experiment file can be changed beside it: `--config configs/shapes.py --config.train.epochs=20`.
+The command line can change any setting of the experiment file: `--config configs/shapes.py --config.train.epochs=20`.
 """
 
 import ast
@@ -39,24 +39,28 @@ from anchordetr_jax.setting_names import nearest_setting
 if TYPE_CHECKING:
     from anchordetr_jax.prediction.detector import Detector
 
-flags.disclaim_key_flags()  # --help lists --config among the flags of the script that asked for it.
+flags.disclaim_key_flags()  # So that --help lists --config among the flags of the script, not of this module.
 
 
 class ReadConfig:
-    """Reads the settings that the parsed flags ask for, when it is called."""
+    """Called after the flags are parsed, it reads the settings that they name."""
 
     def __init__(self, path: flags.FlagHolder, changes: flags.FlagHolder):
         self._path, self._changes = path, changes
 
     def __call__(self, otherwise: Config | None = None) -> Config:
-        """The settings; without an experiment file `otherwise`, with the changes in it. Raises as `load_config`."""
+        """The settings of the experiment file, with the command line's changes. Raises like `load_config`.
+
+        Args:
+            otherwise: the settings to change if there is no experiment file.
+        """
         if self._path.value is None and otherwise is not None:
             return change_config(config_to_dict(otherwise), self._changes.value)
         return load_config(self._path.value or "", self._changes.value)
 
     def given(self) -> frozenset[str]:
-        """Names of the settings ("model.dilation") that the command line sets, or the experiment file to something else
-        than the default. Raises as `load_config`.
+        """Names ("model.dilation") of the settings that the command line sets, and of those that have another value
+        than the default in the experiment file. Raises like `load_config`.
         """
         names = {change.partition("=")[0] for change in self._changes.value}
         if self._path.value is not None:
@@ -67,16 +71,20 @@ class ReadConfig:
 
 
 def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool = True) -> ReadConfig:
-    """Defines the flag `--config FILE.py`, whose settings `--config.SETTING=VALUE` changes.
+    """Defines the flag `--config FILE.py`; `--config.SETTING=VALUE` changes its settings.
 
-    Returns what reads the file once the flags are parsed. Where the flag is not required, it takes the settings to
-    start from without a file, say those of a checkpoint.
+    Returns:
+        A function that reads the file. Call it after the flags are parsed. If the flag is not required, give it the
+        settings to use without a file, for example those of a checkpoint.
     """
     path = flags.DEFINE_string(
-        "config", None, "Experiment file, one of configs/; --config.train.epochs=20 changes a setting.", flag_values
+        "config",
+        None,
+        "Experiment file, such as those in configs/; --config.train.epochs=20 changes a setting.",
+        flag_values,
     )
     changes = flags.DEFINE_multi_string(
-        "config_change", [], "What --config.SETTING=VALUE stands for: --config_change=SETTING=VALUE.", flag_values
+        "config_change", [], "The long form of --config.SETTING=VALUE: --config_change=SETTING=VALUE.", flag_values
     )
     if required:
         flags.mark_flag_as_required("config", flag_values)
@@ -85,23 +93,26 @@ def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool
 
 
 def load_config(path: str, changes: Iterable[str] = ()) -> Config:
-    """The settings of an experiment file, with `changes` ("train.epochs=20") made to them, checked.
+    """The settings of an experiment file with `changes` such as "train.epochs=20", checked.
 
-    Raises `UserError` if the file is missing or fails, and for a setting with a wrong name, type or value.
+    Raises:
+        UserError: the file is missing or fails, or a setting has a wrong name, type or value.
     """
     return change_config(_run_file(path).to_dict(), changes)
 
 
 def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
-    """`settings` (nested dicts; altered) with `changes` made to them, checked. Raises like `load_config`."""
+    """`settings` (nested dicts, changed in place) with `changes`, checked. Raises like `load_config`."""
     for change in changes:
         name, _, text = change.partition("=")
         *groups, last = name.split(".")
         group = settings
         for position, part in enumerate(groups):
-            group = group.setdefault(part, {})  # A group that does not exist is for config_from_dict to name.
+            group = group.setdefault(part, {})  # config_from_dict reports a group that does not exist.
             if not isinstance(group, dict):
-                raise UserError(f"Setting '{'.'.join(groups[: position + 1])}' is no group: there is no '{name}'.")
+                raise UserError(
+                    f"Setting '{'.'.join(groups[: position + 1])}' is not a group of settings: there is no '{name}'."
+                )
         group[last] = _value(text, group.get(last))
     return config_from_dict(settings)
 
@@ -109,24 +120,35 @@ def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
 def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], "Detector"]:
     """Defines `--checkpoint`, `--dilation`, `--annotations` and `--dtype`.
 
-    Returns what loads the detector that they name, once the flags are parsed.
+    Returns:
+        A function that loads the detector that these flags name. Call it after the flags are parsed.
     """
     checkpoint = flags.DEFINE_string(
         "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", flag_values
     )
     flags.mark_flag_as_required("checkpoint", flag_values)
     dilation = flags.DEFINE_bool(
-        "dilation", None, "For a weight file that does not say: DC5; --nodilation: C5.", flag_values
+        "dilation",
+        None,
+        "For a weight file that does not say which it is: --dilation is DC5, --nodilation is C5.",
+        flag_values,
     )
     annotations = flags.DEFINE_string(
-        "annotations", None, "For a weight file: the COCO-format file whose categories it was trained on.", flag_values
+        "annotations",
+        None,
+        "For a weight file: an annotation file in COCO's format, with the categories that it was trained on.",
+        flag_values,
     )
     dtype = flags.DEFINE_enum(
-        "dtype", None, ["float32", "bfloat16"], "What the network computes in; as trained if unset.", flag_values
+        "dtype",
+        None,
+        ["float32", "bfloat16"],
+        "The dtype that the network computes in; by default the one that it was trained with.",
+        flag_values,
     )
 
     def load() -> "Detector":
-        from anchordetr_jax.prediction.detector import Detector  # Here, for only some scripts detect.
+        from anchordetr_jax.prediction.detector import Detector  # Here, because only some scripts detect.
 
         assert checkpoint.value is not None  # It is required.
         return Detector.from_pretrained(
@@ -157,48 +179,49 @@ def parse_shape(text: str) -> tuple[int, int]:
 
 
 def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn:
-    """Parses the flags, calls `main` and exits: 0 if all went well, 1 after a person's mistake, 130 after Ctrl-C.
+    """Parses the flags, calls `main` and exits. `exit_status` says with which status.
 
-    Without `takes_arguments`, `main` is called without any, and an argument on the command line that is not a flag is a
-    mistake; with it, `main` gets the list of them.
+    Args:
+        takes_arguments: `main` gets the list of the arguments that are not flags. By default such an argument is a
+            mistake, and `main` gets none.
     """
 
     def call(arguments: Sequence[str]) -> None:
         if takes_arguments:
             main(list(arguments[1:]))
         elif len(arguments) > 1:
-            raise UserError(f"No use for {arguments[1]!r}: this command takes flags only; --help lists them.")
+            raise UserError(f"This command takes flags only, not {arguments[1]!r}; --help lists the flags.")
         else:
             main()
 
     def parse_quietly(argv: Sequence[str]) -> list[str]:
         left = parse(argv)
         if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)  # absl would now choose INFO, which tells of Orbax's every step
-            logging.get_absl_logger().addFilter(_is_not_told_twice)
+            logging.set_verbosity(logging.WARNING)  # absl's default is INFO, which prints every step of Orbax.
+            logging.get_absl_logger().addFilter(_is_not_a_repetition)
         return left
 
-    # Images of more than 89 million pixels are read like others; Pillow would print two lines about its source code.
+    # Images of more than 89 million pixels are read like others. Pillow would print two lines that help nobody.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     sys.unraisablehook = _print_unraisable
     sys.exit(exit_status(lambda: app.run(call, flags_parser=parse_quietly)))
 
 
 def _print_unraisable(what: "sys.UnraisableHookArgs") -> None:
-    """Like Python's own, but silent about the writes of a save that fail after the first: of each, tensorstore says no
-    more here than that nobody waits for it any longer.
+    """Like Python's own hook, but silent about the further writes of a save that has failed already. All that
+    tensorstore says here about each of them is that nobody waits for it.
     """
     if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(what)
 
 
-def _is_not_told_twice(record: LogRecord) -> bool:
-    """Whether a message of the log is to be seen: Orbax writes the traceback of every exception that it raises, too."""
+def _is_not_a_repetition(record: LogRecord) -> bool:
+    """False for the traceback that Orbax logs of an exception that it raises as well."""
     return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
 def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
-    """Parses `argv` (program name first) and returns what is left of it. Raises `UserError` for a mistake in it."""
+    """Parses `argv` (program name first) and returns the arguments that are not flags. Raises `UserError`."""
     try:
         return flag_values(_with_changes_as_flags(argv))
     except flags.UnrecognizedFlagError as error:
@@ -243,7 +266,7 @@ def _default(name: str) -> Any:
 
 
 def _value(text: str, like: Any) -> Any:
-    """`text` as the Python value it spells, unless it is to replace a string; its type is checked elsewhere."""
+    """`text` as a Python value, or as it is if it replaces a string. Its type is checked elsewhere."""
     if isinstance(like, str):
         return text
     try:
@@ -273,6 +296,6 @@ def _run_file(path: str) -> ml_collections.ConfigDict:
         raise UserError(f"The config file {path!r} fails{where}: {type(error).__name__}: {what}") from error
     if not isinstance(settings, ml_collections.ConfigDict):
         raise UserError(
-            f"The config file {path!r} must have a function get_config() that returns what default_config() gave it."
+            f"The config file {path!r} must have a function get_config() that returns a changed default_config()."
         )
     return settings

@@ -1,8 +1,8 @@
-"""Every setting, as frozen dataclasses: checked once at the edge, then handed inward.
+"""Every setting, as frozen dataclasses. They are checked once, where they are read; the rest of the code gets a
+`Config`.
 
-A file in `configs/` starts from `default_config()` (an `ml_collections.ConfigDict` with every setting at its default),
-changes what its experiment needs, and is turned into a `Config` by `config_from_dict`. Nothing behind that point sees a
-ConfigDict.
+A file in `configs/` starts from `default_config()`, an `ml_collections.ConfigDict` with every setting at its default,
+and changes what its experiment needs. `config_from_dict` checks it and makes a `Config` of it.
 """
 
 import dataclasses
@@ -107,7 +107,7 @@ ARITHMETIC = ("padding", "dtype", "remat", "cpu_forms", "tpu_forms", "gpu_forms"
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MatcherConfig:
-    """The cost by which queries and targets are matched, and who solves the assignment."""
+    """The cost of matching a query with a target, and where the assignment is solved."""
 
     class_cost: float = 2.0
     """Weight of the focal cost of the target's class."""
@@ -116,12 +116,13 @@ class MatcherConfig:
     giou_cost: float = 2.0
     """Weight of the generalised IoU of the boxes."""
     backend: Literal["host", "device"] = "host"
-    """`host`: scipy through one callback a device. `device`: solved in XLA, for where callbacks are slow or missing."""
+    """`host`: SciPy, by one callback per device. `device`: inside the compiled program, for platforms whose callbacks
+    are slow or missing."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the losses (each summed over decoder layers) and the shape of the focal loss."""
+    """Weights of the losses (each is summed over the decoder layers) and the shape of the focal loss."""
 
     class_weight: float = 2.0
     """Weight of the focal loss."""
@@ -130,24 +131,24 @@ class LossConfig:
     giou_weight: float = 2.0
     """Weight of the generalised-IoU loss of matched boxes."""
     focal_alpha: float = 0.25
-    """Weight of what is there in the focal loss, against 1 - alpha of what is not."""
+    """Weight of an object's own class in the focal loss. All other classes have the weight 1 - alpha."""
     focal_gamma: float = 2.0
-    """How much less the focal loss counts what is already well told apart."""
+    """Exponent of the focal loss. The larger it is, the less a class counts that is already predicted well."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class DataConfig:
-    """Where images and annotations are, and how they are read and padded."""
+    """Where images and annotations are, how images are read, and to which shapes they are padded."""
 
     source: Literal["coco", "tfds", "folder"] = "coco"
     """`coco`: a folder of images and COCO's annotation files. `tfds`: a data set that TFDS has prepared. `folder`: the
-    images in one folder, without annotations, to be detected on only."""
+    images in one folder, without annotations, for detection only."""
     root: str = ""
-    """`coco`: the folder to which the six paths below are relative. `tfds`: TFDS's data folder (its usual one if
-    empty), or that of one prepared data set. `folder`: the folder of images."""
+    """`coco`: the folder of the data set; the six paths below are relative to it. `tfds`: TFDS's data folder (its
+    default if empty), or the folder of one prepared data set. `folder`: the folder of images."""
     train_images: str = "train2017"
-    """Folder of the training images. Where this and the next are left as they are and not there, images and annotations
-    are looked for in the layouts that Roboflow, CVAT and others export."""
+    """Folder of the training images. If this and the next setting have their defaults and these paths do not exist,
+    images and annotations are looked for in the layouts that Roboflow, CVAT and others export."""
     train_annotations: str = "annotations/instances_train2017.json"
     """Annotation file of the training images."""
     val_images: str = "val2017"
@@ -155,33 +156,34 @@ class DataConfig:
     val_annotations: str = "annotations/instances_val2017.json"
     """Annotation file of the validation images."""
     val_fraction: float = 0.0
-    """Share of the training images that is held out for validation, in place of validation images of the data set's
-    own. An image's file name decides whether it is, so it stays on its side when others are added."""
+    """Share of the training images that is held out for validation, for a data set without validation images. The file
+    name of an image decides on which side it is, so it stays there when others are added."""
     test_images: str = "test2017"
     """Folder of the test images."""
     test_annotations: str = "annotations/image_info_test-dev2017.json"
-    """Names and sizes of the test images; annotations need not be in it."""
+    """Names and sizes of the test images. The file needs no annotations."""
     tfds_name: str = "coco/2017"
-    """As TFDS has it; `NAME/CONFIG:VERSION` takes a version that is not the latest."""
+    """Name of the data set in TFDS. `NAME/CONFIG:VERSION` names a version that is not the latest."""
     tfds_train: str = "train"
-    """Split of the training images, in TFDS's language: `train[:90%]` will do."""
+    """Split of the training images, as TFDS writes it, for example `train[:90%]`."""
     tfds_val: str = "validation"
     """Split of the validation images."""
     tfds_test: str = "test"
     """Split of the test images."""
     labels: Literal["raw", "contiguous"] = "contiguous"
-    """`raw`: a class output is the category id itself (as in the official checkpoints: 91 outputs for COCO's ids up to
-    90). `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
+    """`raw`: the category id itself is the class output (as in the official checkpoints: 91 outputs for COCO's ids up
+    to 90). `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
     max_boxes: int = 0
-    """Targets an image is padded to. 0: as many as the fullest image has. An image with more is an error, never cut."""
+    """Number of targets that each image is padded to. 0: the largest number of objects in an image. An image with more
+    targets is an error."""
     num_buckets: int = 12
-    """How many static image shapes to allow, each compiled once."""
+    """Largest number of buckets: static image shapes, of which each is compiled once."""
     shape_multiple: int = 32
     """Bucket heights and widths are multiples of this."""
     num_workers: int = 0
-    """Processes that read images. 0: threads of this process."""
+    """Processes that read images. 0: threads of the main process read them."""
     prefetch: int = 2
-    """Batches read ahead (for each worker)."""
+    """Batches that are read ahead (by each worker)."""
 
     def __post_init__(self) -> None:
         _require(
@@ -199,21 +201,21 @@ class AugmentConfig:
     """Image sizes (in pixels) and random augmentation. The defaults are DETR's."""
 
     flip_probability: float = 0.5
-    """Images are mirrored, left to right, with this probability."""
+    """Probability with which an image is mirrored, left to right."""
     train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
-    """The short side is resized to one of these."""
+    """The short side is resized to one of these, chosen at random."""
     max_size: int = 1333
-    """…but the long side to no more than this, in training and evaluation."""
+    """Largest length of the long side, in training and evaluation. The short side is then shorter than asked for."""
     crop_probability: float = 0.5
-    """Images are cropped at random with this probability."""
+    """Probability with which an image is cropped at random."""
     crop_resize_sizes: tuple[int, ...] = (400, 500, 600)
-    """Before a random crop the short side is resized to one of these."""
+    """The short side is resized to one of these before a random crop."""
     crop_min: int = 384
-    """A crop's sides are drawn from [crop_min, min(side, crop_max)]."""
+    """The sides of a crop are drawn from [crop_min, min(side, crop_max)]."""
     crop_max: int = 600
     """The longest side of a crop."""
     eval_size: int = 800
-    """In evaluation the short side is resized to this."""
+    """The short side is resized to this in evaluation."""
 
     def __post_init__(self) -> None:
         for name in ("flip_probability", "crop_probability"):
@@ -231,26 +233,27 @@ class OptimizerConfig:
     """The optimiser and its schedule. The defaults are the official recipe."""
 
     name: Literal["adamw", "sgd"] = "adamw"
-    """SGD has a momentum of 0.9."""
+    """`sgd` has a momentum of 0.9."""
     learning_rate: float = 1e-4
-    """Of all parameters but the backbone's."""
+    """Learning rate of all parameters except the backbone's."""
     backbone_learning_rate: float = 1e-5
-    """Of the backbone's parameters."""
+    """Learning rate of the backbone's parameters."""
     learning_rates: tuple[str, ...] = ()
     """Learning rates of further groups of parameters, each as "PATTERN=RATE", e.g. "decoder/.*=3e-5". The first regular
-    expression that matches a parameter's whole path decides; the two rates above are for all that none matches."""
+    expression that matches the whole path of a parameter decides. If none matches, one of the two rates above holds."""
     weight_decay: float = 1e-4
-    """Of every trained parameter; decoupled from the gradient with AdamW."""
+    """Weight decay of every trained parameter; with AdamW it is decoupled from the gradient."""
     clip_norm: float = 0.1
-    """The gradient's norm over all parameters is clipped to this. 0: not clipped."""
+    """Largest norm of the gradient over all parameters; a larger gradient is scaled down. 0: no limit."""
     schedule: Literal["step", "cosine"] = "step"
-    """How learning rates fall: at once, or along a cosine to nothing at the end."""
+    """How learning rates fall. `step`: at once, every `drop_epoch` epochs. `cosine`: along a cosine, to zero at the
+    end."""
     drop_epoch: int = 40
-    """With `step`: learning rates fall to a tenth after every `drop_epoch` epochs."""
+    """With the schedule `step`: learning rates fall to a tenth each time this number of epochs has passed."""
     warmup_steps: int = 0
-    """Steps over which learning rates rise linearly from nothing."""
+    """Number of steps over which learning rates rise linearly from zero."""
     freeze: tuple[str, ...] = (r"backbone/stem/.*", r"backbone/layer1/.*")
-    """Regular expressions; parameters whose whole path matches one are not trained."""
+    """Regular expressions. Parameters whose whole path matches one of them are not trained."""
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
@@ -259,9 +262,9 @@ class OptimizerConfig:
         self.rates_by_pattern()
 
     def rates_by_pattern(self) -> dict[str, float]:
-        """The entries of `learning_rates` as {pattern: rate}, in their order. Raises `UserError` for one that is wrong.
+        """The entries of `learning_rates` as {pattern: rate}, in their order. Raises `UserError` for a wrong entry.
 
-        A pattern may hold "=" itself: the rate stands behind the last one.
+        A pattern may have "=" in it: the rate is what follows the last one.
         """
         rates: dict[str, float] = {}
         for entry in self.learning_rates:
@@ -290,38 +293,41 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """How long to train, and what is written down on the way."""
+    """How long a run trains, and what it saves."""
 
     seed: int = 42
-    """Of initial weights, order of images and augmentation: the same seed gives the same run."""
+    """Seed of initial weights, order of images and augmentation. The same seed gives the same run."""
     epochs: int = 50
-    """Passes over the training images."""
+    """Number of passes over the training images."""
     batch_size: int = 8
-    """Images a step, over all devices and hosts."""
+    """Images per step, over all devices and hosts."""
     accumulate: int = 1
-    """Parts in which each device computes its images of a step, one after another: less memory, the same step."""
+    """Number of parts in which each device computes its images of a step, one after another. It needs less memory; the
+    step is the same."""
     ema_decay: float = 0.0
-    """Decay a step of the moving average of the weights, which is then what is evaluated and loaded. 0: none; 0.9997 is
-    usual. It starts lower, so that the first weights are soon forgotten."""
+    """Decay per step of a moving average of the weights. If it is on, the average is what is evaluated and loaded. 0:
+    off; 0.9997 is usual. The decay starts lower, so that the first weights soon count little."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl."""
+    """Number of steps between two lines of metrics.jsonl."""
     tensorboard: bool = True
-    """Write the same numbers, and pictures of predictions, for TensorBoard too, into the workdir's `tensorboard`."""
+    """Also write the numbers and pictures of predictions for TensorBoard, into the folder `tensorboard` of the
+    workdir."""
     checkpoint_every: int = 1000
-    """Steps between checkpoints (one is also written at the end, and on SIGTERM)."""
+    """Number of steps between two checkpoints. One is also written at the end, and on SIGTERM."""
     keep_checkpoints: int = 2
-    """The newest so many are kept."""
+    """Number of checkpoints that are kept, the newest ones."""
     evaluate_every: int = 1
-    """Epochs between evaluations on the validation images. 0: none."""
+    """Number of epochs between two evaluations on the validation images. 0: no evaluations."""
     keep_best: bool = False
-    """Keep the weights with the highest AP so far in WORKDIR/best. A checkpoint is then written at every evaluation."""
+    """Keep the weights with the highest AP so far in WORKDIR/best. Then each evaluation also writes a checkpoint."""
     patience: int = 0
-    """Evaluations in a row without a higher AP after which the run ends early. 0: it never does."""
+    """Number of evaluations in a row without a higher AP after which the run ends early. 0: it never ends early."""
     timeout_seconds: int = 120
-    """With several processes: how long one may be silent before the others name it and stop; one that answers but does
-    nothing is given ten times as long. 0: nobody is watched."""
+    """With several processes: how long a process may be silent before the others name it and stop. A process that
+    answers but does nothing gets ten times as long. 0: processes do not watch each other."""
     max_bad_steps: int = 3
-    """Steps in a row with a gradient that is not finite before the run stops. Such a step changes nothing."""
+    """Number of steps in a row with a gradient that is not finite after which the run stops. Such a step changes no
+    weights."""
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
@@ -342,11 +348,11 @@ class EvalConfig:
     """Evaluation on the validation images."""
 
     batch_size: int = 8
-    """Images a step, over all devices and hosts."""
+    """Images per step, over all devices and hosts."""
     equal_memory: bool = False
-    """Batches of smaller shapes hold more images: as many pixels as `batch_size` images of the largest shape have."""
+    """Batches of smaller shapes have more images: as many pixels as `batch_size` images of the largest shape."""
     max_detections: int = 100
-    """Detections an image, the best ones."""
+    """Largest number of detections per image; the best ones are kept."""
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_detections"):
@@ -355,10 +361,10 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class MeshConfig:
-    """How devices are arranged: batches are split over data x fsdp, large parameters over fsdp."""
+    """How devices are arranged. Batches are split over all devices, large parameters over `fsdp` of them."""
 
     fsdp: int = 1
-    """Devices that share the large parameters, each keeping a part. 1: every device keeps all."""
+    """Number of devices that share the large parameters; each keeps a part. 1: every device keeps all of them."""
 
     def __post_init__(self) -> None:
         _require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
@@ -378,20 +384,21 @@ class Config:
     eval: EvalConfig = EvalConfig()
     mesh: MeshConfig = MeshConfig()
     init_from: str = ""
-    """What to start from: a workdir, a checkpoint, or weights of the official code or of torchvision's ResNet (`.pth`,
-    `.safetensors`). The class head starts anew for other classes. Ignored once the workdir has checkpoints."""
+    """Initial weights: a published model's name, a workdir, a checkpoint, or a weight file of the official code or of
+    torchvision's ResNet (`.pth`, `.safetensors`). For other classes the class head is initialised at random. Ignored
+    once the workdir has checkpoints."""
     architecture: Literal["config", "start"] = "config"
-    """Which network is trained: `config`, the one that `model` describes; `start`, that of `init_from`, where the
-    experiment file and the command line say nothing else."""
+    """Architecture that is trained. `config`: the one that the settings in `model` describe. `start`: the one of
+    `init_from`, except for settings in `model` that the experiment file or the command line changes."""
 
 
 def default_config() -> ml_collections.ConfigDict:
-    """Every setting at its default, as the ConfigDict that experiment files edit."""
+    """Every setting at its default, as a ConfigDict that experiment files change."""
     return ml_collections.ConfigDict(config_to_dict(Config()))
 
 
 def config_to_dict(config: Config) -> dict[str, Any]:
-    """The settings as nested plain dicts, fit for JSON and for `config_from_dict`."""
+    """The settings as nested plain dicts, for JSON and for `config_from_dict`."""
     return dataclasses.asdict(config)
 
 
@@ -404,9 +411,9 @@ def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, An
 
 
 def config_from_dict(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
-    """Checks names, types and ranges. Raises `UserError` naming the first setting that is wrong.
+    """The settings, checked. Raises `UserError` that names the first setting with a wrong name, type or value.
 
-    Settings that are left out take their defaults, so that files written by an older version still load.
+    Missing settings take their defaults, so that files of an older version still load.
     """
     plain = settings.to_dict() if isinstance(settings, ml_collections.ConfigDict) else settings
     return _build(Config, _renamed(plain), prefix="")

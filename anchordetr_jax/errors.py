@@ -1,9 +1,9 @@
-"""The one exception that is meant for the person at the keyboard."""
+"""The exception for mistakes of the user."""
 
 
 class UserError(Exception):
-    """Something its user can mend: a file, a folder or a setting.
+    """A mistake that the user can correct: a file, a folder or a setting.
 
-    The message is one sentence that names the file or setting and says what to do; scripts print it without a
+    The message is one sentence that names the file or setting and says what to do. Commands print it without a
     traceback and exit with status 1.
     """

@@ -1,11 +1,13 @@
-r"""Anchor DETR R101-DC5 on COCO by the official recipe: 50 epochs, 8 images a step, learning rates cut after epoch 40.
+r"""Anchor DETR R101-DC5 on COCO by the official recipe: 50 epochs, 8 images per step, lower learning rates after epoch
+40.
 
-    python scripts/train.py --config configs/anchordetr_r101_dc5.py --workdir runs/anchordetr_r101_dc5 \
-        --config.data.root=COCO_FOLDER --config.init_from=IMAGENET_CHECKPOINT
+    python scripts/train.py --config configs/anchordetr_r101_dc5.py --workdir runs/r101_dc5 \
+        --config.data.root=COCO_FOLDER --config.init_from=resnet101
 
-Hardware: 8 devices with one image each; any number of devices that divides 8 computes the same. The backbone
-starts from ImageNet weights: convert_weights.py imports torchvision's ResNet. Expected on val2017: AP 45.1,
-that of the released model. Outputs are COCO's category ids, as in the official checkpoints.
+Initial weights: the backbone's are torchvision's ImageNet weights (`resnet101`, downloaded once, or a file).
+Hardware: 8 devices with one image each. Any number of devices that divides 8 computes the same.
+Expected AP on val2017: 45.1, that of the published model.
+Class outputs are COCO's category ids, as in the official checkpoints.
 """
 
 import ml_collections
@@ -17,6 +19,6 @@ def get_config() -> ml_collections.ConfigDict:
     config = default_config()
     config.model.backbone = "resnet101"
     config.model.dilation = True
-    config.model.num_classes = 91  # Category ids up to 90; output 0 belongs to none.
+    config.model.num_classes = 91  # Category ids up to 90; no category has id 0.
     config.data.labels = "raw"
     return config

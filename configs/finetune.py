@@ -1,16 +1,17 @@
-r"""Fine-tunes a detector on a data set of your own: a folder in COCO's format, as Roboflow, CVAT and others export it.
+r"""Fine-tunes a detector on a data set of your own, in COCO's format, as Roboflow, CVAT and others export it.
 
-    python scripts/inspect_dataset.py MY_COCO
-    python scripts/train.py --config configs/finetune.py --config.data.root=MY_COCO \
-        --config.init_from=official.pth --workdir runs/mine
+    python scripts/inspect_dataset.py MY_DATA
+    python scripts/train.py --config configs/finetune.py --config.data.root=MY_DATA \
+        --config.init_from=anchordetr-r50-dc5 --workdir runs/mine
 
-`init_from` is a weight file of the official code (or of torchvision's ResNet), a checkpoint, or a run's workdir; the
-network is that one's. Where a weight file does not say whether it is DC5 or C5, add --config.model.dilation=True (DC5)
-or False (C5). No validation images: --config.data.val_fraction=0.1. Little memory: --config.train.batch_size=2, and
-smaller images: --config.augment.train_sizes=400,448,512 --config.augment.eval_size=512 --config.augment.max_size=853.
-
-Hardware: one GPU or TPU. Without one: configs/finetune_cpu.py, with a detector small enough for a CPU.
-Expected AP: what the data allows; curves.png and predictions/ show after every epoch whether it learns.
+Initial weights: a published model, a weight file of the official code (or of torchvision's ResNet), a checkpoint or a
+run's workdir. They decide the architecture. If a weight file does not say whether it is DC5 or C5, add
+--config.model.dilation=True (DC5) or False (C5).
+No validation images: --config.data.val_fraction=0.1.
+Little memory: --config.train.batch_size=2, and smaller images: --config.augment.train_sizes=400,448,512
+--config.augment.eval_size=512 --config.augment.max_size=853.
+Hardware: one GPU or TPU. Without one: configs/finetune_cpu.py, with a detector that is small enough for a CPU.
+Expected AP: it depends on the data. curves.png and predictions/ show after every epoch whether it learns.
 """
 
 import ml_collections

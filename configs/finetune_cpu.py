@@ -1,11 +1,10 @@
-"""Fine-tunes the small detector of assets/shapes_start on a data set of your own, on a CPU, for a first look.
+"""Fine-tunes the small detector in assets/shapes_start on a data set of your own, on a CPU, for a first look.
 
-    python scripts/train.py --config configs/finetune_cpu.py --config.data.root=MY_COCO --workdir runs/first
+    python scripts/train.py --config configs/finetune_cpu.py --config.data.root=MY_DATA --workdir runs/first
 
-Images are made small (short side 144), so objects should fill a tenth of it or more. For a detector that is meant in
-earnest: configs/finetune.py, with released weights, on a GPU or TPU.
-
-Hardware: two CPU cores. Expected AP on BCCD (205 photographs of blood cells): 0.42, after six minutes.
+Images are made small (short side 144), so objects should fill a tenth of the image or more. For a detector to work
+with: configs/finetune.py, with published weights, on a GPU or TPU. Hardware: two CPU cores. Expected AP on BCCD (205
+photographs of blood cells): 0.42, after six minutes.
 """
 
 import runpy
@@ -19,7 +18,7 @@ HERE = Path(__file__).resolve().parent
 def get_config() -> ml_collections.ConfigDict:
     config = runpy.run_path(str(HERE / "finetune.py"))["get_config"]()
     config.init_from = str(HERE.parent / "assets" / "shapes_start")
-    config.data.num_buckets = 1  # a second shape would be compiled for longer than its padding costs
+    config.data.num_buckets = 1  # The compilation of a second shape takes longer than padding costs.
     config.augment.train_sizes = (112, 128, 144)
     config.augment.eval_size = 144
     config.augment.max_size = 192

@@ -1,11 +1,11 @@
-"""The demo (scripts/demo.sh): fine-tunes the small detector of assets/shapes_start on drawn shapes it has not seen.
+"""The demo (scripts/demo.sh): fine-tunes the small detector in assets/shapes_start on drawn shapes that are new to it.
 
     python -m anchordetr_jax.data.shapes runs/demo/data --train 2000 --val 200 \\
         --classes hexagon frame flower hourglass halfmoon --short-side 64 96 --max-side 96 \\
         --object-size 0.25 0.8 --max-objects 5 --hue-by-class 1
     python scripts/train.py --config configs/shapes.py --config.data.root=runs/demo/data --workdir runs/demo
 
-Hardware: two CPU cores, about five minutes. Expected AP: above 0.50. The same from nothing: configs/shapes_scratch.py.
+Hardware: two CPU cores, about five minutes. Expected AP: above 0.50. From random weights: configs/shapes_scratch.py.
 """
 
 import runpy

@@ -1,10 +1,11 @@
-"""A small detector from nothing, on drawn shapes: the start that configs/shapes.py fine-tunes.
+"""Trains a small detector from random weights on drawn shapes. configs/shapes.py fine-tunes its result.
 
     python -m anchordetr_jax.data.shapes runs/start/data --train 6000 --val 300 --classes first \\
         --short-side 64 96 --max-side 96 --object-size 0.25 0.8 --max-objects 6 --hue-by-class 0.8
     python scripts/train.py --config configs/shapes_scratch.py --config.data.root=runs/start/data --workdir runs/start
 
-Hardware: two CPU cores, about 40 minutes. Expected AP: 0.52. What came of it: assets/shapes_start/README.md.
+Hardware: two CPU cores, about 40 minutes. Expected AP: 0.52. assets/shapes_start is its result, and has the details in
+its README.md.
 """
 
 import ml_collections
@@ -25,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.encoder_layers = 1
     model.decoder_layers = 3
 
-    config.data.num_buckets = 1  # a second shape would be compiled for longer than its padding costs
+    config.data.num_buckets = 1  # The compilation of a second shape takes longer than padding costs.
     augment = config.augment
     augment.train_sizes = (64, 72, 80)
     augment.eval_size = 80

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Renews the pinned requirement files from pyproject.toml: the newest releases within its ranges, for every Python and
-# platform at once. Needs uv (pip install uv). Then run scripts/test.sh, under the oldest and the newest Python.
+# Renews the pinned requirement files from pyproject.toml: the newest releases in its ranges, for every Python and
+# platform at once. It needs uv (pip install uv). Then run scripts/test.sh with the oldest and the newest Python.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 

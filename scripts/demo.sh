@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The whole way in one command: draws a small COCO-format data set, trains a detector on it, evaluates it with COCO's own
-# code, and draws what it sees. The last line is AP=0.xxx AP50=0.xxx; everything lies in runs/demo. Training starts from
-# assets/shapes_start, a small detector of other shapes.
+# The whole way in one command: draws a small data set in COCO's format, trains a detector on it, evaluates it with
+# pycocotools, and draws what it finds. The last line is AP=0.xxx AP50=0.xxx; everything is in runs/demo. Training starts
+# from assets/shapes_start, a small detector that has seen other shapes.
 #
 #     bash scripts/demo.sh [FOLDER]   another folder instead of runs/demo
 #
-# Given again, it repeats nothing that is done. Remove the folder to start anew.
+# Give it again, and it does only what is not done yet. To start from the beginning, remove the folder.
 set -euo pipefail
 source "$(dirname "${BASH_SOURCE[0]}")/environment.sh"
 demo=${1:-$ROOT/runs/demo}

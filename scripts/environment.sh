@@ -1,10 +1,10 @@
-# Sourced by the other scripts. Makes the project's own virtual environment and keeps it as the requirement files say:
+# The other scripts source it. It makes the project's own virtual environment, and installs what the requirement files say:
 #
 #     source scripts/environment.sh
 #     prepare_environment requirements.txt [requirements-dev.txt …]
 #     "$VENV_PYTHON" …
 #
-# PYTHON chooses the interpreter it is made with (default: python3), VENV its folder (default: .venv).
+# PYTHON names the interpreter that makes it (default: python3), VENV its folder (default: .venv).
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 VENV=${VENV:-$ROOT/.venv}
@@ -17,10 +17,10 @@ fail() {
     exit 1
 }
 
-# Installs what is out of date: a copy of each requirement file is kept beside what was installed from it.
+# Installs what is out of date. The environment keeps a copy of each requirement file from which it was installed.
 prepare_environment() {
     wait_for_another_set_up
-    # A set-up that was interrupted may have left half a package, which no installer notices later. Make it anew.
+    # An interrupted set-up may leave half a package, and no installer notices that later. So start from an empty folder.
     if [[ -e $VENV/setting-up ]] || { [[ -e $VENV/pyvenv.cfg ]] && ! "$VENV_PYTHON" -c 'import pip' 2>/dev/null; }; then
         rm -rf "$VENV"
     fi
@@ -36,12 +36,12 @@ prepare_environment() {
         cmp -s "$ROOT/$file" "$VENV/installed/$file" && continue
         echo "Installing $file …"
         if [[ $file == requirements-torch.txt ]]; then
-            install_with_pip -r "$ROOT/$file" # uv does not read where pip was told to find a CPU build.
+            install_with_pip -r "$ROOT/$file" # Only pip reads its own settings, which may name a CPU build.
         elif [[ $file == requirements-onnx.txt ]]; then
-            install --no-deps -r "$ROOT/$file" # It is complete, and jax2onnx asks for what is not compatible.
+            install --no-deps -r "$ROOT/$file" # The file is complete, and jax2onnx asks for versions that do not fit.
         else
             install -r "$ROOT/$file"
-        fi || fail "Installing $file failed; the lines above say why. Run the command again once that is mended."
+        fi || fail "Installing $file failed; the lines above say why. Correct that, then run the command again."
         cp "$ROOT/$file" "$VENV/installed/$file"
     done
     if ! project_is_current; then
@@ -71,7 +71,7 @@ is_current() {
     project_is_current
 }
 
-# Where the checkout lies is part of it, so that one that was moved is installed again.
+# It includes the folder of the checkout, so that a checkout that was moved is installed again.
 project_stamp() {
     echo "$ROOT"
     cat "$ROOT/pyproject.toml"
@@ -89,13 +89,13 @@ make_venv() {
         "$candidate" -m venv "$VENV" >"$VENV/venv.log" 2>&1 && return
         cat "$VENV/venv.log" >&2
         rm -rf "$VENV"
-        fail "$candidate could not make a virtual environment; on Debian and Ubuntu, 'apt install python3-venv' mends that."
+        fail "$candidate could not make a virtual environment; on Debian and Ubuntu, 'apt install python3-venv' helps."
     done
     rm -rf "$VENV"
-    fail "Python 3.11 or newer is needed, and ${PYTHON:-python3} is not; install it, or name it: PYTHON=/path/to/python bash …"
+    fail "Python 3.11 or newer is needed, and ${PYTHON:-python3} is older; install it, or name it: PYTHON=/path/to/python bash …"
 }
 
-# uv takes a fifth of pip's time. Where it cannot be had, or fails, pip does the same.
+# uv takes a fifth of pip's time. Where it cannot be installed, or fails, pip does the same.
 install() {
     if [[ -x $VENV/bin/uv ]] || install_with_pip "$UV" 2>/dev/null; then
         if [[ -z ${UV_DEFAULT_INDEX+set} ]]; then # uv does not read pip's settings.

@@ -2,7 +2,7 @@
 
 python scripts/settings_table.py [--check]
 
-With --check nothing is written: it fails if the file is not what it would write.
+With --check it writes nothing, and fails if the file is out of date.
 """
 
 import ast
@@ -20,17 +20,17 @@ from anchordetr_jax import cli, config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically
 
-CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if docs/settings.md is not current.")
+CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if docs/settings.md is out of date.")
 FILE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 COMMAND = "python scripts/settings_table.py"
 
 INTRODUCTION = f"""# Settings
 
-Every setting of a run. An experiment file of [configs/](../configs) changes some of them, and the command line any:
-`--config.train.epochs=20`, `--config.augment.train_sizes=400,448,512`, `--config.data.labels raw`. A name that does not
-exist or a value of the wrong kind is answered by a sentence.
+Every setting of a run. An experiment file in [configs/](../configs) changes some of them. The command line changes any:
+`--config.train.epochs=20`, `--config.augment.train_sizes=400,448,512`, `--config.data.labels raw`. If a name does not
+exist, or a value has the wrong type, one sentence says so and names the setting that you probably mean.
 
-This page is made by `{COMMAND}` from the docstrings of [config.py](../anchordetr_jax/config.py): change them there.
+`{COMMAND}` writes this page from the docstrings of [config.py](../anchordetr_jax/config.py): change them there.
 """
 
 
@@ -39,7 +39,7 @@ def main() -> None:
     if not CHECK.value:
         write_atomically(FILE, text.encode())
     elif not FILE.exists() or FILE.read_text() != text:
-        raise UserError(f"{FILE} is not current: run {COMMAND}.")
+        raise UserError(f"{FILE} is out of date: run {COMMAND}.")
 
 
 def settings_page() -> str:

@@ -116,7 +116,7 @@ def test_a_switch_is_set_like_any_flag(settings_of: ReadSettings, argument: str,
     [
         ("--config.modle.remat=true", "There is no setting 'modle.remat'; did you mean 'model.remat'?"),
         ("--config.train.epoch=3", "There is no setting 'train.epoch'; did you mean 'train.epochs'?"),
-        ("--config.train.epochs.x=3", "'train.epochs' is no group"),
+        ("--config.train.epochs.x=3", "'train.epochs' is not a group of settings"),
         ("--config.train.epochs=many", "'train.epochs' must be of type int, not 'many'"),
         ("--config.train.epochs=1.5", "'train.epochs' must be of type int, not 1.5"),
         ("--config.train.epochs=0", "'train.epochs' must be at least 1, not 0"),
@@ -217,7 +217,7 @@ if __name__ == "__main__":
         (["--workdir=runs/x", "--config.train.epochs=5"], 0, "5 runs/x\n", ""),
         (["--workdir=runs/x", "--config.train.epoch=5"], 1, "", "did you mean 'train.epochs'?"),
         ([], 1, "", "Error: The flag --workdir is missing: Folder of the run.\n"),
-        (["--workdir=runs/x", "stray"], 1, "", "No use for 'stray'"),
+        (["--workdir=runs/x", "stray"], 1, "", "takes flags only, not 'stray'"),
     ],
 )
 def test_a_script_answers_with_one_line(
