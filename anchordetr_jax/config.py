@@ -170,6 +170,10 @@ class DataConfig:
     """Split of the validation images."""
     tfds_test: str = "test"
     """Split of the test images."""
+    orientation: Literal["auto", "shown", "stored"] = "auto"
+    """How pictures are read that EXIF turns, where their size does not tell how they were annotated. `shown`:
+    as viewers show them. `stored`: as their pixels are stored. `auto`: as most other pictures of the data set, or
+    `shown`."""
     labels: Literal["raw", "contiguous"] = "contiguous"
     """`raw`: the category id itself is the class output (as in the official checkpoints: 91 outputs for COCO's ids up
     to 90). `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""

@@ -21,7 +21,7 @@ import tqdm
 from absl import flags
 
 from anchordetr_jax import cli
-from anchordetr_jax.data.sources.folder import SUFFIXES
+from anchordetr_jax.data.images import SUFFIXES
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
 from anchordetr_jax.prediction.detections import Detections

@@ -14,6 +14,9 @@ from anchordetr_jax.errors import UserError
 Orientation = Literal["shown", "stored"]
 """`shown`: the picture as EXIF says that viewers show it. `stored`: the pixels as they lie in the file."""
 
+SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
+"""The names of image files end so. HEIC needs a plug-in of Pillow; without it each such file is named as unreadable."""
+
 _LARGEST = Image.MAX_IMAGE_PIXELS or 0
 """Pillow warns of an image with more pixels than this, and refuses one with more than twice as many."""
 
@@ -35,8 +38,8 @@ def read_image(
         data = epath.Path(path).read_bytes()
     except FileNotFoundError:
         raise UserError(f"Image file {path} does not exist.") from None
-    except OSError as error:
-        raise UserError(f"Image file {path} cannot be read ({error.strerror or error}).") from None
+    except (OSError, ValueError) as error:  # ValueError: a name with characters that no file can have.
+        raise UserError(f"Image file {path} cannot be read ({getattr(error, 'strerror', None) or error}).") from None
     return decode_image(data, str(path), size, orientation)
 
 

@@ -18,6 +18,10 @@ class DetectionSource(Protocol):
         """For messages: the file or folder it comes from."""
 
     @property
+    def remarks(self) -> tuple[str, ...]:
+        """Lines for the person: what was found, left out, clipped, changed or assumed, by kind and with counts."""
+
+    @property
     def image_ids(self) -> tuple[int, ...]:
         """Of each row the id by which results name the image."""
 

@@ -12,8 +12,7 @@ from etils import epath
 from PIL import Image
 
 from anchordetr_jax.data.image_sizes import read_header
-from anchordetr_jax.data.images import array_pixels, picture_pixels, read_image
-from anchordetr_jax.data.sources.folder import SUFFIXES
+from anchordetr_jax.data.images import SUFFIXES, array_pixels, picture_pixels, read_image
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from anchordetr_jax.checkpoints.checkpoint import load_model
 from anchordetr_jax.config import Config, DataConfig, EvalConfig
-from anchordetr_jax.data.sources.coco import open_split
+from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.evaluation.evaluate import Evaluator

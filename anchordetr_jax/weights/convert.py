@@ -11,7 +11,7 @@ import numpy as np
 from anchordetr_jax.checkpoints.checkpoint import load_model, read_meta, save_variables
 from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.data.sources.coco import CocoDataset
+from anchordetr_jax.data.sources.coco import read_categories
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.definition import variables_of
@@ -203,11 +203,6 @@ def exported(
     arguments[LABELS_ARGUMENT] = config.data.labels
     arguments[NAMES_ARGUMENT] = None if categories is None else categories.to_dict()
     return {"model": state_dict_from_variables(spread, wide), "args": arguments}, places
-
-
-def read_categories(annotations: str | Path, scheme: Any) -> Categories:
-    """The categories of a COCO-format annotation file."""
-    return CocoDataset(Path(annotations).parent, annotations, labels=scheme, annotated=False).categories
 
 
 def describe_file(path: str | Path, **options: Any) -> str:

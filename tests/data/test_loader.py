@@ -20,9 +20,11 @@ from anchordetr_jax.data.loader import (
     reading_problem,
 )
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
-from anchordetr_jax.data.sources.coco import CocoDataset, open_split
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
+from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.data.transforms import apply_draw, relative_boxes
 from anchordetr_jax.errors import UserError
+from tests.data.coco_folder import open_coco
 
 AUGMENT = AugmentConfig(
     train_sizes=(32, 40), max_size=64, crop_resize_sizes=(36, 44), crop_min=20, crop_max=36, eval_size=40
@@ -185,7 +187,7 @@ def test_the_processes_share_every_evaluation_batch(root: Path) -> None:
         assert (np.concatenate([first.rows, second.rows]) == batch.rows).all()
 
 
-def crowded(tmp_path: Path, boxes: int) -> CocoDataset:
+def crowded(tmp_path: Path, boxes: int) -> AnnotatedImages:
     Image.new("RGB", (20, 20)).save(tmp_path / "full.png")
     one = {"image_id": 1, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}
     content = {
@@ -194,7 +196,7 @@ def crowded(tmp_path: Path, boxes: int) -> CocoDataset:
         "categories": [{"id": 1, "name": "thing"}],
     }
     (tmp_path / "instances.json").write_text(json.dumps(content))
-    return CocoDataset(tmp_path, tmp_path / "instances.json")
+    return open_coco(tmp_path, tmp_path / "instances.json")
 
 
 @pytest.mark.parametrize(("boxes", "padded"), [(0, 4), (1, 4), (4, 4), (5, 8)])

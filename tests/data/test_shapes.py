@@ -12,8 +12,8 @@ from anchordetr_jax.data.shapes import ShapesConfig, drawing, write_shapes_datas
 from anchordetr_jax.data.shapes.command import main
 from anchordetr_jax.data.shapes.drawing import draw_image
 from anchordetr_jax.data.shapes.outlines import CLASSES, FIRST_CLASSES, SECOND_CLASSES
-from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.errors import UserError
+from tests.data.coco_folder import open_coco
 
 SPLITS = ("train2017", "val2017")
 
@@ -65,7 +65,7 @@ def test_a_larger_set_begins_with_the_smaller(drawn: Path, tmp_path: Path) -> No
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_it_reads_as_any_coco_folder(drawn: Path, split: str) -> None:
-    dataset = CocoDataset(drawn / split, drawn / "annotations" / f"instances_{split}.json")
+    dataset = open_coco(drawn / split, drawn / "annotations" / f"instances_{split}.json")
     assert dataset.categories.names == FIRST_CLASSES
     for row in range(10):
         assert dataset.open_image(row).shape == (*dataset.sizes[row], 3)

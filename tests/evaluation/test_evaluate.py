@@ -16,7 +16,7 @@ from pycocotools.cocoeval import COCOeval
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig, MeshConfig, ModelConfig
 from anchordetr_jax.data.loader import evaluation_plan
-from anchordetr_jax.data.sources.coco import open_split
+from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.evaluate import Evaluator

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchordetr_jax.data.sources.coco import open_split
+from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.journal import Journal, fingerprint
 from anchordetr_jax.evaluation.results import DatasetDetections
@@ -28,7 +28,7 @@ REPOSITORY = Path(__file__).parents[2]
 
 KILLED = """
 import os, signal, sys
-from anchordetr_jax.data.sources.coco import open_split
+from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.journal import Journal
 from tests.evaluation.test_evaluate import Moments, one_device, settings

@@ -12,10 +12,10 @@ from etils import epath
 from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, saved_steps
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
-from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.training import loop
 from anchordetr_jax.training.loop import Outcome, train
+from tests.data.coco_folder import open_coco
 from tests.training.bucket import Bucket, pretended_bucket
 from tests.training.tiny import CONFIG, NoiseData, StandIn
 
@@ -69,7 +69,7 @@ def test_a_data_set_in_a_bucket_is_read(bucket: type[Bucket], tmp_path: epath.Pa
     for path in epath.Path(tmp_path).glob("*/*"):
         bucket().pipe_file(f"/data/shapes/{path.parent.name}/{path.name}", path.read_bytes())
     annotations = "annotations/instances_train2017.json"
-    local = CocoDataset(tmp_path / "train2017", tmp_path / annotations)
-    remote = CocoDataset("gs://data/shapes/train2017", f"gs://data/shapes/{annotations}")
+    local = open_coco(tmp_path / "train2017", tmp_path / annotations)
+    remote = open_coco("gs://data/shapes/train2017", f"gs://data/shapes/{annotations}")
     assert len(remote) == 2
     assert all((remote.open_image(row) == local.open_image(row)).all() for row in range(2))

@@ -1,4 +1,4 @@
-"""What `data.problems` found out about a data set, as text, as JSON and as pictures."""
+"""What an inspection of a data set found, as text, as JSON and as pictures."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -8,15 +8,16 @@ from etils import epath
 from PIL import Image
 
 from anchordetr_jax.data.images import read_image
-from anchordetr_jax.data.inspection.problems import ImageRecord, Problem, SplitInspection, count_kinds
+from anchordetr_jax.data.inspection.inspecting import DataSetInspection, InspectedImage, SplitInspection
+from anchordetr_jax.data.records.findings import Finding, count_kinds
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures.boxes import draw_detections
 from anchordetr_jax.pictures.grids import picture_grid
 
 SMALL, MEDIUM = 32**2, 96**2
-"""COCO's borders of small, medium and large, in square pixels."""
+"""COCO's limits of small and medium objects, in square pixels."""
 EXAMPLES = 5
-"""Problems of a kind that are printed."""
+"""The number of findings of a kind that are printed."""
 
 
 def describe_split(found: SplitInspection) -> str:
@@ -25,9 +26,9 @@ def describe_split(found: SplitInspection) -> str:
     counts = np.array([len(image.boxes) for image in found.images])
     boxes = _boxes(found)
     lines = [
-        f"{found.split}: {len(found.images)} images, {len(boxes)} objects of {len(found.class_names)} classes",
-        f"  annotations  {found.annotations_file}",
-        f"  images       {found.images_folder}",
+        f"{found.split}: {len(found.images)} images, {len(boxes)} objects of {len(class_counts(found))} classes",
+        f"  annotations  {found.records.name}",
+        f"  images       {found.records.raw.folder}",
     ]
     if len(sizes):
         (h0, w0), (h1, w1) = sizes.min(axis=0), sizes.max(axis=0)
@@ -37,7 +38,7 @@ def describe_split(found: SplitInspection) -> str:
         )
         lines.append(f"  image sizes  {spread}")
         lines.append(
-            f"  objects      {counts.mean():.1f} an image, at most {counts.max()}; "
+            f"  objects      {counts.mean():.1f} per image, at most {counts.max()}; "
             f"{np.count_nonzero(counts == 0)} images have none; {found.num_crowds} crowd regions"
         )
     if len(boxes):
@@ -52,46 +53,44 @@ def describe_split(found: SplitInspection) -> str:
     return "\n".join([*lines, "", *_class_table(found)])
 
 
-def describe_problems(problems: Sequence[Problem], file: object) -> str:
-    """How many problems there are of each kind, with the first of them; `file` has them all."""
-    if not problems:
+def describe_findings(findings: Sequence[Finding], file: object) -> str:
+    """The number of findings of each kind, with the first of them. `file` has all of them."""
+    if not findings:
         return "No problems found."
     lines = []
-    for (severity, kind), count in count_kinds(problems).items():
+    for (severity, kind), count in count_kinds(findings).items():
         lines.append(f"{severity.upper():8}{kind}: {count}")
-        if severity == "note":
-            continue
-        of_kind = [problem for problem in problems if (problem.severity, problem.kind) == (severity, kind)]
-        lines += [f"          {_one_line(problem)}" for problem in of_kind[:EXAMPLES]]
+        of_kind = [finding for finding in findings if (finding.severity, finding.kind) == (severity, kind)]
+        lines += [f"          {finding.place}: {finding.detail}" for finding in of_kind[:EXAMPLES]]
         if count > EXAMPLES:
             lines.append(f"          … and {count - EXAMPLES} more in {file}")
     return "\n".join(lines)
 
 
-def to_dict(inspections: Sequence[SplitInspection], problems: Sequence[Problem]) -> dict[str, Any]:
-    """Everything, fit for JSON."""
+def to_dict(inspection: DataSetInspection) -> dict[str, Any]:
+    """Everything, as plain values for JSON."""
     return {
-        "splits": {found.split: _split_to_dict(found) for found in inspections},
+        "splits": {found.split: _split_to_dict(found) for found in inspection.splits},
         "counts": [
             {"severity": severity, "kind": kind, "count": count}
-            for (severity, kind), count in count_kinds(problems).items()
+            for (severity, kind), count in count_kinds(inspection.findings).items()
         ],
-        "problems": [problem._asdict() for problem in problems],
+        "problems": [finding._asdict() for finding in inspection.findings],
     }
 
 
 def draw_samples(found: SplitInspection, path: epath.PathLike, *, count: int = 12, cell: int = 480) -> None:
-    """Writes a grid of images with their objects, spread over the split and chosen so that every class is seen."""
+    """Writes a grid of images with their objects. They are spread over the split and show all classes, if possible."""
     pictures, titles = [], []
     for image in _chosen(found, count):
         try:
-            pixels = read_image(image.path, image.size)
+            pixels = read_image(image.path, image.size, found.records.orientation)
         except UserError:
             continue
         picture = Image.fromarray(pixels)
         factor = cell / max(picture.size)
         picture = picture.resize((max(1, round(picture.width * factor)), max(1, round(picture.height * factor))))
-        names = [found.class_names[place] for place in image.classes]
+        names = [found.records.categories.names[place] for place in image.classes]
         boxes = np.array(image.boxes, np.float64).reshape(-1, 4) * factor
         pictures.append(draw_detections(picture, boxes, image.classes, names, min_size=0))
         titles.append(f"{image.path.name}  (id {image.id}): {len(names)} objects")
@@ -100,26 +99,25 @@ def draw_samples(found: SplitInspection, path: epath.PathLike, *, count: int = 1
 
 
 def size_arrays(found: SplitInspection) -> tuple[np.ndarray, np.ndarray]:
-    """Of all objects float64 [n, 2] (width, height) in pixels; and int64 [images] how many each image has."""
+    """float64 [n, 2]: (width, height) of all objects in pixels; and int64 [images]: the number of objects per image."""
     return _boxes(found)[:, 2:], np.array([len(image.boxes) for image in found.images])
 
 
 def class_counts(found: SplitInspection) -> dict[str, int]:
-    """Objects of each class."""
-    counts = np.bincount(
-        [place for image in found.images for place in image.classes], minlength=len(found.class_names)
-    ).tolist()
-    return dict(zip(found.class_names, counts, strict=True))
+    """The number of objects of each class."""
+    names = found.records.categories.names
+    counts = np.bincount([place for image in found.images for place in image.classes], minlength=len(names)).tolist()
+    return dict(zip(names, counts, strict=True))
 
 
-def _chosen(found: SplitInspection, count: int) -> list[ImageRecord]:
-    """Images spread over the split; then others with the classes that are not among them, in place of the last ones."""
+def _chosen(found: SplitInspection, count: int) -> list[InspectedImage]:
+    """Images spread over the split. Others with classes that these do not show replace the last ones."""
     if not found.images:
         return []
     count = min(count, len(found.images))
     chosen = [found.images[i] for i in np.unique(np.linspace(0, len(found.images) - 1, count).round().astype(int))]
     seen = {place for image in chosen for place in image.classes}
-    extra: list[ImageRecord] = []
+    extra: list[InspectedImage] = []
     for image in found.images:
         if set(image.classes) - seen and len(extra) < count // 2:
             extra.append(image)
@@ -138,11 +136,12 @@ def _class_table(found: SplitInspection) -> list[str]:
     places = np.array([place for image in found.images for place in image.classes], np.int64)
     side = np.sqrt(boxes[:, 2] * boxes[:, 3])
     aspect = boxes[:, 2] / np.maximum(boxes[:, 3], 1e-9)
-    width = max([len(name) for name in found.class_names] + [5])
+    categories = found.records.categories
+    width = max([len(name) for name in categories.names] + [5])
     lines = [
         f"  {'id':>6}  {'class':<{width}}  {'objects':>8}  {'images':>7}  {'median size':>11}  {'width/height':>12}"
     ]
-    for place, (number, name) in enumerate(zip(found.class_ids, found.class_names, strict=True)):
+    for place, (number, name) in enumerate(zip(categories.ids, categories.names, strict=True)):
         mine = places == place
         images = sum(place in image.classes for image in found.images)
         figures = f"{np.median(side[mine]):>9.0f} px  {np.median(aspect[mine]):>12.2f}" if mine.any() else f"{'-':>12}"
@@ -150,23 +149,17 @@ def _class_table(found: SplitInspection) -> list[str]:
     return lines
 
 
-def _one_line(problem: Problem) -> str:
-    ids = [f"image {problem.image_id}"] if problem.image_id is not None else []
-    ids += [f"annotation {problem.annotation_id}"] if problem.annotation_id is not None else []
-    return f"{problem.file}{' (' + ', '.join(ids) + ')' if ids else ''}: {problem.detail}"
-
-
 def _split_to_dict(found: SplitInspection) -> dict[str, Any]:
-    counts = class_counts(found)
+    counts, categories = class_counts(found), found.records.categories
     return {
-        "annotations_file": found.annotations_file,
-        "images_folder": found.images_folder,
+        "annotations_file": found.records.name,
+        "images_folder": str(found.records.raw.folder),
         "images": len(found.images),
         "annotations": found.num_annotations,
         "objects": sum(counts.values()),
         "crowd_regions": found.num_crowds,
         "classes": [
             {"id": number, "name": name, "objects": counts[name]}
-            for number, name in zip(found.class_ids, found.class_names, strict=True)
+            for number, name in zip(categories.ids, categories.names, strict=True)
         ],
     }

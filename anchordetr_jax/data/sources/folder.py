@@ -11,12 +11,10 @@ from etils import epath
 
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.image_sizes import Size, complete_sizes, read_header
-from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.images import SUFFIXES, read_image
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
-"""The names of image files end so. HEIC needs a plug-in of Pillow; without it each such file is named as unreadable."""
 READERS = 8
 """Threads that read headers. Most of the time they wait for files."""
 
@@ -38,6 +36,7 @@ class ImageFolder:
     def __init__(self, folder: epath.PathLike, categories: Categories):
         self.folder = stored_path(folder)
         self.name = str(folder)
+        self.remarks: tuple[str, ...] = ()
         self.categories = categories
         if not self.folder.is_dir():
             raise UserError(f"There is no image folder {folder}; set data.root to a folder of images.")

@@ -1,15 +1,15 @@
-"""Where a COCO-format data set keeps the images and annotations of a split, in the layouts that tools export.
+"""Finds the images and annotations of a split of a COCO-format data set, in the layouts that tools export.
 
     COCO       train2017/ … annotations/instances_train2017.json
     Roboflow   train/_annotations.coco.json with the images beside it, valid/, test/
     CVAT       annotations/instances_default.json (or any name), images/ and folders in it
     others     a JSON file of any name, in the root or one of its folders, and images in any folder of it
 
-Label Studio may list images by their paths on its server; they are then found by the last part of these.
+Label Studio lists images by their paths on its server. Such images are found by the last parts of these paths.
 
-Paths that the settings give are taken as they are. Only where a split's paths have been left at their defaults, and are
-not there, is the folder looked through: first for the annotation file, by its name and that of its folder, then for the
-folder in which the images it lists are found.
+Paths that the settings give are taken as they are. The folder is looked through only where a split's paths are the
+defaults and do not exist: first for the annotation file, by its name and the name of its folder, then for the folder of
+the images that it lists.
 """
 
 import dataclasses
@@ -23,6 +23,7 @@ from typing import Any
 from etils import epath
 
 from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.records.locating import folders_below, listed_name, name_key
 from anchordetr_jax.data.source import Split
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
@@ -32,13 +33,11 @@ WORDS: dict[Split, tuple[str, ...]] = {
     "val": ("val", "valid", "validation"),
     "test": ("test", "testing"),
 }
-"""How the splits are called in the names of files and folders."""
+"""The words for the splits in the names of files and folders."""
 OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "densepose", "info")
-"""Words in the names of annotation files that are not about boxes."""
-DEPTH = 4
-"""Folders below the root that are looked through."""
+"""Words in the names of annotation files without boxes."""
 SAMPLE = 24
-"""Images of a file that are looked for in each folder."""
+"""The number of a file's images that are looked for in each folder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +48,13 @@ class SplitFiles:
     annotations: epath.Path
     found: bool
     """Whether they were looked for, rather than given by the settings."""
-    bare: bool = False
-    """Whether the images lie there under the last part of their listed paths."""
 
 
 def split_files(config: DataConfig, split: Split) -> SplitFiles:
     """The folder of images and the annotation file of a split.
 
     Raises:
-        UserError: there is no folder `data.root`; or no file, or more than one, could be meant.
+        UserError: there is no folder `data.root`, or no file can be meant, or several files can be meant.
     """
     if not config.root:
         raise UserError("Setting 'data.root' is empty; set it to the folder of a COCO-format data set.")
@@ -78,18 +75,11 @@ def split_files(config: DataConfig, split: Split) -> SplitFiles:
         raise UserError(f"There is no annotation file {file}; check data.root and data.{annotations_setting}.")
     if given_images:
         return SplitFiles(root / images, file, found=True)
-    folder, bare = _image_folder(root, file, split)
-    return SplitFiles(folder, file, found=True, bare=bare)
-
-
-def image_name(file_name: str, *, bare: bool = False) -> str:
-    """Where below its folder an image lies that an annotation file lists; it may have been made on Windows."""
-    name = file_name.replace("\\", "/")
-    return PurePosixPath(name).name if bare else name
+    return SplitFiles(_image_folder(root, file, split), file, found=True)
 
 
 def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
-    """The one annotation file under `root` that is named as the split's, or, for training, the only one there is."""
+    """The annotation file under `root` whose name is that of the split. For training, the only file will do."""
     files = list(_annotation_files(root))
     if not files:
         raise _nothing_found(root)
@@ -102,7 +92,7 @@ def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
         found = [file for file in found if "instances" in _words(file.stem)] or found
     if len(found) > 1:
         raise UserError(
-            f"{root} has several annotation files for '{split}' ({_listed(root, found)}): say which by "
+            f"{root} has several annotation files for '{split}' ({_listed(root, found)}): choose one with "
             f"data.{split}_annotations=FILE (relative to data.root)."
         )
     if found:
@@ -110,10 +100,10 @@ def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
     have = f"{root} has no annotation file for '{split}', only {_listed(root, files)}"
     if split == "val":
         raise UserError(
-            f"{have}: name one by data.val_annotations=FILE, or hold training images out for validation by "
-            f"data.val_fraction=0.1, or train without evaluation by train.evaluate_every=0."
+            f"{have}: name one with data.val_annotations=FILE, or hold training images out for validation with "
+            f"data.val_fraction=0.1, or train without evaluation with train.evaluate_every=0."
         )
-    raise UserError(f"{have}: name one by data.{split}_annotations=FILE (relative to data.root).")
+    raise UserError(f"{have}: name one with data.{split}_annotations=FILE (relative to data.root).")
 
 
 def _annotation_files(root: epath.Path) -> Iterator[epath.Path]:
@@ -136,7 +126,7 @@ def _looks_like_coco(file: epath.Path) -> bool:
         with file.open("rb") as opened:
             beginning = opened.read(1)
             opened.seek(0)
-            # A record of results or of settings is no object with these names; a large file is not parsed for that.
+            # Files of results or of settings have no lists of these names. A large file is not parsed for this.
             content = opened.read()
     except OSError:
         return False
@@ -145,7 +135,7 @@ def _looks_like_coco(file: epath.Path) -> bool:
 
 
 def _names_split(root: epath.Path, file: epath.Path, split: Split) -> bool:
-    """Whether a file's name, or else that of the nearest folder that says anything, is of the split."""
+    """Whether the name of a file, or of the nearest folder that names a split, is that of the split."""
     parts = [file.stem, *reversed(file.relative_to(root).parts[:-1])]
     for part in parts:
         words = _words(part)
@@ -159,23 +149,22 @@ def _words(name: str) -> list[str]:
     return re.findall(r"[a-z]+", name.lower())
 
 
-def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> tuple[epath.Path, bool]:
-    """The folder under `root` in which the images that an annotation file lists are found, and whether they are by the
-    last part of their paths alone."""
+def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Path:
+    """The folder under `root` that has the images of an annotation file, at least by the last parts of their paths."""
     names = _file_names(file)
-    hits, bare = _hits(root, names), False
+    hits = _hits(root, names)
     if not hits:
-        last_parts = [image_name(name, bare=True) for name in names]
-        if len(set(last_parts)) == len(set(names)):  # else one picture would stand for several
-            hits, bare = _hits(root, last_parts), True
+        keys = {name_key(PurePosixPath(name).name) for name in names}
+        if len(keys) == len(set(names)):  # Otherwise one file could stand for several images.
+            hits = _hits_by_key(root, sorted(keys))
     if not hits:
         raise UserError(
             f"None of the images that {file} lists (such as {names[0]!r}) is in a folder under {root}: put them there, "
-            f"or say by data.{split}_images=FOLDER where they are."
+            f"or name their folder with data.{split}_images=FOLDER."
         )
     most = max(hits.values())
     best = [folder for folder, count in hits.items() if count == most]
-    # Where several folders have images of these names, one that belongs to the annotations goes before the others.
+    # Where several folders have images of these names, a folder that belongs to the annotations comes first.
     for belongs in (
         lambda folder: folder == file.parent,
         lambda folder: file.parent in folder.parents and file.parent != root,
@@ -187,21 +176,30 @@ def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> tuple[epa
             best = [folder for folder in best if belongs(folder)] or best
     if len(best) > 1:
         raise UserError(
-            f"The images that {file} lists are in several folders ({_listed(root, best)}): say which by "
+            f"The images that {file} lists are in several folders ({_listed(root, best)}): choose one with "
             f"data.{split}_images=FOLDER (relative to data.root)."
         )
-    return best[0], bare
+    return best[0]
 
 
 def _hits(root: epath.Path, names: Sequence[str]) -> dict[epath.Path, int]:
-    """How many of some images, spread over those named, each folder under `root` has, if any."""
+    """Folders under `root` that have some of a sample of images, with the number that they have."""
     some = names[:: max(1, len(names) // SAMPLE)]
     counts = {folder: sum((folder / name).is_file() for name in some) for folder in _folders(root)}
     return {folder: count for folder, count in counts.items() if count}
 
 
+def _hits_by_key(root: epath.Path, keys: Sequence[str]) -> dict[epath.Path, int]:
+    """Like `_hits`, for names of files that are compared without case, percent-encoding and Unicode form."""
+    counts = {
+        folder: len({name_key(entry.name) for entry in os.scandir(folder)}.intersection(keys))
+        for folder in _folders(root)
+    }
+    return {folder: count for folder, count in counts.items() if count}
+
+
 def _file_names(file: epath.Path) -> list[str]:
-    """File names of the images that an annotation file lists, as far as they make sense."""
+    """The file names in an annotation file that make sense."""
     try:
         content: Any = json.loads(file.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
@@ -209,25 +207,15 @@ def _file_names(file: epath.Path) -> list[str]:
     images: Any = content.get("images") if isinstance(content, Mapping) else None
     records = images if isinstance(images, list) else []
     values = [record.get("file_name") for record in records if isinstance(record, Mapping)]
-    names = [image_name(value) for value in values if isinstance(value, str) and value]
+    names = [listed_name(value) for value in values if isinstance(value, str) and value]
     if not names:
         raise UserError(f"{file} lists no images with a 'file_name'.")
     return names
 
 
 def _folders(root: epath.Path) -> list[epath.Path]:
-    """`root` and the folders in it, the nearer ones first; hidden ones and those of annotations of pixels left out."""
-    found = [root]
-    level = [root]
-    for _ in range(DEPTH):
-        level = [
-            folder / entry.name
-            for folder in level
-            for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
-            if not entry.name.startswith((".", "__MACOSX")) and entry.is_dir()
-        ]
-        found += level
-    return found
+    """`root` and the folders in it, the nearer ones first."""
+    return [root / folder for folder in folders_below(str(root))]
 
 
 def _nothing_found(root: epath.Path) -> UserError:

@@ -1,31 +1,40 @@
 """Opens the source of images that the settings name."""
 
 import sys
+from collections.abc import Iterator
 
 import jax
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.records.findings import Findings
+from anchordetr_jax.data.records.portion import Portion
+from anchordetr_jax.data.records.raw import RawSplit
+from anchordetr_jax.data.records.reading import Records, read_records
 from anchordetr_jax.data.source import DetectionSource, Split
-from anchordetr_jax.data.sources.coco import open_split
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
+from anchordetr_jax.data.sources.coco import read_coco
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.data.sources.folder import ImageFolder
+from anchordetr_jax.data.sources.layouts import split_files
 from anchordetr_jax.data.sources.tfds import TfdsDataset
 from anchordetr_jax.data.sources.tfds_records import find_prepared
 from anchordetr_jax.errors import UserError
 
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
 
 def open_source(config: DataConfig, split: Split, categories: Categories | None = None) -> DetectionSource:
-    """The images that the settings name.
+    """The images that the settings name. Process 0 prints the remarks of the source.
 
     Args:
-        config: `source` tells which settings count.
-        split: what the images are for; `test` images need no annotations.
-        categories: those of the detector that is to be run. TFDS data sets take their category ids by name, and plain
-            folders, which have none, all of them; both fall back on COCO's.
+        config: `source` says which of the other settings count.
+        split: what the images are for. Test images need no annotations.
+        categories: those of the detector that is to be run. TFDS data sets take their category ids from them, by name.
+            Plain folders have no classes, so they take all of them. The default is COCO's categories.
 
     Raises:
-        UserError: the source is missing or not as it should be, or has no annotations to train on.
+        UserError: the source is missing or wrong, or has nothing to train on.
     """
     if config.source == "tfds":
         split_name = {"train": config.tfds_train, "val": config.tfds_val, "test": config.tfds_test}[split]
@@ -41,3 +50,48 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
     if jax.process_index() == 0:
         print(*dataset.remarks, sep="\n", end="\n" if dataset.remarks else "", file=sys.stderr)
     return dataset
+
+
+def open_split(config: DataConfig, split: Split) -> AnnotatedImages:
+    """A split of a data set in files. Raises `UserError` where it is missing, or something in it stops the work."""
+    return AnnotatedImages(*open_records(config, split))
+
+
+def open_records(config: DataConfig, split: Split) -> tuple[Records, Findings]:
+    """The checked records of a split of a data set in files, and everything that was found about them.
+
+    Raises `UserError` when the files cannot be found or read at all.
+    """
+    portion = None
+    if config.val_fraction > 0 and split != "test":
+        portion = Portion(config.val_fraction, split)
+    wanted: Split = split if portion is None else "train"
+    raw = raw_split(config, wanted)
+    findings = Findings(raw.name)
+    records = read_records(
+        raw,
+        split,
+        findings,
+        labels=config.labels,
+        orientation=config.orientation,
+        portion=portion,
+        others=lambda: list(_others(config, wanted)),
+    )
+    return records, findings
+
+
+def raw_split(config: DataConfig, split: Split) -> RawSplit:
+    """The records of a split as they are given. Raises `UserError` when they cannot be found or read."""
+    files = split_files(config, split)
+    remarks = (f"Found the {split} images: {files.images}, {files.annotations}.",) if files.found else ()
+    return read_coco(files.images, files.annotations, annotated=split != "test", remarks=remarks)
+
+
+def _others(config: DataConfig, split: Split) -> Iterator[RawSplit]:
+    """The other splits of the data set, as far as there are any."""
+    for other in SPLITS:
+        if other != split and not (other == "val" and config.val_fraction > 0):
+            try:
+                yield raw_split(config, other)
+            except UserError:
+                continue

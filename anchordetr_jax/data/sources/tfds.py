@@ -10,7 +10,7 @@ from etils import epath
 from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.data.image_sizes import complete_sizes
 from anchordetr_jax.data.images import decode_image
-from anchordetr_jax.data.sources.coco import boxes_by_row
+from anchordetr_jax.data.records.boxes import boxes_by_row
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
 from anchordetr_jax.data.sources.tfds_index import TfdsIndex, load_index, pixel_areas, pixel_boxes
 from anchordetr_jax.data.sources.tfds_records import Records
@@ -46,6 +46,7 @@ class TfdsDataset:
     ):
         self._records = Records(directory, split)
         self.name = self._records.name
+        self.remarks: tuple[str, ...] = ()
         if len(self._records) == 0:
             raise UserError(f"{self.name} holds no images.")
         index = load_index(self._records)

@@ -1,4 +1,4 @@
-"""`scripts/inspect_dataset.py` looks a data set over in one command."""
+"""`scripts/inspect_dataset.py` inspects a data set."""
 
 import json
 import subprocess
@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).parents[3] / "scripts" / "inspect_dataset.py"
 
 
 @pytest.mark.processes
-def test_a_roboflow_folder_is_looked_over_in_one_command(tmp_path: Path, script_environment: dict[str, str]) -> None:
+def test_a_roboflow_folder_is_inspected_in_one_command(tmp_path: Path, script_environment: dict[str, str]) -> None:
     for split, colour in (("train", (200, 0, 0)), ("valid", (0, 0, 200))):
         folder = tmp_path / "data" / split
         folder.mkdir(parents=True)
@@ -41,7 +41,10 @@ def test_a_roboflow_folder_is_looked_over_in_one_command(tmp_path: Path, script_
     (tmp_path / "data" / "valid" / "_annotations.coco.json").write_text(json.dumps(content))
     broken = inspect()
     assert broken.returncode == 1
-    assert f"{tmp_path}/data/valid/a.png (image 1): it does not exist" in broken.stdout
-    assert "2 errors are to be mended" in broken.stderr
+    assert (
+        f"{tmp_path}/data/valid/a.png (image 1): it does not exist; it counts as an image without detections"
+        in broken.stdout
+    )
+    assert "3 errors stop training or make scores wrong" in broken.stderr
     problems = json.loads((tmp_path / "report" / "report.json").read_text())["problems"]
     assert {problem["kind"] for problem in problems} >= {"missing file", "unreadable file"}

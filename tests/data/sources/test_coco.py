@@ -9,8 +9,10 @@ from PIL import Image
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.data.sources.coco import CocoDataset, open_split
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
+from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.errors import UserError
+from tests.data.coco_folder import open_coco
 
 
 def content() -> dict[str, Any]:
@@ -39,8 +41,8 @@ def write(folder: Path, value: Any) -> tuple[Path, Path]:
     return folder / "images", file
 
 
-def load(folder: Path, value: Any, **options: Any) -> CocoDataset:
-    return CocoDataset(*write(folder, value), **options)
+def load(folder: Path, value: Any, **options: Any) -> AnnotatedImages:
+    return open_coco(*write(folder, value), **{"look": False, **options})
 
 
 def test_rows_are_ordered_by_image_id(tmp_path: Path) -> None:
@@ -56,7 +58,6 @@ def test_boxes_are_corners_clipped_to_the_image_without_crowds_and_boxes_of_no_a
     assert dataset.boxes(1).tolist() == [[0, 3, 8, 10]]
     assert dataset.boxes(0).dtype == np.float32
     assert dataset.box_counts.tolist() == [2, 1]
-    assert dataset.max_boxes == 2
 
 
 @pytest.mark.parametrize(("scheme", "labels"), [("contiguous", [0, 1]), ("raw", [3, 7])])
@@ -93,7 +94,7 @@ def test_categories_survive_json() -> None:
 def test_a_file_without_any_annotation_is_a_data_set_of_empty_images(tmp_path: Path) -> None:
     dataset = load(tmp_path, {**content(), "annotations": []})
     assert dataset.boxes(0).shape == (0, 4)
-    assert dataset.max_boxes == 0
+    assert dataset.box_counts.tolist() == [0, 0]
 
 
 def test_annotations_may_be_absent_only_where_none_are_expected(tmp_path: Path) -> None:
@@ -133,13 +134,13 @@ def test_an_image_of_another_size_than_annotated_is_refused(tmp_path: Path) -> N
 def test_a_missing_image_folder_is_named(tmp_path: Path) -> None:
     _, file = write(tmp_path, content())
     with pytest.raises(UserError, match=r"no image folder .*/nowhere"):
-        CocoDataset(tmp_path / "nowhere", file)
+        open_coco(tmp_path / "nowhere", file)
 
 
 def test_a_missing_annotation_file_is_named(tmp_path: Path) -> None:
     images, _ = write(tmp_path, content())
     with pytest.raises(UserError, match=r"no annotation file .*/nowhere\.json"):
-        CocoDataset(images, tmp_path / "nowhere.json")
+        open_coco(images, tmp_path / "nowhere.json")
 
 
 @pytest.mark.parametrize("root", ["", "nowhere"])
@@ -150,7 +151,8 @@ def test_a_missing_data_set_folder_is_answered_with_the_setting(tmp_path: Path, 
 
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_a_split_is_found_where_the_settings_say(tmp_path: Path, split: Any) -> None:
-    write(tmp_path, content())
+    images, _ = write(tmp_path, content())
+    Image.new("RGB", (30, 40)).save(images / "a.png")
     paths: dict[str, Any] = {f"{split}_images": "images", f"{split}_annotations": "instances.json"}
     assert len(open_split(DataConfig(root=str(tmp_path), **paths), split)) == 2
 
@@ -185,35 +187,57 @@ def change(path: str, value: Any) -> dict[str, Any]:
         pytest.param(change("images", []), "lists no images", id="empty images"),
         pytest.param(change("categories", None), "has no 'categories'", id="no categories"),
         pytest.param(change("categories", []), "lists no categories", id="empty categories"),
-        pytest.param(change("categories/0/id", 3), "two categories with the id 3", id="a category twice"),
+        pytest.param(change("categories/0/id", 3), "category 3 is 'square' and 'circle'", id="a category twice"),
         pytest.param(
-            change("categories/0/name", 5), "'name' of category 7 is 5, not a text", id="a name that is a number"
+            change("categories/0/name", 5),
+            "category {.*5.*} needs a whole number as id and a name",
+            id="a name that is a number",
         ),
-        pytest.param(change("images/0/id", None), "image {.*b.png.*} has no 'id'", id="an image without id"),
-        pytest.param(change("images/0/id", "9"), "'id' of image 9 is '9', not an integer", id="an id that is a text"),
-        pytest.param(change("images/0/id", True), "'id' of image True is True", id="an id that is true"),
-        pytest.param(change("images/0/id", 2**70), "not an integer", id="an id beyond all integers"),
-        pytest.param(change("images/0/id", 4), "two images with the id 4", id="an image twice"),
-        pytest.param(change("images/1/width", None), "image 4 has no 'width'", id="an image without width"),
-        pytest.param(change("images/1/width", 30.5), "'width' of image 4 is 30.5", id="half a pixel"),
-        pytest.param(change("images/1/height", 0), "image 4 has the size 30 x 0", id="an image without height"),
-        pytest.param(change("images/0/file_name", ["b"]), "'file_name' of image 9", id="a file name that is a list"),
         pytest.param(
-            change("annotations/1/image_id", 5), "annotation 2 names the image 5", id="an image that is not there"
+            change("images/0/id", None), "image {.*b.png.*} needs a whole number as id", id="an image without id"
         ),
-        pytest.param(change("annotations/1/image_id", 99), "annotation 2 names the image 99", id="an image beyond all"),
+        pytest.param(change("images/0/id", "nine"), "image {.*nine.*} needs a whole number", id="an id that is a text"),
+        pytest.param(change("images/0/id", True), "image {.*true.*} needs a whole number", id="an id that is true"),
+        pytest.param(change("images/0/id", 2**70), "needs a whole number", id="an id beyond all integers"),
+        pytest.param(change("images/0/id", 4), r"\(image 4\): image 4 is also b.png", id="an image twice"),
         pytest.param(
-            change("annotations/2/category_id", 8), "annotation 3 names the category 8", id="an unknown category"
+            change("images/1/width", None), r"\(image 4\): width x height is null x 40", id="an image without width"
         ),
-        pytest.param(change("annotations/1/image_id", None), "annotation 2 has no 'image_id'", id="no image named"),
-        pytest.param(change("annotations/1/bbox", None), "annotation 2 has no 'bbox'", id="no box"),
-        pytest.param(change("annotations/1/bbox", [1, 2, 3]), "'bbox' of annotation 2", id="a box of three numbers"),
-        pytest.param(change("annotations/1/bbox", [1, 2, 3, "4"]), "'bbox' of annotation 2", id="a box with a text"),
+        pytest.param(change("images/1/width", 30.5), r"\(image 4\): width x height is 30.5 x 40", id="half a pixel"),
         pytest.param(
-            change("annotations/1/bbox", [1, 2, 3, float("nan")]), "'bbox' of annotation 2", id="a box with nan"
+            change("images/1/height", 0), r"\(image 4\): width x height is 30 x 0", id="an image without height"
         ),
-        pytest.param(change("annotations/1/bbox", {"x": 1}), "'bbox' of annotation 2", id="a box that is an object"),
-        pytest.param(change("annotations/1/bbox", [1, 2, 3, 10**400]), "'bbox' of annotation 2", id="a box beyond all"),
+        pytest.param(
+            change("images/0/file_name", ["b"]), "image {.*9.*} needs .* a file_name", id="a file name that is a list"
+        ),
+        pytest.param(
+            change("annotations/1/image_id", 5),
+            r"\(image 5, annotation 2\): the image 5 is not listed",
+            id="an image that is not there",
+        ),
+        pytest.param(
+            change("annotations/1/image_id", 99),
+            r"annotation 2\): the image 99 is not listed",
+            id="an image beyond all",
+        ),
+        pytest.param(
+            change("annotations/2/category_id", 8),
+            r"annotation 3\): the category 8 is not listed",
+            id="an unknown category",
+        ),
+        pytest.param(
+            change("annotations/1/image_id", None), r"annotation 2\): the image null is not listed", id="no image named"
+        ),
+        pytest.param(change("annotations/1/bbox", None), r"annotation 2\): bbox is null", id="no box"),
+        pytest.param(change("annotations/1/bbox", [1, 2, 3]), r"annotation 2\): bbox is", id="a box of three numbers"),
+        pytest.param(change("annotations/1/bbox", [1, 2, 3, "four"]), r"annotation 2\): bbox", id="a box with a text"),
+        pytest.param(
+            change("annotations/1/bbox", [1, 2, 3, float("nan")]), r"annotation 2\): bbox is", id="a box with nan"
+        ),
+        pytest.param(change("annotations/1/bbox", {"x": 1}), r"annotation 2\): bbox is", id="a box that is an object"),
+        pytest.param(
+            change("annotations/1/bbox", [1, 2, 3, 10**400]), r"annotation 2\): bbox is", id="a box beyond all"
+        ),
     ],
 )
 def test_a_file_not_of_cocos_form_is_answered_with_the_place(tmp_path: Path, value: Any, message: str) -> None:

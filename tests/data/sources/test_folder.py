@@ -10,7 +10,7 @@ from anchordetr_jax.config import Config, DataConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.image_sizes import read_header
 from anchordetr_jax.data.loader import eval_batches
-from anchordetr_jax.data.sources.coco import CocoDataset
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.data.sources.folder import ImageFolder
 from anchordetr_jax.data.sources.opening import open_source
@@ -147,12 +147,13 @@ def test_without_a_detectors_classes_it_has_cocos(folder: Path) -> None:
 
 def test_a_coco_folder_is_the_source_by_default(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
+    Image.new("RGB", (30, 40)).save(tmp_path / "images" / "a.png")
     categories = [{"id": 7, "name": "square"}]
     image = {"id": 4, "file_name": "a.png", "width": 30, "height": 40}
     (tmp_path / "info.json").write_text(f'{{"images": [{image}], "categories": {categories}}}'.replace("'", '"'))
     config = DataConfig(root=str(tmp_path), test_images="images", test_annotations="info.json")
     source = open_source(config, "test")
-    assert isinstance(source, CocoDataset)
+    assert isinstance(source, AnnotatedImages)
     assert source.image_ids == (4,)
     assert source.ground_truth() is None
 

@@ -19,7 +19,7 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import eval_batches
 from anchordetr_jax.data.shapes import write_shapes_dataset
 from anchordetr_jax.data.sources import tfds, tfds_index
-from anchordetr_jax.data.sources.coco import CocoDataset
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
 from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.data.sources.tfds import TfdsDataset, match_categories
@@ -27,6 +27,7 @@ from anchordetr_jax.data.sources.tfds_index import TfdsIndex, pixel_areas, pixel
 from anchordetr_jax.data.sources.tfds_records import Records, find_prepared
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import coco_scores
+from tests.data.coco_folder import open_coco
 from tests.data.sources.prepared import object_features, prepare
 
 DAMAGED, NO_IMAGE = 2, 5  # rows
@@ -56,23 +57,23 @@ def prepared(shapes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def coco(shapes: Path) -> CocoDataset:
-    return CocoDataset(shapes / "val2017", shapes / "annotations" / "instances_val2017.json")
+def coco(shapes: Path) -> AnnotatedImages:
+    return open_coco(shapes / "val2017", shapes / "annotations" / "instances_val2017.json")
 
 
 @pytest.fixture(scope="module")
-def same(prepared: Path, coco: CocoDataset) -> TfdsDataset:
+def same(prepared: Path, coco: AnnotatedImages) -> TfdsDataset:
     """The same images from TFDS."""
     return TfdsDataset(find_prepared(str(prepared), "photos/2017"), "validation", categories=coco.categories)
 
 
-def content_of(coco: CocoDataset) -> dict[str, Any]:
+def content_of(coco: AnnotatedImages) -> dict[str, Any]:
     content = coco.ground_truth()
     assert content is not None
     return content
 
 
-def test_rows_sizes_and_names_are_those_of_the_coco_folder(coco: CocoDataset, same: TfdsDataset) -> None:
+def test_rows_sizes_and_names_are_those_of_the_coco_folder(coco: AnnotatedImages, same: TfdsDataset) -> None:
     assert same.image_ids == coco.image_ids
     assert same.sizes.tolist() == coco.sizes.tolist()
     assert same.sizes.dtype == coco.sizes.dtype
@@ -81,7 +82,7 @@ def test_rows_sizes_and_names_are_those_of_the_coco_folder(coco: CocoDataset, sa
     ]
 
 
-def test_boxes_and_labels_are_those_of_the_coco_folder_to_the_bit(coco: CocoDataset, same: TfdsDataset) -> None:
+def test_boxes_and_labels_are_those_of_the_coco_folder_to_the_bit(coco: AnnotatedImages, same: TfdsDataset) -> None:
     assert same.box_counts.tolist() == coco.box_counts.tolist()
     assert sum(coco.box_counts) > 12
     for row in range(len(coco)):
@@ -91,17 +92,17 @@ def test_boxes_and_labels_are_those_of_the_coco_folder_to_the_bit(coco: CocoData
         assert same.labels(row).dtype == np.int32
 
 
-def test_pixels_are_those_of_the_coco_folder(coco: CocoDataset, same: TfdsDataset) -> None:
+def test_pixels_are_those_of_the_coco_folder(coco: AnnotatedImages, same: TfdsDataset) -> None:
     assert all(np.array_equal(same.open_image(row), coco.open_image(row)) for row in range(len(coco)))
 
 
-def test_evaluation_batches_are_those_of_the_coco_folder(coco: CocoDataset, same: TfdsDataset) -> None:
+def test_evaluation_batches_are_those_of_the_coco_folder(coco: AnnotatedImages, same: TfdsDataset) -> None:
     config = Config(data=DataConfig(num_buckets=2), augment=AugmentConfig(eval_size=64))
     both = zip(eval_batches(coco, config), eval_batches(same, config), strict=True)
     assert all(np.array_equal(a, b) for pair in both for a, b in zip(*pair, strict=True))
 
 
-def test_the_ground_truth_is_that_of_the_annotation_file(coco: CocoDataset, same: TfdsDataset) -> None:
+def test_the_ground_truth_is_that_of_the_annotation_file(coco: AnnotatedImages, same: TfdsDataset) -> None:
     truth, file = same.ground_truth(), content_of(coco)
     assert truth is not None
     keys = ("id", "image_id", "category_id", "bbox", "area", "iscrowd")
@@ -131,17 +132,17 @@ def near_misses(annotations: list[dict[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def test_scores_are_those_of_the_annotation_file_to_the_bit(coco: CocoDataset, same: TfdsDataset) -> None:
+def test_scores_are_those_of_the_annotation_file_to_the_bit(coco: AnnotatedImages, same: TfdsDataset) -> None:
     results = near_misses(content_of(coco)["annotations"])
     truth = same.ground_truth()
     assert truth is not None
-    expected, found = coco_scores(coco.annotations_file, results), coco_scores(truth, results)
+    expected, found = coco_scores(coco.name, results), coco_scores(truth, results)
     assert found.metrics == expected.metrics
     assert found.per_class == expected.per_class
     assert 0.1 < found.metrics["AP"] < 0.9
 
 
-def test_the_settings_lead_to_the_split(prepared: Path, coco: CocoDataset) -> None:
+def test_the_settings_lead_to_the_split(prepared: Path, coco: AnnotatedImages) -> None:
     config = DataConfig(source="tfds", root=str(prepared), tfds_name="photos/2017")
     sources = [open_source(config, split, coco.categories) for split in ("train", "val")]  # type: ignore[arg-type]
     assert [len(source) for source in sources] == [2, 12]
@@ -260,7 +261,7 @@ def prepare_val(shapes: Path, data_dir: Path, **options: Any) -> Path:
     return prepare(data_dir, {"validation": shapes / "val2017"}, annotations, **options)
 
 
-def test_a_data_set_of_boxes_and_labels_alone_is_enough(shapes: Path, tmp_path: Path, coco: CocoDataset) -> None:
+def test_a_data_set_of_boxes_and_labels_alone_is_enough(shapes: Path, tmp_path: Path, coco: AnnotatedImages) -> None:
     objects = object_features(len(coco.categories.ids))
     features = {
         "image": tensorflow_datasets.features.Image(encoding_format="jpeg"),
@@ -287,7 +288,7 @@ def test_test_images_without_annotations_have_no_ground_truth(shapes: Path, tmp_
 
 
 def test_damaged_images_keep_their_rows_and_are_named_when_read(
-    shapes: Path, tmp_path: Path, coco: CocoDataset
+    shapes: Path, tmp_path: Path, coco: AnnotatedImages
 ) -> None:
     images = tmp_path / "images"
     shutil.copytree(shapes / "val2017", images)

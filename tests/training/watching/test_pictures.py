@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from anchordetr_jax.data.sources.coco import CocoDataset
 from anchordetr_jax.training.watching.pictures import RunWatch
+from tests.data.coco_folder import open_coco
 
 
 def write_line(workdir: Path, step: int, **values: float) -> dict[str, float]:
@@ -42,7 +42,7 @@ def test_every_evaluation_leaves_a_grid_and_the_newest_is_at_hand(tmp_path: Path
         "categories": [{"id": 1, "name": "cell"}],
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
-    dataset = CocoDataset(tmp_path, tmp_path / "a.json")
+    dataset = open_coco(tmp_path, tmp_path / "a.json")
     results = [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}]
     with RunWatch(tmp_path / "run", tensorboard=True) as watch:
         watch.predictions(5, dataset, [])

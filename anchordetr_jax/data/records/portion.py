@@ -18,6 +18,9 @@ class Portion:
     """The share of images that is held out for validation."""
     side: Literal["train", "val"]
 
+    def __str__(self) -> str:
+        return f"{self.side} images by data.val_fraction={self.held_out:g}"
+
     def takes(self, file_names: Sequence[str]) -> np.ndarray:
         """bool [n]: whether each image is on this side. Its file name alone decides. Each side has at least one image.
 

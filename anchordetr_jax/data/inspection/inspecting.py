@@ -1,0 +1,236 @@
+"""Looks at all splits of a data set: their records, their files, and what they have in common."""
+
+import dataclasses
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.inspection.copies import look_for_copies, look_for_near_copies, look_for_shared_files
+from anchordetr_jax.data.records.annotations import Annotations
+from anchordetr_jax.data.records.boxes import clipped_corners, has_area
+from anchordetr_jax.data.records.findings import Finding, Findings
+from anchordetr_jax.data.records.headers import READERS
+from anchordetr_jax.data.records.locating import ImageFiles
+from anchordetr_jax.data.records.reading import Records
+from anchordetr_jax.data.source import Split
+from anchordetr_jax.data.sources.opening import SPLITS, open_records
+from anchordetr_jax.errors import UserError
+
+NEAR_COPIES_UP_TO = 20_000
+"""With more images than this, nearly equal images are looked for only where all pixels are decoded anyway."""
+
+Ask = Callable[[Iterable[Any], int, str], Iterable[Any]]
+"""Shows progress over an iterable, of known length and with a title."""
+
+
+@dataclasses.dataclass
+class InspectedImage:
+    """An image and the boxes that are trained on."""
+
+    id: int
+    path: epath.Path
+    size: tuple[int, int]
+    """(height, width) in pixels."""
+    boxes: list[list[float]]
+    """xyxy in pixels, clipped to the image."""
+    classes: list[int]
+    """The place of each box's class among the classes."""
+    readable: bool
+    """Whether the file is there and its header can be read."""
+
+
+@dataclasses.dataclass
+class SplitInspection:
+    """What a split holds, and what was found about it."""
+
+    split: Split
+    records: Records
+    findings: Findings
+    images: list[InspectedImage]
+
+    @property
+    def num_annotations(self) -> int:
+        found = self.records.annotations
+        return 0 if found is None else len(found.rows)
+
+    @property
+    def num_crowds(self) -> int:
+        found = self.records.annotations
+        return 0 if found is None else int(found.crowds.sum())
+
+
+@dataclasses.dataclass
+class DataSetInspection:
+    """All splits of a data set, and all findings."""
+
+    splits: list[SplitInspection]
+    findings: list[Finding]
+    remarks: list[str]
+
+
+def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: Ask) -> DataSetInspection:
+    """Looks at every split. What is wrong is among the findings.
+
+    Args:
+        config: where the data set is.
+        decode: whether to decode all pixels, instead of reading headers only.
+        evaluated: whether training evaluates, so that it stops without validation images.
+        ask: shows progress.
+
+    Raises `UserError` where there are no training images at all.
+    """
+    splits: list[SplitInspection] = []
+    across = Findings(config.root)
+    for split in SPLITS:
+        try:
+            records, findings = open_records(config, split)
+        except UserError as error:
+            if split == "train":
+                raise
+            if split == "val" and evaluated:
+                across.error("no validation images", str(error).rstrip("."))
+            continue
+        splits.append(inspect_split(split, records, findings, decode=decode, ask=ask))
+    _compare_classes(splits, across)
+    files = [(found.split, image.id, image.path) for found in splits for image in found.images if image.readable]
+    look_for_shared_files(files, across, ask)
+    if decode or len(files) <= NEAR_COPIES_UP_TO:
+        look_for_near_copies(files, across, ask)
+    _look_for_unlisted(splits, across)
+    findings_of_splits = [finding for found in splits for finding in found.findings.all]
+    remarks = [remark for found in splits for remark in found.records.raw.remarks]
+    return DataSetInspection(splits, [*findings_of_splits, *across.all], remarks)
+
+
+def inspect_split(split: Split, records: Records, findings: Findings, *, decode: bool, ask: Ask) -> SplitInspection:
+    """Adds to the findings about records what only the images and their use tell."""
+    images = _images(records)
+    found = SplitInspection(split, records, findings, images)
+    if records.annotations is not None:
+        _look_for_equal_boxes(records, findings)
+        _look_at_use(found)
+    if decode:
+        _decode(found, ask)
+    look_for_copies([(split, image.id, image.path) for image in images if image.readable], findings, ask)
+    return found
+
+
+def _images(records: Records) -> list[InspectedImage]:
+    images = [
+        InspectedImage(
+            id=image.id,
+            path=records.raw.folder / image.name,
+            size=(int(size[0]), int(size[1])),
+            boxes=[],
+            classes=[],
+            readable=image.look is None or image.look.header is not None,
+        )
+        for image, size in zip(records.images, records.sizes.tolist(), strict=True)
+    ]
+    if (found := records.annotations) is not None:
+        corners, usable = _usable(found, records.sizes)
+        places = np.searchsorted(np.array(records.categories.ids), found.category_ids)
+        for index in np.flatnonzero(usable).tolist():
+            image = images[int(found.rows[index])]
+            image.boxes.append(corners[index].tolist())
+            image.classes.append(int(places[index]))
+    return images
+
+
+def _usable(found: Annotations, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The clipped corners of all annotations, and whether each is trained on."""
+    corners = clipped_corners(found.xywh, sizes[found.rows])
+    return corners, ~found.crowds & has_area(corners)
+
+
+def _look_for_equal_boxes(records: Records, findings: Findings) -> None:
+    found = records.annotations
+    assert found is not None
+    _, usable = _usable(found, records.sizes)
+    seen: set[tuple[Any, ...]] = set()
+    for index in np.flatnonzero(usable).tolist():
+        row, box = int(found.rows[index]), found.xywh[index].tolist()
+        key = (row, int(found.category_ids[index]), *box)
+        if key in seen:
+            image = records.images[row]
+            numbers = ", ".join(f"{value:g}" for value in box)
+            findings.warning(
+                "same box twice",
+                f"[{numbers}] of the same category",
+                records.raw.folder / image.name,
+                image_id=image.id,
+                annotation_id=int(found.ids[index]),
+            )
+        seen.add(key)
+
+
+def _look_at_use(found: SplitInspection) -> None:
+    """Looks for images and classes without objects."""
+    annotations, categories = found.records.annotations, found.records.categories
+    assert annotations is not None
+    annotated = set(annotations.rows.tolist())
+    for row, image in enumerate(found.images):
+        if not image.boxes:
+            why = "nothing usable is annotated" if row in annotated else "nothing is annotated"
+            found.findings.note("image without objects", why, image.path, image_id=image.id)
+    used = {place for image in found.images for place in image.classes}
+    for place, (number, name) in enumerate(zip(categories.ids, categories.names, strict=True)):
+        if place not in used:
+            detail = f"category {number} ({name!r}) has no usable box"
+            found.findings.warning("class without objects", detail)
+
+
+def _decode(found: SplitInspection, ask: Ask) -> None:
+    def problem(image: InspectedImage) -> str | None:
+        try:
+            read_image(image.path, image.size, found.records.orientation)
+        except UserError as error:
+            return str(error).rstrip(".")
+        return None
+
+    images = [image for image in found.images if image.readable]
+    reported = {finding.image_id for finding in found.findings.all if finding.kind == "wrong size"}
+    with ThreadPoolExecutor(READERS) as pool:
+        problems = ask(pool.map(problem, images), len(images), f"{found.split} pixels")
+        for image, text in zip(images, problems, strict=True):
+            if text is not None and image.id not in reported:
+                if found.split == "train":
+                    found.findings.warning("unreadable file", text, image.path, image_id=image.id)
+                else:
+                    found.findings.error("unreadable file", text, image.path, image_id=image.id, stops=False)
+
+
+def _compare_classes(splits: Sequence[SplitInspection], across: Findings) -> None:
+    """Training stops where the validation images have other classes."""
+    by_split = {found.split: found for found in splits}
+    if "train" not in by_split or "val" not in by_split:
+        return
+    train, val = by_split["train"].records, by_split["val"].records
+    ours = dict(zip(train.categories.ids, train.categories.names, strict=True))
+    theirs = dict(zip(val.categories.ids, val.categories.names, strict=True))
+    for number in sorted(ours.keys() | theirs.keys()):
+        if ours.get(number) != theirs.get(number):
+            detail = (
+                f"category {number} is {ours.get(number)!r} in {train.name} and {theirs.get(number)!r} in {val.name}"
+            )
+            across.error("train and val have different classes", detail, val.name)
+
+
+def _look_for_unlisted(splits: Sequence[SplitInspection], across: Findings) -> None:
+    """Notes image files that no split lists, in the folders of the listed images."""
+    listed = {str(image.path) for found in splits for image in found.images}
+    for folder in sorted({str(found.records.raw.folder) for found in splits}):
+        files = ImageFiles(folder)
+        if files.is_remote:
+            continue
+        below = [str(files.folder / path) for path in files.below()]
+        own_parents = {str(epath.Path(path).parent) for path in listed}
+        unlisted = [path for path in below if path not in listed and str(epath.Path(path).parent) in own_parents]
+        for path in unlisted:
+            detail = f"{len(unlisted)} of {len(below)} image files in {folder} are in no annotation file"
+            across.note("image file that is not listed", detail, path)

@@ -1,0 +1,1 @@
+"""From records as they are given to records that training and scoring can trust. Everything that changes is counted."""

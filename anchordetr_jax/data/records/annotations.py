@@ -1,0 +1,246 @@
+"""The annotations of a split: checked, numbered, with boxes in pixels."""
+
+import dataclasses
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from etils import epath
+
+from anchordetr_jax.data.records.boxes import (
+    OVERHANG,
+    clipped_corners,
+    has_area,
+    look_for_another_form,
+    overhang,
+)
+from anchordetr_jax.data.records.findings import Findings
+from anchordetr_jax.data.records.images import CleanImage
+from anchordetr_jax.data.records.raw import WHERE, Record
+from anchordetr_jax.data.records.values import number, short, whole_number, yes_or_no
+
+
+@dataclasses.dataclass(frozen=True)
+class Annotations:
+    """m annotations in the order of their records."""
+
+    ids: np.ndarray
+    """int64 [m]: all different, and none is 0, which scoring takes for "not found"."""
+    rows: np.ndarray
+    """int64 [m]: the image of each."""
+    category_ids: np.ndarray
+    """int64 [m]"""
+    xywh: np.ndarray
+    """float64 [m, 4] in pixels, as given: they may reach over the edge of their images."""
+    areas: np.ndarray
+    """float64 [m] in pixels, by which scoring sorts small, medium and large objects."""
+    crowds: np.ndarray
+    """bool [m]: regions that are not trained on, and where no detection counts as false."""
+
+
+@dataclasses.dataclass
+class _Row:
+    """One annotation whose values make sense."""
+
+    record: Record
+    id: int | None
+    row: int
+    category: int
+    box: list[float]
+    area: float
+    crowd: bool
+
+
+class _Reader:
+    """Reads one record after the other."""
+
+    def __init__(
+        self,
+        images: Sequence[CleanImage],
+        categories: Mapping[int, bool],
+        dropped: frozenset[int],
+        folder: epath.Path,
+        findings: Findings,
+    ):
+        self.rows = {image.id: row for row, image in enumerate(images)}
+        self.images, self.categories, self.dropped = images, categories, dropped
+        self.folder, self.findings = folder, findings
+
+    def read(self, record: Record) -> _Row | None:
+        """None where the record makes no sense, which is then among the findings."""
+        findings = self.findings
+        given_id, image_id, category = record.get("id"), record.get("image_id"), record.get("category_id")
+        image_number = whole_number(image_id)
+        if image_number in self.dropped:
+            return None  # Its image is reported.
+        row = self.rows.get(image_number) if image_number is not None else None
+        ids: dict[str, Any] = {"image_id": image_id, "annotation_id": given_id}
+        if row is None:
+            findings.error("unknown image", f"the image {short(image_id)} is not listed", record.get(WHERE), **ids)
+            return None
+        ids["image_id"] = image_number
+        place = record.get(WHERE) or self.folder / self.images[row].name
+        category_number = whole_number(category)
+        if category_number is None or category_number not in self.categories:
+            findings.error("unknown category", f"the category {short(category)} is not listed", place, **ids)
+            return None
+        box = record.get("bbox")
+        numbers = [number(value) for value in box] if isinstance(box, list | tuple) and len(box) == 4 else []
+        if len(numbers) != 4 or any(value is None for value in numbers):
+            findings.error("malformed box", f"bbox is {short(box)}, not four numbers", place, **ids)
+            return None
+        values = [float(value) for value in numbers if value is not None]
+        crowd = self._crowd(record, place, ids)
+        if crowd is None:
+            return None
+        if any(type(value) is not int for value in (image_id, category)) or any(type(v) is str for v in box or ()):
+            detail = f"image_id {short(image_id)}, category_id {short(category)}, bbox {short(box)}: read as numbers"
+            findings.warning("text or float taken as a number", detail, place, **ids)
+        return _Row(record, self._id(given_id), row, category_number, values, self._area(record, place, ids), crowd)
+
+    def _crowd(self, record: Record, place: object, ids: dict[str, Any]) -> bool | None:
+        value = record.get("iscrowd", 0)
+        if type(value) in (int, bool) and value in (0, 1):
+            return bool(value)
+        if value is None:
+            self.findings.warning("iscrowd is null", "it is taken as 0", place, **ids)
+            return False
+        crowd = yes_or_no(value)
+        if crowd is None:
+            self.findings.error("malformed iscrowd", f"iscrowd is {short(value)}, not 0 or 1", place, **ids)
+        else:
+            detail = f"iscrowd {short(value)} is taken as {int(crowd)}"
+            self.findings.warning("text or float taken as a number", detail, place, **ids)
+        return crowd
+
+    def _area(self, record: Record, place: object, ids: dict[str, Any]) -> float:
+        """NaN where width x height is to be taken."""
+        if "area" not in record:
+            return math.nan
+        value = record["area"]
+        area = number(value)
+        if area is None or area < 0:
+            self.findings.warning("area is no number", f"area {short(value)}: width x height is taken", place, **ids)
+            return math.nan
+        if type(value) is str:
+            detail = f"area {short(value)} is taken as {area:g}"
+            self.findings.warning("text or float taken as a number", detail, place, **ids)
+        return float(area)
+
+    def _id(self, value: Any) -> int | None:
+        return value if type(value) is int and abs(value) < 2**63 else None
+
+
+def clean_annotations(
+    records: Sequence[Record],
+    images: Sequence[CleanImage],
+    categories: Mapping[int, bool],
+    dropped: frozenset[int],
+    folder: epath.Path,
+    findings: Findings,
+    *,
+    relative: bool = False,
+) -> Annotations:
+    """The annotations that make sense.
+
+    Args:
+        records: of one split.
+        images: those of the split, with sizes.
+        categories: of each known category id, whether it is a class (and not only a heading).
+        dropped: ids of images that are reported as unusable.
+        folder: of the images, for messages.
+        findings: gets everything that is left out, clipped, changed or wrong.
+        relative: whether boxes are centre and size as shares of the image.
+    """
+    reader = _Reader(images, categories, dropped, folder, findings)
+    kept = [row for record in records if (row := reader.read(record)) is not None and categories[row.category]]
+    sizes = np.array([images[row.row].size for row in kept], np.int64).reshape(-1, 2)
+    xywh = np.array([row.box for row in kept], np.float64).reshape(-1, 4)
+    areas = np.array([row.area for row in kept], np.float64)
+    crowds = np.array([row.crowd for row in kept], bool)
+    if relative:
+        xywh = _pixels(xywh, sizes, kept, reader)
+    else:
+        form = look_for_another_form(xywh[~crowds], areas[~crowds], sizes[~crowds])
+        if form is not None:
+            findings.error(*form)
+    without = np.isnan(areas)
+    product = np.abs(xywh[:, 2] * xywh[:, 3])
+    _report_boxes(kept, xywh, sizes, crowds, reader)
+    return Annotations(
+        ids=_numbers(kept, reader),
+        rows=np.array([row.row for row in kept], np.int64),
+        category_ids=np.array([row.category for row in kept], np.int64),
+        xywh=xywh,
+        areas=np.where(without, product, areas),
+        crowds=crowds,
+    )
+
+
+def _numbers(kept: Sequence[_Row], reader: _Reader) -> np.ndarray:
+    """The ids of the annotations. Where one is missing, 0 or there twice, all are numbered again, from 1."""
+    ids = [row.id for row in kept]
+    counts = Counter(ids)
+    if None not in counts and 0 not in counts and len(counts) == len(ids):
+        return np.array(ids, np.int64)
+    seen: set[int] = set()
+    for row in kept:
+        if row.id is None or row.id == 0 or row.id in seen:
+            why = "is there twice" if row.id in seen else "is no whole number other than 0"
+            detail = f"the id {short(row.record.get('id'))} {why}: all annotations are numbered again, from 1"
+            place = row.record.get(WHERE) or reader.folder / reader.images[row.row].name
+            image_id = reader.images[row.row].id
+            kind = "annotation ids numbered again"
+            reader.findings.warning(kind, detail, place, image_id=image_id, annotation_id=row.record.get("id"))
+        if row.id is not None:
+            seen.add(row.id)
+    return np.arange(1, len(ids) + 1)
+
+
+def _report_boxes(
+    kept: Sequence[_Row], xywh: np.ndarray, sizes: np.ndarray, crowds: np.ndarray, reader: _Reader
+) -> None:
+    """Reports crowd regions, boxes that are left out of training, and boxes that are clipped."""
+    usable = has_area(clipped_corners(xywh, sizes))
+    beyond = overhang(xywh, sizes) > OVERHANG
+    flat = np.asarray((xywh[:, 2:] <= 0).any(axis=1))
+    for place in np.flatnonzero(crowds | ~usable | beyond).tolist():
+        row, findings = kept[place], reader.findings
+        image = reader.images[row.row]
+        file = row.record.get(WHERE) or reader.folder / image.name
+        ids = {"image_id": image.id, "annotation_id": row.record.get("id")}
+        if crowds[place]:
+            findings.note("crowd region", "left out of training, and scored as in COCO", file, **ids)
+            continue
+        box = short(row.record.get("bbox"))
+        height, width = sizes[place].tolist()
+        if not usable[place] and flat[place]:
+            findings.warning("box without area", f"{box}: it is left out of training", file, **ids)
+        elif not usable[place]:
+            detail = f"{box} in an image of {width} x {height}: it is left out of training"
+            findings.warning("box outside its image", detail, file, **ids)
+        else:
+            detail = f"{box} in an image of {width} x {height}: it is clipped"
+            findings.warning("box partly outside its image", detail, file, **ids)
+
+
+def _pixels(xywh: np.ndarray, sizes: np.ndarray, kept: Sequence[_Row], reader: _Reader) -> np.ndarray:
+    """float64 [m, 4]: x, y, width, height in pixels, of centres and sizes as shares of the image."""
+    sides = sizes[:, ::-1].astype(np.float64)
+    decimals = np.array([row.record.get("decimals", 6) for row in kept])
+    centres, spans = xywh[:, :2] * sides, xywh[:, 2:] * sides
+    error = 0.76 * 10.0 ** -decimals[:, None] * sides + 1e-9
+    corners = np.concatenate([centres - spans / 2, centres + spans / 2], axis=1)
+    corners = _fewest_decimals(corners, np.tile(error, 2))
+    return np.concatenate(
+        [corners[:, :2], _fewest_decimals(corners[:, 2:] - corners[:, :2], np.full_like(error, 1e-9))], axis=1
+    )
+
+
+def _fewest_decimals(values: np.ndarray, error: np.ndarray) -> np.ndarray:
+    """Values rounded to whole numbers or two decimals, where such a number lies within `error`."""
+    whole, two = np.round(values), np.round(values, 2)
+    values = np.where((np.abs(values - two) <= error) & (error < 0.005), two, values)
+    return np.where((np.abs(values - whole) <= error) & (error < 0.5), whole, values)

@@ -1,0 +1,86 @@
+"""What is wrong with the records of a data set, and what was left out, changed or assumed: by kind, with counts."""
+
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple
+
+from anchordetr_jax.errors import UserError
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+"""`error`: it stops training, or makes a score wrong. `warning`: it is dealt with (left out, clipped, changed), but
+somebody should look at it. `note`: good to know."""
+
+
+class Finding(NamedTuple):
+    """One thing that is wrong, or good to know."""
+
+    severity: Severity
+    kind: str
+    """A few words, the same for all findings of a kind."""
+    file: str
+    """The file (and line) of the record, or the image file."""
+    detail: str
+    image_id: Any = None
+    annotation_id: Any = None
+    stops: bool = False
+    """Whether neither training nor evaluation can start."""
+
+    @property
+    def place(self) -> str:
+        """File, image and annotation, for a line of text."""
+        ids = [f"image {self.image_id}"] if self.image_id is not None else []
+        ids += [f"annotation {self.annotation_id}"] if self.annotation_id is not None else []
+        return f"{self.file}{' (' + ', '.join(ids) + ')' if ids else ''}"
+
+
+class Findings:
+    """All findings about one split.
+
+    Args:
+        source: the annotation file or folder: the place of findings without a file of their own.
+    """
+
+    def __init__(self, source: str):
+        self.source = source
+        self.all: list[Finding] = []
+
+    def error(self, kind: str, detail: str, file: object = None, *, stops: bool = True, **ids: Any) -> None:
+        """Adds something that stops training, or (without `stops`) only makes a score wrong."""
+        self.all.append(Finding("error", kind, str(file or self.source), detail, **ids, stops=stops))
+
+    def warning(self, kind: str, detail: str, file: object = None, **ids: Any) -> None:
+        """Adds something that is dealt with."""
+        self.all.append(Finding("warning", kind, str(file or self.source), detail, **ids))
+
+    def note(self, kind: str, detail: str, file: object = None, **ids: Any) -> None:
+        """Adds something that is good to know."""
+        self.all.append(Finding("note", kind, str(file or self.source), detail, **ids))
+
+    def stop_if_needed(self) -> None:
+        """Raises `UserError` for the first finding that stops training, with the number of others of its kind."""
+        stopping = [finding for finding in self.all if finding.stops]
+        if not stopping:
+            return
+        first = stopping[0]
+        same = sum(finding.kind == first.kind for finding in stopping)
+        more = f" There are {same} of this kind in all." if same > 1 else ""
+        others = len({finding.kind for finding in stopping}) - 1
+        more += f" {others} other kinds of errors are there, too." if others else ""
+        more += " scripts/inspect_dataset.py lists all of them." if more else ""
+        place = first.place if first.file == self.source else f"{self.source}: {first.place}"
+        raise UserError(f"{place}: {first.detail}.{more}")
+
+    def lines(self) -> list[str]:
+        """One line per kind: severity, kind, count and the first example."""
+        lines = []
+        for (severity, kind), count in count_kinds(self.all).items():
+            first = next(finding for finding in self.all if (finding.severity, finding.kind) == (severity, kind))
+            lines.append(f"{severity.capitalize()}: {kind}: {count}, such as {first.place}: {first.detail}.")
+        return lines
+
+
+def count_kinds(findings: Iterable[Finding]) -> dict[tuple[Severity, str], int]:
+    """The number of findings of each kind, the worst kinds first."""
+    counts = Counter((finding.severity, finding.kind) for finding in findings)
+    return dict(sorted(counts.items(), key=lambda item: (SEVERITIES.index(item[0][0]), -item[1])))
