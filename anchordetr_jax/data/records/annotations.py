@@ -4,7 +4,7 @@ import dataclasses
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from etils import epath
@@ -19,7 +19,7 @@ from anchordetr_jax.data.records.boxes import (
 from anchordetr_jax.data.records.findings import Findings
 from anchordetr_jax.data.records.images import CleanImage
 from anchordetr_jax.data.records.raw import WHERE, Record
-from anchordetr_jax.data.records.values import number, short, whole_number, yes_or_no
+from anchordetr_jax.data.records.values import LARGEST, number, short, whole_number, yes_or_no
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,8 +40,7 @@ class Annotations:
     """bool [m]: regions that are not trained on, and where no detection counts as false."""
 
 
-@dataclasses.dataclass
-class _Row:
+class _Row(NamedTuple):
     """One annotation whose values make sense."""
 
     record: Record
@@ -70,6 +69,29 @@ class _Reader:
 
     def read(self, record: Record) -> _Row | None:
         """None where the record makes no sense, which is then among the findings."""
+        return self._read_plain(record) or self._read_other(record)
+
+    def place(self, record: Record, row: int) -> object:
+        """The file and line of a record, or its image file."""
+        return record.get(WHERE) or self.folder / self.images[row].name
+
+    def _read_plain(self, record: Record) -> _Row | None:
+        """Reads a record whose values all have the usual types. This makes large data sets load fast."""
+        image_id, category, box = record.get("image_id"), record.get("category_id"), record.get("bbox")
+        if type(image_id) is not int or type(category) is not int or type(box) is not list or len(box) != 4:
+            return None
+        row, crowd, given_id = self.rows.get(image_id), record.get("iscrowd"), record.get("id")
+        area: Any = record.get("area")
+        if row is None or category not in self.categories or (crowd != 0 and crowd != 1) or type(crowd) is not int:
+            return None
+        for value in (*box, area):
+            if (type(value) is not float and type(value) is not int) or not abs(value) < LARGEST:
+                return None
+        if area < 0 or type(given_id) is not int or abs(given_id) >= LARGEST:
+            return None
+        return _Row(record, given_id, row, category, box, area, crowd == 1)
+
+    def _read_other(self, record: Record) -> _Row | None:
         findings = self.findings
         given_id, image_id, category = record.get("id"), record.get("image_id"), record.get("category_id")
         image_number = whole_number(image_id)
@@ -81,7 +103,7 @@ class _Reader:
             findings.error("unknown image", f"the image {short(image_id)} is not listed", record.get(WHERE), **ids)
             return None
         ids["image_id"] = image_number
-        place = record.get(WHERE) or self.folder / self.images[row].name
+        place = self.place(record, row)
         category_number = whole_number(category)
         if category_number is None or category_number not in self.categories:
             findings.error("unknown category", f"the category {short(category)} is not listed", place, **ids)
@@ -98,7 +120,8 @@ class _Reader:
         if any(type(value) is not int for value in (image_id, category)) or any(type(v) is str for v in box or ()):
             detail = f"image_id {short(image_id)}, category_id {short(category)}, bbox {short(box)}: read as numbers"
             findings.warning("text or float taken as a number", detail, place, **ids)
-        return _Row(record, self._id(given_id), row, category_number, values, self._area(record, place, ids), crowd)
+        number_or_none = given_id if type(given_id) is int and abs(given_id) < LARGEST else None
+        return _Row(record, number_or_none, row, category_number, values, self._area(record, place, ids), crowd)
 
     def _crowd(self, record: Record, place: object, ids: dict[str, Any]) -> bool | None:
         value = record.get("iscrowd", 0)
@@ -128,9 +151,6 @@ class _Reader:
             detail = f"area {short(value)} is taken as {area:g}"
             self.findings.warning("text or float taken as a number", detail, place, **ids)
         return float(area)
-
-    def _id(self, value: Any) -> int | None:
-        return value if type(value) is int and abs(value) < 2**63 else None
 
 
 def clean_annotations(
@@ -190,7 +210,7 @@ def _numbers(kept: Sequence[_Row], reader: _Reader) -> np.ndarray:
         if row.id is None or row.id == 0 or row.id in seen:
             why = "is there twice" if row.id in seen else "is no whole number other than 0"
             detail = f"the id {short(row.record.get('id'))} {why}: all annotations are numbered again, from 1"
-            place = row.record.get(WHERE) or reader.folder / reader.images[row.row].name
+            place = reader.place(row.record, row.row)
             image_id = reader.images[row.row].id
             kind = "annotation ids numbered again"
             reader.findings.warning(kind, detail, place, image_id=image_id, annotation_id=row.record.get("id"))
@@ -209,7 +229,7 @@ def _report_boxes(
     for place in np.flatnonzero(crowds | ~usable | beyond).tolist():
         row, findings = kept[place], reader.findings
         image = reader.images[row.row]
-        file = row.record.get(WHERE) or reader.folder / image.name
+        file = reader.place(row.record, row.row)
         ids = {"image_id": image.id, "annotation_id": row.record.get("id")}
         if crowds[place]:
             findings.note("crowd region", "left out of training, and scored as in COCO", file, **ids)

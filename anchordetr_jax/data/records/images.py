@@ -56,7 +56,7 @@ def clean_images(raw: RawSplit, findings: Findings) -> list[CleanImage]:
                 "malformed record", f"image {short(wrong)} needs a whole number as id and a file_name", where
             )
             continue
-        file = where or raw.folder / listed_name(name)
+        file = where or f"{raw.folder}/{listed_name(name)}"
         if type(record["id"]) is not int:
             detail = f"image id {short(record['id'])} is taken as {number}"
             findings.warning("text or float taken as a number", detail, file, image_id=number)
@@ -141,7 +141,7 @@ def settle_sizes(
     usual = Counter(header.shown for header in headers).most_common(1)
     readable = 0
     for image in images:
-        file, header = raw.folder / image.name, image.look.header if image.look else None
+        file, header = f"{raw.folder}/{image.name}", image.look.header if image.look else None
         if header is None and image.look is not None and image.look.problem is not None:
             _unreadable(*image.look.problem, image, file, split, findings)
         if header is not None and (image.size is None or not raw.has_sizes):
