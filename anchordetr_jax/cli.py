@@ -158,6 +158,32 @@ def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[],
     return load
 
 
+def define_processes(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[..., None]:
+    """Defines `--distributed`, `--coordinator`, `--num_processes` and `--process_id`.
+
+    Returns a function that connects the processes that the parsed flags describe, if any; it takes the keyword
+    arguments of `initialize_distributed`. Call it before anything asks JAX for devices.
+    """
+    distributed = flags.DEFINE_bool("distributed", False, "Run as one of several processes (hosts).", flag_values)
+    coordinator = flags.DEFINE_string(
+        "coordinator", "", "HOST:PORT of process 0, where JAX cannot find it itself.", flag_values
+    )
+    num_processes = flags.DEFINE_integer(
+        "num_processes", None, "Number of processes, with --coordinator.", flag_values=flag_values
+    )
+    process_id = flags.DEFINE_integer(
+        "process_id", None, "Number of this process, from 0, with --coordinator.", flag_values=flag_values
+    )
+
+    def connect(**options: Any) -> None:
+        from anchordetr_jax.devices import initialize_distributed  # Here, as JAX takes a second to import.
+
+        if distributed.value or coordinator.value:
+            initialize_distributed(coordinator.value or "", num_processes.value, process_id.value, **options)
+
+    return connect
+
+
 def prepare_computation(*, keep_compiled: bool = True) -> None:
     """What a command does before JAX starts its backends: the process keeps the memory it frees, XLA joins loops, and
     what is compiled is kept for the next start, unless that is not wanted."""

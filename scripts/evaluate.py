@@ -20,7 +20,7 @@ from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, read_meta
 from anchordetr_jax.data.source import DetectionSource, Split
 from anchordetr_jax.data.sources.opening import open_source
-from anchordetr_jax.devices import make_mesh, replicated, start_distributed
+from anchordetr_jax.devices import make_mesh, replicated
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, class_table, summary_line
 from anchordetr_jax.evaluation.evaluate import EvaluationResult, Evaluator
@@ -46,17 +46,13 @@ SCORES = flags.DEFINE_string("scores", None, "File for the scores; by default be
 REPORT = flags.DEFINE_string("report", None, "Folder for precision-recall curves and a grid of the worst misses.")
 PREDICTIONS = flags.DEFINE_string("predictions", None, "PNG file for a grid of predictions beside the truth.")
 RESTART = flags.DEFINE_bool("restart", False, "Begin with the first image, whatever a stopped evaluation has left.")
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run on several hosts.")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it by itself.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+connect_processes = cli.define_processes()
 
 SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test-dev": "test"}
 
 
 def main() -> None:
-    if DISTRIBUTED.value or COORDINATOR.value:
-        start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value)
+    connect_processes()
     cli.prepare_computation()
     meta = read_meta(find_checkpoint(CHECKPOINT.value))
     config = evaluation_config(meta.config, read_config(meta.config))

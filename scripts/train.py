@@ -23,29 +23,24 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.sources.opening import open_source
-from anchordetr_jax.devices import make_mesh, start_distributed
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.training.loop import Evaluate, Outcome, resolve_classes, train
+from anchordetr_jax.training.loop import Evaluate, Outcome, train
 from anchordetr_jax.training.starting import prepare_start
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
 
 read_config = cli.define_config()
 WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run continues it.", required=True)
-DISTRIBUTED = flags.DEFINE_bool("distributed", False, "Join the other processes of a run on several hosts.")
-COORDINATOR = flags.DEFINE_string("coordinator", "", "HOST:PORT of process 0, where JAX cannot find it by itself.")
-NUM_PROCESSES = flags.DEFINE_integer("num_processes", None, "Number of processes, with --coordinator.")
-PROCESS_ID = flags.DEFINE_integer("process_id", None, "Which of them this is, from 0, with --coordinator.")
+connect_processes = cli.define_processes()
 
 
 def main() -> None:
     config = read_config()
-    if DISTRIBUTED.value or COORDINATOR.value:
-        timeout = config.train.timeout_seconds
-        start_distributed(COORDINATOR.value, NUM_PROCESSES.value, PROCESS_ID.value, timeout_seconds=timeout)
+    connect_processes(timeout_seconds=config.train.timeout_seconds)
     cli.prepare_computation()
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
@@ -64,7 +59,6 @@ def run(config: Config, workdir: epath.Path, watchdog: Watchdog) -> Outcome:
     if jax.process_index() == 0:
         print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
     dataset = open_source(config.data, "train")
-    config = resolve_classes(config, dataset.categories)
     data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
     mesh = make_mesh(config.mesh)
     with contextlib.ExitStack() as stack:

@@ -15,7 +15,8 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.devices import BATCH_AXES, batch_sharding, check_fsdp
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
-from anchordetr_jax.training.step import abstract_state, make_train_step
+from anchordetr_jax.training.state import abstract_state
+from anchordetr_jax.training.step import make_train_step
 
 _STEPS_PER_EPOCH = 1000  # Any number: it only decides at which steps the learning rate drops.
 

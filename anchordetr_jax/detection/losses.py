@@ -6,6 +6,7 @@ As in DETR (arXiv 2005.12872, section 3.1), with sigmoid focal loss (arXiv 1708.
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 
 from anchordetr_jax.config import LossConfig
 from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, giou
@@ -36,9 +37,9 @@ def detection_losses(
 
     Returns:
         "class", "box" and "giou", [L] each: sums over images, queries and classes, or over images and matched pairs,
-        divided by `num_boxes`. "class_error", a scalar: 100 minus the percentage of matched queries of the last layer
-        whose best class is their target's; 100 when nothing is matched. All in float32, or float64 where the
-        predictions are.
+        divided by `num_boxes`, in float32, or float64 if the predictions are. "matched" and "right", int32 scalars:
+        the number of matched queries of the last layer, and the number of them whose best class is their target's (see
+        `class_error`).
     """
     dtype = jnp.promote_types(jnp.promote_types(logits.dtype, boxes.dtype), jnp.float32)
     logits, boxes = logits.astype(dtype), boxes.astype(dtype)
@@ -62,7 +63,7 @@ def detection_losses(
 
     box_sum = jnp.zeros(layers, dtype)
     giou_sum = jnp.zeros(layers, dtype)
-    class_error = jnp.full((), 100, dtype)
+    right = jnp.zeros((), jnp.int32)
     if rows > 0:
         index = jnp.clip(matches, 0, queries - 1)[..., None]
         anywhere = jnp.full((4,), 0.5, dtype)[None, None, None, :]
@@ -72,15 +73,23 @@ def detection_losses(
         giou_sum = ((1 - giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))) * pair_weights).sum(axis=(1, 2))
 
         best = jnp.take_along_axis(jnp.argmax(logits[-1], axis=-1), index[-1, ..., 0], axis=1)
-        right = jnp.where(best == targets.labels, pair_weights[-1], 0).sum()
-        class_error = 100 - 100 * right / jnp.maximum(pair_weights[-1].sum(), 1)
+        right = ((best == targets.labels) & matched[-1]).sum(dtype=jnp.int32)
 
     return {
         "class": (class_sum * weights[None]).sum(axis=-1) / num_boxes,
         "box": box_sum / num_boxes,
         "giou": giou_sum / num_boxes,
-        "class_error": lax.stop_gradient(class_error),
+        "matched": matched[-1].sum(dtype=jnp.int32),
+        "right": right,
     }
+
+
+def class_error(right: ArrayLike, matched: ArrayLike) -> jax.Array:
+    """Percentage of matched queries whose best class is not their target's: 100 - 100 * right / matched.
+
+    100 if nothing is matched. A float scalar. The counts are those of `detection_losses`, summed over parts of a batch.
+    """
+    return 100 - 100 * jnp.asarray(right) / jnp.maximum(matched, 1)
 
 
 def total_loss(losses: dict[str, jax.Array], config: LossConfig) -> jax.Array:

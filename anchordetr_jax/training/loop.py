@@ -24,8 +24,8 @@ from anchordetr_jax.training.best import Best, forget_best_after, read_best, sav
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
 from anchordetr_jax.training.start import load_start
-from anchordetr_jax.training.state import TrainState, evaluated_variables
-from anchordetr_jax.training.step import abstract_state, initial_state, make_train_step
+from anchordetr_jax.training.state import TrainState, abstract_state, evaluated_variables, initial_state
+from anchordetr_jax.training.step import make_train_step
 from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, MetricsFile
 from anchordetr_jax.training.watching.progress import Progress
 from anchordetr_jax.training.watching.stopping import StopRequest

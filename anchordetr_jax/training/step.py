@@ -1,11 +1,11 @@
-"""One training step as one jitted function: forward, matching, losses, gradient, update; and its first state.
+"""One training step as one jitted function: forward, matching, losses, gradient, update.
 
-The model sees each image by itself, so every device computes losses and gradient of its own images without a word to
-the others (`shard_map`), the call to its host's matcher included. What they tell each other is the number of boxes
-beforehand and, once, the sums of losses and gradients afterwards; with `fsdp` also the parameters before.
+Images do not depend on each other, so each device computes the losses and the gradient of its own images alone
+(`shard_map`), and calls the matcher of its own host. Devices exchange the number of boxes before that, and the sums of
+losses and gradients once after it. With `fsdp` they also exchange parameters before it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -15,73 +15,19 @@ from jax.sharding import Mesh, PartitionSpec
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.detection.losses import detection_losses, total_loss
+from anchordetr_jax.detection.losses import class_error, detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
-from anchordetr_jax.devices import (
-    BATCH_AXES,
-    FSDP_AXIS,
-    FSDP_RULES,
-    ShardingRule,
-    batch_sharding,
-    replicated,
-    state_shardings,
-)
+from anchordetr_jax.devices import BATCH_AXES, batch_sharding, replicated
 from anchordetr_jax.kernels.forms import compiler_options
-from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
+from anchordetr_jax.model.definition import ModelDefinition, Variables
+from anchordetr_jax.training.collectives import gather_parameters, reduce_gradients, sum_over_devices
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
-from anchordetr_jax.training.state import TrainState, average_of, new_state, split_variables, trainable_paths
+from anchordetr_jax.training.sharding import partition_specs, split_dimension
+from anchordetr_jax.training.state import TrainState, average_of
 
 Metrics = dict[str, jax.Array]
 """Scalars by name, still on the device."""
 TrainStep = Callable[[TrainState, Batch], tuple[TrainState, Metrics]]
-
-
-def initial_state(
-    definition: ModelDefinition,
-    build: Callable[[], Any],
-    optimizer: Optimizer,
-    mesh: Mesh,
-    *,
-    freeze: Sequence[str],
-    rules: Sequence[ShardingRule] = FSDP_RULES,
-    ema: bool = False,
-) -> TrainState:
-    """The state before the first step, made where it belongs: no device ever holds more than its share.
-
-    Args:
-        definition: of the model that `build` makes.
-        build: makes the model with its initial weights; traced under `jax.jit`.
-        optimizer: whose state is made along.
-        mesh: the devices.
-        freeze: patterns of parameters that are not trained.
-        rules: which parameters are split over `fsdp`.
-        ema: whether a moving average of the weights is kept.
-    """
-    trainable = trainable_paths(definition, freeze)
-
-    def make() -> TrainState:
-        return new_state(*split_variables(variables_of(build()), trainable), optimizer.init, ema=ema)
-
-    return jax.jit(make, out_shardings=state_shardings(jax.eval_shape(make), mesh, rules))()
-
-
-def abstract_state(
-    definition: ModelDefinition,
-    optimizer: Optimizer,
-    mesh: Mesh,
-    *,
-    freeze: Sequence[str],
-    rules: Sequence[ShardingRule] = FSDP_RULES,
-    ema: bool = False,
-) -> TrainState:
-    """Shapes, dtypes and shardings of the state (`jax.ShapeDtypeStruct` leaves), e.g. to restore a checkpoint into."""
-    params, frozen = split_variables(definition.shapes, trainable_paths(definition, freeze))
-    shapes = jax.eval_shape(lambda: new_state(_zeros(params), _zeros(frozen), optimizer.init, ema=ema))
-    return jax.tree.map(
-        lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
-        shapes,
-        state_shardings(shapes, mesh, rules),
-    )
 
 
 def make_train_step(
@@ -90,28 +36,28 @@ def make_train_step(
     """The jitted step. It compiles once for every image shape (bucket) it is given.
 
     A step whose loss or gradient is not finite is refused: parameters, their average and the optimiser keep their
-    values, and the counters say so.
+    values, and a counter in the state counts it.
 
     Args:
         definition: the model.
         optimizer: the update rule.
-        config: settings of matcher and losses; in how many parts a device computes its images (`train.accumulate`); the
-            decay of the weights' average, where the state has one.
+        config: settings of matcher and losses; `train.accumulate`, the number of parts in which a device computes its
+            images; `train.ema_decay`, the decay of the moving average, if the state has one.
         mesh: the devices.
-        state: a state, or an abstract one, whose shardings the step keeps.
+        state: a state, or an abstract one. The step keeps its shardings.
 
     Returns:
-        A function of (state, global batch) to (next state, metrics). The state given to it is donated: do not use it
+        A function of (state, global batch) to (next state, metrics). It donates its state: do not use that state
         again. Metrics are `loss` (weighted, all decoder layers), `loss/class`, `loss/box`, `loss/giou` (unweighted,
         last decoder layer), `class_error` (percent, last layer), `grad_norm` (before clipping), `learning_rate`,
         `backbone_learning_rate`, `num_boxes`, `refused` (0 or 1), `bad_steps` and `bad_steps_in_row` (this step
         included).
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    params, frozen = (_specs(variables) for variables in (state.params, state.frozen))
+    params, frozen = (partition_specs(variables) for variables in (state.params, state.frozen))
     losses_and_gradients = _over_devices(definition, config, mesh, params, frozen)
     platform = mesh.devices.flat[0].platform
-    join = platform == "cpu" and all(_split_dimension(spec) is None for spec in params.values())
+    join = platform == "cpu" and all(split_dimension(spec) is None for spec in params.values())
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
         losses, gradients = losses_and_gradients(state.params, state.frozen, batch)
@@ -159,13 +105,16 @@ def _over_devices(
     param_specs: Mapping[str, PartitionSpec],
     frozen_specs: Mapping[str, PartitionSpec],
 ) -> Callable[[Variables, Variables, Batch], tuple[Metrics, Variables]]:
-    """(params, frozen, global batch) to (losses, gradients): sums over all images, gradients laid out as `params`."""
+    """A function of (params, frozen, global batch) to (losses, gradients).
+
+    Both are sums over all images of the batch. Gradients are split over devices like `params`.
+    """
     accumulate = config.train.accumulate
 
     def on_device(params: Variables, frozen: Variables, batch: Batch) -> tuple[Metrics, Variables]:
         """From this device's share of the parameters and of the images."""
-        params, frozen = _gathered(params, param_specs), _gathered(frozen, frozen_specs)
-        num_boxes = lax.psum(_count_boxes(batch), BATCH_AXES)
+        params, frozen = gather_parameters(params, param_specs), gather_parameters(frozen, frozen_specs)
+        num_boxes = sum_over_devices(_count_boxes(batch))
 
         def loss(params: Variables, part: Batch) -> tuple[jax.Array, Metrics]:
             return _sums(definition, config, params, frozen, part, num_boxes)
@@ -180,11 +129,11 @@ def _over_devices(
             parts = jax.tree.map(lambda array: array.reshape(accumulate, -1, *array.shape[1:]), batch)
             gradients, by_part = lax.scan(add_part, jax.tree.map(jnp.zeros_like, params), parts)
             sums = jax.tree.map(lambda array: array.sum(axis=0), by_part)
-        sums = lax.psum(sums, BATCH_AXES)
-        right, matched = sums.pop("right"), sums.pop("matched")
-        losses = {**sums, "class_error": 100 - 100 * right / jnp.maximum(matched, 1), "num_boxes": num_boxes}
-        # A sum over one device would copy all of them.
-        return losses, gradients if mesh.size == 1 else _reduced(gradients, param_specs)
+        sums = sum_over_devices(sums)
+        error = class_error(sums.pop("right"), sums.pop("matched"))
+        losses = {**sums, "class_error": error, "num_boxes": num_boxes}
+        # A sum over one device would copy every gradient.
+        return losses, gradients if mesh.size == 1 else reduce_gradients(gradients, param_specs)
 
     return jax.shard_map(
         on_device,
@@ -203,10 +152,10 @@ def _sums(
     batch: Batch,
     num_boxes: jax.Array,
 ) -> tuple[jax.Array, Metrics]:
-    """What some images contribute to the loss of a batch with so many boxes; and to its metrics, all of which add up.
+    """What these images add to the loss and to the metrics of a batch that has `num_boxes` boxes in all.
 
-    Those are the loss itself, the unweighted losses of the last decoder layer, and how many queries of that layer are
-    matched and how many of these have the right class.
+    The metrics are sums over images: the loss, the unweighted losses of the last decoder layer, the number of matched
+    queries of that layer, and the number of them whose class is right.
     """
     predictions = definition.merge(params, frozen)(batch.images, batch.image_sizes)
     targets = Targets(
@@ -225,40 +174,8 @@ def _sums(
         image_weights=jnp.asarray(batch.valid, predictions.logits.dtype),
     )
     loss = total_loss(losses, config.loss)
-    matched = jnp.sum(matches[-1] >= 0)
-    right = jnp.round((1 - losses["class_error"] / 100) * matched)
     last = {f"loss/{name}": losses[name][-1] for name in ("class", "box", "giou")}
-    return loss, {"loss": loss, **last, "right": right, "matched": matched}
-
-
-def _gathered(variables: Variables, specs: Mapping[str, PartitionSpec]) -> Variables:
-    """Whole arrays from this device's shares of those that are split over `fsdp`."""
-    whole = {}
-    for path, value in variables.items():
-        split = _split_dimension(specs[path])
-        whole[path] = value if split is None else lax.all_gather(value, FSDP_AXIS, axis=split, tiled=True)
-    return whole
-
-
-def _reduced(gradients: Variables, specs: Mapping[str, PartitionSpec]) -> Variables:
-    """Sums over all devices; of arrays that are split over `fsdp`, this device's share alone."""
-    shared, split = {}, {}
-    for path, gradient in gradients.items():
-        dimension = _split_dimension(specs[path])
-        if dimension is None:
-            shared[path] = gradient
-        else:
-            split[path] = lax.psum_scatter(gradient, FSDP_AXIS, scatter_dimension=dimension, tiled=True)
-    others = tuple(axis for axis in BATCH_AXES if axis != FSDP_AXIS)
-    return {**lax.psum(shared, BATCH_AXES), **lax.psum(split, others)}
-
-
-def _specs(variables: Mapping[str, Any]) -> dict[str, PartitionSpec]:
-    return {path: value.sharding.spec for path, value in variables.items()}
-
-
-def _split_dimension(spec: PartitionSpec) -> int | None:
-    return next((dimension for dimension, axis in enumerate(spec) if axis == FSDP_AXIS), None)
+    return loss, {"loss": loss, **last, "right": losses["right"], "matched": losses["matched"]}
 
 
 def _count_boxes(batch: Batch) -> jax.Array:
@@ -267,7 +184,3 @@ def _count_boxes(batch: Batch) -> jax.Array:
 
 def _choose(condition: jax.Array, if_true: Any, if_false: Any) -> Any:
     return jax.tree.map(lambda yes, no: jnp.where(condition, yes, no), if_true, if_false)
-
-
-def _zeros(shapes: Mapping[str, jax.ShapeDtypeStruct]) -> Variables:
-    return {path: jnp.zeros(shape.shape, shape.dtype) for path, shape in shapes.items()}

@@ -10,14 +10,14 @@ import numpy as np
 
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.detection.losses import detection_losses
+from anchordetr_jax.detection.losses import class_error, detection_losses
 from anchordetr_jax.detection.matching import Targets, match, matching_costs
 from anchordetr_jax.detection.postprocess import top_detections
-from anchordetr_jax.devices import make_mesh, state_shardings
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.model.definition import Variables
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
-from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
+from anchordetr_jax.training.state import new_state, split_variables, state_shardings, trainable_paths
 from anchordetr_jax.training.step import make_train_step
 from anchordetr_jax.verification.cases import Case, Outputs, TopDetections
 from anchordetr_jax.verification.stages import run_stages
@@ -193,7 +193,7 @@ def _batch(case: Case, config: Config) -> Batch:
 
 def _official_losses(losses: Mapping[str, np.ndarray]) -> dict[str, float]:
     """Our losses by official name. The names of the last layer have no number."""
-    named = {"class_error": float(losses["class_error"])}
+    named = {"class_error": float(class_error(losses["right"], losses["matched"]))}
     for theirs, ours in {"loss_ce": "class", "loss_bbox": "box", "loss_giou": "giou"}.items():
         *earlier, last = losses[ours].tolist()
         named |= {theirs: last} | {f"{theirs}_{layer}": value for layer, value in enumerate(earlier)}

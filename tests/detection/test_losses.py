@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from anchordetr_jax.config import LossConfig
-from anchordetr_jax.detection.losses import detection_losses, focal_loss, total_loss
+from anchordetr_jax.detection.losses import class_error, detection_losses, focal_loss, total_loss
 from anchordetr_jax.detection.matching import Targets
 from tests.tolerances import EXACT64, GRADIENT64_RELATIVE
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.usefixtures("x64")
 # The fixture is set once for all examples of a test, which is what is wanted.
 law = settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 
-NAMES = ("class", "box", "giou", "class_error")
+NAMES = ("class", "box", "giou", "matched", "right")
 LAYERS, IMAGES, ROWS, QUERIES, CLASSES = 2, 3, 4, 7, 5
 
 
@@ -72,7 +72,8 @@ def test_losses_equal_the_official_ones(official):
 
 def test_class_error_equals_the_official_one(official):
     losses, _ = official_losses_and_gradients(official)
-    np.testing.assert_allclose(losses["class_error"], official["loss/class_error"], rtol=1e-6)  # float32 there
+    found = class_error(losses["right"], losses["matched"])
+    np.testing.assert_allclose(found, official["loss/class_error"], rtol=1e-6)  # float32 there
 
 
 @pytest.mark.parametrize("which", [0, 1], ids=["logits", "boxes"])
@@ -141,7 +142,7 @@ def test_parts_of_a_batch_add_up_to_the_whole():
         only_losses(logits[:, part], boxes[:, part], Targets(*(field[part] for field in targets)), matches[:, part], 6)
         for part in (slice(0, 1), slice(1, 3))
     )
-    for name in ("class", "box", "giou"):
+    for name in NAMES:
         np.testing.assert_allclose(first[name] + second[name], whole[name], rtol=EXACT64)
 
 
@@ -163,12 +164,13 @@ def test_a_batch_without_boxes_has_only_a_class_loss(rows):
     assert (np.asarray(losses["class"]) > 0).all()
     assert (np.asarray(losses["box"]) == 0).all()
     assert (np.asarray(losses["giou"]) == 0).all()
-    assert losses["class_error"] == 100
+    assert losses["matched"] == losses["right"] == 0
+    assert class_error(losses["right"], losses["matched"]) == 100
     assert np.isfinite(gradients[0]).all()
     assert (np.asarray(gradients[1]) == 0).all()
 
 
-def test_class_error_counts_matched_queries_of_the_last_layer_only():
+def test_matched_and_right_queries_of_the_last_layer_are_counted():
     logits, boxes, targets, matches = random_case(0)
     logits[:] = 0
     for image, row in ((0, 0), (0, 2), (2, 1)):  # three of the six
@@ -178,7 +180,8 @@ def test_class_error_counts_matched_queries_of_the_last_layer_only():
     logits[-1, ..., 1] = np.maximum(logits[-1, ..., 1], logits[-1, ..., 0])
     logits[-1, ..., 0] = np.where(logits[-1].max(-1) == 5, 0, 1)
     losses = only_losses(logits, boxes, targets, matches, 6)
-    np.testing.assert_allclose(losses["class_error"], 50, rtol=EXACT64)
+    assert (losses["matched"], losses["right"]) == (6, 3)
+    assert class_error(losses["right"], losses["matched"]) == 50
 
 
 def test_perfect_boxes_cost_nothing():
@@ -193,14 +196,14 @@ def test_perfect_boxes_cost_nothing():
 def test_the_total_weighs_each_loss_and_sums_over_layers():
     losses = {"class": jnp.array([1.0, 2.0]), "box": jnp.array([10.0, 20.0]), "giou": jnp.array([100.0, 200.0])}
     config = LossConfig(class_weight=2.0, box_weight=3.0, giou_weight=4.0)
-    assert total_loss({**losses, "class_error": jnp.array(7.0)}, config) == 2 * 3 + 3 * 30 + 4 * 300
+    assert total_loss({**losses, "matched": jnp.array(7)}, config) == 2 * 3 + 3 * 30 + 4 * 300
 
 
 def test_losses_of_bfloat16_predictions_are_float32():
     logits, boxes, targets, matches = random_case(0)
     logits, boxes = jnp.asarray(logits, jnp.bfloat16), jnp.asarray(boxes, jnp.bfloat16)
     losses = jax.eval_shape(only_losses, logits, boxes, targets, matches, 6)
-    assert all(losses[name].dtype == jnp.float32 for name in NAMES)
+    assert all(losses[name].dtype == jnp.float32 for name in ("class", "box", "giou"))
 
 
 @given(st.floats(-8, 8), st.booleans(), st.floats(0, 1), st.sampled_from([0.0, 0.5, 1.0, 2.0, 3.0]))

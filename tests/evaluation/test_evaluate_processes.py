@@ -21,9 +21,9 @@ REPOSITORY = Path(__file__).parents[2]
 WORKER = """
 import json, sys
 from anchordetr_jax.config import MeshConfig
-from anchordetr_jax.devices import make_mesh, start_distributed
+from anchordetr_jax.devices import make_mesh, initialize_distributed
 root, port, index, folder = sys.argv[1:]
-start_distributed(f"127.0.0.1:{port}", 2, int(index))
+initialize_distributed(f"127.0.0.1:{port}", 2, int(index))
 from anchordetr_jax.evaluation.journal import Journal
 from anchordetr_jax.evaluation.journal import Journal
 from tests.evaluation.test_evaluate import Moments, run, settings

@@ -11,7 +11,7 @@ import jax
 
 from anchordetr_jax import cli
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.devices import start_distributed
+from anchordetr_jax.devices import initialize_distributed
 from anchordetr_jax.training import loop
 from tests.training.tiny import CONFIG, NoiseData, StandIn
 
@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--hangs_before", type=int)
     options = parser.parse_args()
     if options.port is not None:
-        start_distributed(f"127.0.0.1:{options.port}", 2, options.process, timeout_seconds=TIMEOUT_SECONDS)
+        initialize_distributed(f"127.0.0.1:{options.port}", 2, options.process, timeout_seconds=TIMEOUT_SECONDS)
     loop.AnchorDETR = StandIn  # type: ignore[assignment, misc]
     train = dataclasses.replace(
         CONFIG.train, epochs=10**4, checkpoint_every=10**4, evaluate_every=0, timeout_seconds=TIMEOUT_SECONDS

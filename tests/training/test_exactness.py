@@ -13,8 +13,9 @@ import pytest
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.devices import ShardingRule, to_host
+from anchordetr_jax.devices import to_host
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.training.sharding import ShardingRule
 from tests.tolerances import GRADIENT64_RELATIVE, STEPS64_RELATIVE
 from tests.training.tiny import CONFIG, StandIn, Trainer, batch, changed, run, trainer
 
@@ -82,9 +83,9 @@ WORKER = """
 import sys
 import jax
 import numpy as np
-from anchordetr_jax.devices import start_distributed
+from anchordetr_jax.devices import initialize_distributed
 port, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
-start_distributed(f"127.0.0.1:{port}", 2, index)
+initialize_distributed(f"127.0.0.1:{port}", 2, index)
 from tests.training import test_exactness
 for name, (metrics, weights) in test_exactness.as_one_of_two_processes(index).items():
     np.savez(f"{folder}/{name}-{index}.npz", **weights)

@@ -12,12 +12,13 @@ from flax import nnx
 from anchordetr_jax.config import Config, MatcherConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.devices import ShardingRule, global_batch, make_mesh
+from anchordetr_jax.devices import global_batch, make_mesh
 from anchordetr_jax.model.anchor_detr import Predictions
 from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
-from anchordetr_jax.training.state import TrainState
-from anchordetr_jax.training.step import TrainStep, abstract_state, initial_state, make_train_step
+from anchordetr_jax.training.sharding import ShardingRule
+from anchordetr_jax.training.state import TrainState, abstract_state, initial_state
+from anchordetr_jax.training.step import TrainStep, make_train_step
 
 SPLIT_ALL = (ShardingRule(r".*", 8),)
 """Splits every array of the stand-in over `fsdp` that can be."""
