@@ -391,9 +391,9 @@ class Config:
     """Initial weights: a published model's name, a workdir, a checkpoint, or a weight file of the official code or of
     torchvision's ResNet (`.pth`, `.safetensors`). For other classes the class head is initialised at random. Ignored
     once the workdir has checkpoints."""
-    architecture: Literal["config", "start"] = "config"
-    """Architecture that is trained. `config`: the one that the settings in `model` describe. `start`: the one of
-    `init_from`, except for settings in `model` that the experiment file or the command line changes."""
+    architecture: Literal["config", "init_from"] = "config"
+    """Architecture that is trained. `config`: the one that the settings in `model` describe. `init_from`: that of the
+    initial weights, except for settings in `model` that the experiment file or the command line changes."""
 
 
 def default_config() -> ml_collections.ConfigDict:
@@ -429,12 +429,20 @@ def choices(group: type, setting: str) -> tuple[str, ...]:
 
 
 def _renamed(settings: Any) -> Any:
-    """Settings under the names that they have today: `train.init_from` became `init_from`."""
-    train = settings.get("train") if isinstance(settings, Mapping) else None
-    if not isinstance(train, Mapping) or "init_from" not in train:
+    """Settings of older versions under the names of today.
+
+    `train.init_from` became `init_from`, and `architecture="start"` became `architecture="init_from"`.
+    """
+    if not isinstance(settings, Mapping):
         return settings
-    rest = {name: value for name, value in train.items() if name != "init_from"}
-    return {**settings, "train": rest, "init_from": train["init_from"] or settings.get("init_from", "")}
+    settings = dict(settings)
+    train = settings.get("train")
+    if isinstance(train, Mapping) and "init_from" in train:
+        settings["train"] = {name: value for name, value in train.items() if name != "init_from"}
+        settings["init_from"] = train["init_from"] or settings.get("init_from", "")
+    if settings.get("architecture") == "start":
+        settings["architecture"] = "init_from"
+    return settings
 
 
 def _build(cls: type, settings: Any, prefix: str) -> Any:

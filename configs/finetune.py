@@ -21,7 +21,7 @@ from anchordetr_jax.config import default_config
 
 def get_config() -> ml_collections.ConfigDict:
     config = default_config()
-    config.architecture = "start"
+    config.architecture = "init_from"
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 100
     config.train.epochs = 30

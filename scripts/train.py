@@ -28,8 +28,8 @@ from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.training.initial_checkpoint import prepare_initial_weights
 from anchordetr_jax.training.loop import Evaluate, Outcome, train
-from anchordetr_jax.training.starting import prepare_start
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
 
@@ -54,8 +54,8 @@ def main() -> None:
 
 
 def run(config: Config, workdir: epath.Path, watchdog: Watchdog) -> Outcome:
-    """Prepares what the run starts from and its data, and trains."""
-    config, remarks = prepare_start(config, read_config.given(), workdir)
+    """Prepares the initial weights and the data, and trains."""
+    config, remarks = prepare_initial_weights(config, read_config.given(), workdir)
     if jax.process_index() == 0:
         print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
     dataset = open_source(config.data, "train")

@@ -53,7 +53,9 @@ class CheckpointMeta:
     """The classes; None where nobody knew them (converted weights)."""
     step: int
     path: str
-    """Folder of this very checkpoint."""
+    """Folder of this checkpoint."""
+    run: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    """What a training run keeps in it to continue. Empty in converted weights and in checkpoints of older versions."""
 
 
 def saved_steps(root: epath.PathLike) -> list[int]:
@@ -192,7 +194,8 @@ def read_meta(directory: epath.PathLike) -> CheckpointMeta:
             "update anchordetr_jax."
         )
     categories = None if meta["categories"] is None else Categories.from_dict(meta["categories"])
-    return CheckpointMeta(config_from_dict(meta["config"]), categories, int(meta["step"]), str(directory))
+    config = config_from_dict(meta["config"])
+    return CheckpointMeta(config, categories, int(meta["step"]), str(directory), meta.get("run", {}))
 
 
 def saved_shapes(directory: epath.PathLike, item: str = "model") -> dict[str, tuple[int, ...]]:

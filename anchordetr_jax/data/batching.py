@@ -15,6 +15,7 @@ import numpy as np
 
 from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.data.buckets import Buckets, holds, smallest_bucket
+from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.transforms import NUM_UNIFORMS, Draws, draw_augmentations, evaluation_draws
 
 # Numbers of the independent random streams of one seed.
@@ -86,32 +87,23 @@ class EpochPlan:
         return PlannedBatch(self.rows[index], draws, self.buckets[int(self.bucket[index])])
 
 
-def steps_before(epoch: int, num_images: int, batch_size: int) -> int:
-    """The number of steps before an epoch begins. It is also the number of steps of `epoch` whole epochs."""
-    return epoch * num_images // batch_size
-
-
-def epoch_of_step(step: int, num_images: int, batch_size: int) -> int:
-    """The epoch (from 0) whose plan has a step."""
-    return -(-(step + 1) * batch_size // num_images) - 1
-
-
 def plan_epoch(
-    sizes: np.ndarray, *, seed: int, epoch: int, batch_size: int, augment: AugmentConfig, buckets: Buckets
+    sizes: np.ndarray, *, seed: int, epoch: int, epochs: Epochs, augment: AugmentConfig, buckets: Buckets
 ) -> EpochPlan:
-    """The batches of steps `steps_before(epoch)` to `steps_before(epoch + 1) - 1`. A very small data set may have none.
+    """The batches of an epoch: of steps `epochs.steps_before(epoch)` to `epochs.steps_before(epoch + 1) - 1`.
 
-    `sizes` int [n, 2] are the (h, w) of the images in the data set. The augmentation of an image depends only on the
-    seed, the permutation and the row.
+    A very small data set may have none. `sizes` int [n, 2] are the (h, w) of the images in the data set. The
+    augmentation of an image depends only on the seed, the permutation and the row.
 
     Each image goes into the smallest bucket that holds its drawn size. A bucket's images make whole batches. The images
     that remain move to the next larger bucket that holds them. The images that remain in the largest buckets (an
     upright one and a lying one, for example) make the last batches, about one per epoch. Such a batch has the bucket of
     most of its images, and the drawn sizes of the others are reduced to fit. So no further shape is needed.
     """
-    n = len(sizes)
-    first, stop = (steps_before(e, n, batch_size) for e in (epoch, epoch + 1))
-    positions = np.arange(first * batch_size, stop * batch_size)
+    n, batch_size = len(sizes), epochs.batch_size
+    first, stop = epochs.steps_before(epoch), epochs.steps_before(epoch + 1)
+    # Where the batch size has changed, the plan of epoch 0 may begin before position 0, with steps that are over.
+    positions = np.arange(epochs.position(first), epochs.position(stop)).clip(min=0)
     rows = np.zeros(len(positions), np.int32)
     uniforms = np.zeros((len(positions), NUM_UNIFORMS))
     permutations, places = positions // n, positions % n

@@ -3,6 +3,7 @@
 Nothing here has a state to save: the number of a step alone says which batch it gets.
 """
 
+import copy
 import dataclasses
 import functools
 import sys
@@ -20,13 +21,12 @@ from anchordetr_jax.data.batching import (
     EpochPlan,
     PlannedBatch,
     describe_shapes,
-    epoch_of_step,
     plan_epoch,
     plan_evaluation,
-    steps_before,
 )
 from anchordetr_jax.data.buckets import evaluation_buckets, training_buckets
 from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import apply_draw, relative_boxes
 from anchordetr_jax.errors import UserError
@@ -87,24 +87,35 @@ class TrainingBatches:
     Raises `UserError` when the batch size is not a multiple of P, or an image has more boxes than `data.max_boxes`.
     """
 
-    def __init__(self, source: DetectionSource, config: Config, *, process_index: int = 0, process_count: int = 1):
+    def __init__(
+        self,
+        source: DetectionSource,
+        config: Config,
+        *,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
         self.source, self.config = source, config
         self.share = _share("train.batch_size", config.train.batch_size, process_index, process_count)
         self.max_boxes = padded_boxes(source, config.data)
         self.buckets = training_buckets(source.sizes, config.data, config.augment)
+        self.epochs = Epochs(len(source), config.train.batch_size)
         self._plans: dict[int, EpochPlan] = {}
+
+    def with_epochs(self, epochs: Epochs) -> "TrainingBatches":
+        """The same images, with other steps for the epochs."""
+        other = copy.copy(self)
+        other.epochs, other._plans = epochs, {}
+        return other
 
     @property
     def categories(self) -> Categories:
         return self.source.categories
 
-    def steps_before(self, epoch: int) -> int:
-        """The number of steps before an epoch (from 0) begins."""
-        return steps_before(epoch, len(self.source), self.config.train.batch_size)
-
-    def epoch_of_step(self, step: int) -> int:
-        """The epoch of a step. Both count from 0."""
-        return epoch_of_step(step, len(self.source), self.config.train.batch_size)
+    @property
+    def box_counts(self) -> np.ndarray:
+        """int64 [n]: the number of boxes of each image."""
+        return self.source.box_counts
 
     def plan(self, epoch: int) -> EpochPlan:
         """All global batches of an epoch."""
@@ -114,7 +125,7 @@ class TrainingBatches:
                 self.source.sizes,
                 seed=self.config.train.seed,
                 epoch=epoch,
-                batch_size=self.config.train.batch_size,
+                epochs=self.epochs,
                 augment=self.config.augment,
                 buckets=self.buckets,
             )
@@ -124,12 +135,12 @@ class TrainingBatches:
 
     def load(self, step: int) -> tuple[int, Batch]:
         """The step, and this process's share of its batch."""
-        planned = self.plan(self.epoch_of_step(step)).batch(step)
+        planned = self.plan(self.epochs.epoch_of_step(step)).batch(step)
         return step, load_batch(self.source, planned, self.max_boxes, self.share)
 
     def batches(self, first_step: int = 0, stop_step: int | None = None) -> ReadAhead[tuple[int, Batch]]:
         """(step, this process's share of its batch) from `first_step` on, to `stop_step - 1` or the end of training."""
-        stop = self.steps_before(self.config.train.epochs) if stop_step is None else stop_step
+        stop = self.epochs.steps_before(self.config.train.epochs) if stop_step is None else stop_step
         return ReadAhead(self.load, first_step, stop, self.config.data)
 
     def describe_image(self, row: int) -> str:
@@ -138,7 +149,7 @@ class TrainingBatches:
 
     def describe(self) -> str:
         """One line for the log: the number of images and boxes, the shapes, and the share of padding."""
-        counts, waste = self.source.box_counts, self.plan(self.epoch_of_step(0)).padding_waste
+        counts, waste = self.source.box_counts, self.plan(self.epochs.epoch_of_step(0)).padding_waste
         return (
             f"{len(counts)} images with {counts.sum()} boxes, at most {counts.max()} in one; "
             f"batches of {describe_shapes(self.buckets)}, {waste:.1%} padding"

@@ -89,7 +89,7 @@ def class_error(right: ArrayLike, matched: ArrayLike) -> jax.Array:
 
     100 if nothing is matched. A float scalar. The counts are those of `detection_losses`, summed over parts of a batch.
     """
-    return 100 - 100 * jnp.asarray(right) / jnp.maximum(matched, 1)
+    return 100 - 100 * jnp.asarray(right, float) / jnp.maximum(matched, 1)
 
 
 def total_loss(losses: dict[str, jax.Array], config: LossConfig) -> jax.Array:

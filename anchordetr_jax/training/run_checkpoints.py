@@ -33,6 +33,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
 from anchordetr_jax.config import ARITHMETIC, Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.training.run_record import RunRecord
 from anchordetr_jax.training.state import TrainState, evaluated_variables, with_average
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
@@ -60,17 +61,17 @@ class CheckpointWriter:
             for path in _half_written(self._root):
                 path.rmtree()
 
-    def save(self, step: int, state: TrainState) -> None:
-        """Starts saving and returns once the arrays have left the devices. Waits for the save before it to end.
+    def save(self, step: int, state: TrainState, record: RunRecord) -> None:
+        """Waits for the end of the last save, begins this one, and returns when the arrays have left the devices.
 
         Raises:
-            UserError: this save could not begin or the one before could not be finished (a full disk, say).
+            UserError: this save could not begin, or the last one could not be finished (the disk is full, for example).
         """
         self.finish()
         items = {
             "model": evaluated_variables(state),
             "training": {**_flatten_training(state), **_weights_beside_average(state)},
-            "meta": {**self._meta, "step": step},
+            "meta": {**self._meta, "step": step, "run": record.to_dict()},
         }
         try:
             # Orbax's Checkpointer tells of a failure in this process only once all others have ended their part, too.

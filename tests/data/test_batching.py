@@ -12,12 +12,11 @@ from anchordetr_jax.config import AugmentConfig, DataConfig
 from anchordetr_jax.data.batching import (
     EpochPlan,
     describe_plan,
-    epoch_of_step,
     plan_epoch,
     plan_evaluation,
-    steps_before,
 )
 from anchordetr_jax.data.buckets import Buckets, evaluation_buckets, training_buckets
+from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.transforms import resized_sizes
 
 SMALL = AugmentConfig(
@@ -41,7 +40,7 @@ BUCKETS = buckets_for(4)
 
 def planned(count: int, epoch: int, batch_size: int, seed: int = 7, buckets: Buckets = BUCKETS) -> EpochPlan:
     return plan_epoch(
-        sizes_of(60)[:count], seed=seed, epoch=epoch, batch_size=batch_size, augment=SMALL, buckets=buckets
+        sizes_of(60)[:count], seed=seed, epoch=epoch, epochs=Epochs(count, batch_size), augment=SMALL, buckets=buckets
     )
 
 
@@ -51,7 +50,7 @@ def test_no_image_is_dropped_or_doubled(count: int, batch_size: int, epochs: int
     plans = [planned(count, epoch, batch_size) for epoch in range(epochs)]
     seen = np.bincount(np.concatenate([plan.rows.ravel() for plan in plans]), minlength=count)
     steps = sum(plan.num_steps for plan in plans)
-    assert steps == steps_before(epochs, count, batch_size) == epochs * count // batch_size
+    assert steps == Epochs(count, batch_size).steps_before(epochs) == epochs * count // batch_size
     assert set(seen) <= {steps * batch_size // count, -(-steps * batch_size // count)}
 
 
@@ -59,12 +58,6 @@ def test_no_image_is_dropped_or_doubled(count: int, batch_size: int, epochs: int
 def test_an_epoch_of_whole_batches_has_every_image_once(count: int, batch_size: int, epoch: int) -> None:
     plan = planned(count * batch_size if count * batch_size <= 60 else batch_size, epoch, batch_size)
     assert sorted(plan.rows.ravel().tolist()) == list(range(plan.rows.size))
-
-
-@given(count=COUNTS, batch_size=BATCH_SIZES, step=st.integers(0, 500))
-def test_a_step_lies_in_the_epoch_that_plans_it(count: int, batch_size: int, step: int) -> None:
-    epoch = epoch_of_step(step, count, batch_size)
-    assert steps_before(epoch, count, batch_size) <= step < steps_before(epoch + 1, count, batch_size)
 
 
 @given(count=COUNTS, batch_size=BATCH_SIZES, epoch=st.integers(0, 8))
@@ -122,7 +115,7 @@ def test_only_one_batch_or_so_reduces_what_was_drawn() -> None:
     augment = AugmentConfig(train_sizes=(24,), max_size=48, crop_probability=0.0)
     buckets = ((48, 24), (24, 48))
     for epoch in range(5):
-        plan = plan_epoch(sizes, seed=0, epoch=epoch, batch_size=16, augment=augment, buckets=buckets)
+        plan = plan_epoch(sizes, seed=0, epoch=epoch, epochs=Epochs(64, 16), augment=augment, buckets=buckets)
         assert plan.num_steps == 4
         reduced = np.flatnonzero((plan.draws.size.max(axis=1) < 48).reshape(4, 16).any(axis=1))
         assert len(reduced) == 1
@@ -135,7 +128,7 @@ def test_only_one_batch_or_so_reduces_what_was_drawn() -> None:
 def test_a_size_that_no_bucket_holds_is_reduced_to_the_largest() -> None:
     augment = AugmentConfig(train_sizes=(24,), max_size=100, crop_probability=0.0)
     plan = plan_epoch(
-        np.array([[24, 48]]), seed=0, epoch=0, batch_size=1, augment=augment, buckets=((24, 24), (24, 32))
+        np.array([[24, 48]]), seed=0, epoch=0, epochs=Epochs(1, 1), augment=augment, buckets=((24, 24), (24, 32))
     )
     assert plan.draws.size.tolist() == [[16, 32]]
 
@@ -143,7 +136,7 @@ def test_a_size_that_no_bucket_holds_is_reduced_to_the_largest() -> None:
 def test_leftovers_move_to_the_next_larger_bucket_at_their_own_size() -> None:
     sizes = np.concatenate([np.tile([[24, 24]], (5, 1)), np.tile([[24, 36]], (3, 1))])
     augment = AugmentConfig(train_sizes=(24,), max_size=100, crop_probability=0.0)
-    plan = plan_epoch(sizes, seed=0, epoch=0, batch_size=4, augment=augment, buckets=((24, 24), (24, 36)))
+    plan = plan_epoch(sizes, seed=0, epoch=0, epochs=Epochs(8, 4), augment=augment, buckets=((24, 24), (24, 36)))
     assert sorted(plan.bucket.tolist()) == [0, 1]
     assert (plan.draws.size == sizes[plan.rows.ravel()]).all()
 
@@ -180,7 +173,7 @@ def test_an_epoch_of_cocos_size_is_planned_in_seconds() -> None:
     sizes = np.random.default_rng(0).integers(300, 641, (118_287, 2))
     started = time.perf_counter()
     buckets = training_buckets(sizes, DataConfig(), AugmentConfig())
-    plan = plan_epoch(sizes, seed=0, epoch=1, batch_size=8, augment=AugmentConfig(), buckets=buckets)
+    plan = plan_epoch(sizes, seed=0, epoch=1, epochs=Epochs(len(sizes), 8), augment=AugmentConfig(), buckets=buckets)
     assert time.perf_counter() - started < 30  # some 1.5 s; anything quadratic takes minutes
     assert plan.num_steps == 118_287 * 2 // 8 - 118_287 // 8
     assert plan.padding_waste < 0.2
@@ -189,7 +182,7 @@ def test_an_epoch_of_cocos_size_is_planned_in_seconds() -> None:
 def test_waste_counts_all_padding_of_an_epoch() -> None:
     augment = AugmentConfig(train_sizes=(20,), max_size=100, crop_probability=0.0)
     plan = plan_epoch(
-        np.array([[20, 20], [20, 30]]), seed=0, epoch=0, batch_size=2, augment=augment, buckets=((20, 40),)
+        np.array([[20, 20], [20, 30]]), seed=0, epoch=0, epochs=Epochs(2, 2), augment=augment, buckets=((20, 40),)
     )
     assert plan.padding_waste == 1 - 1000 / 1600
 

@@ -73,14 +73,14 @@ def equal(one: Batch, other: Batch) -> bool:
 
 def test_training_ends_with_the_last_epoch(root: Path) -> None:
     batches = training(root)
-    assert batches.steps_before(3) == 3 * 22 // 4
+    assert batches.epochs.steps_before(3) == 3 * 22 // 4
     assert [step for step, _ in batches.batches()] == list(range(16))
 
 
 def test_every_step_has_the_planned_images(root: Path) -> None:
     batches = training(root)
     for step, batch in batches.batches(0, 8):
-        planned = batches.plan(batches.epoch_of_step(step)).batch(step)
+        planned = batches.plan(batches.epochs.epoch_of_step(step)).batch(step)
         assert (batch.rows == planned.rows).all()
         assert batch.images.shape == (4, *planned.bucket, 3)
         assert (batch.image_sizes == planned.draws.size).all()
@@ -278,10 +278,20 @@ def test_worker_processes_read_the_same_batches_as_threads(root: Path) -> None:
         assert type(other.images) is np.ndarray
 
 
+def test_after_a_change_of_the_batch_size_the_rest_of_the_training_is_planned(root: Path) -> None:
+    """22 images make five batches of 4 per epoch, so two of three epochs remain after step 5."""
+    batches = training(root)
+    larger = dataclasses.replace(batches.config, train=TrainConfig(batch_size=6, epochs=3, seed=1))
+    epochs = batches.epochs.continued(5, 22, 6)
+    rest = list(TrainingBatches(batches.source, larger).with_epochs(epochs).batches(5))
+    assert [step for step, _ in rest] == list(range(5, 5 + 2 * 22 // 6))
+    assert all(len(batch.rows) == 6 for _, batch in rest)
+
+
 def test_a_later_epoch_is_planned_without_the_ones_before(root: Path) -> None:
     batches = training(root)
     longer = TrainingBatches(
         batches.source, dataclasses.replace(batches.config, train=TrainConfig(batch_size=4, epochs=10**6, seed=1))
     )
-    last = longer.steps_before(10**6) - 1
+    last = longer.epochs.steps_before(10**6) - 1
     assert [step for step, _ in longer.batches(last)] == [last]

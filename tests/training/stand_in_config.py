@@ -2,11 +2,11 @@
 
 import ml_collections
 
-from anchordetr_jax.training import loop
+from anchordetr_jax.training import run
 from tests.training import script_config
 from tests.training.tiny import StandIn
 
 
 def get_config() -> ml_collections.ConfigDict:
-    loop.AnchorDETR = StandIn  # type: ignore[assignment, misc]
+    run.AnchorDETR = StandIn  # type: ignore[assignment, misc]
     return script_config.get_config()

@@ -10,7 +10,7 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.devices import to_host
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
 from anchordetr_jax.training.state import TrainState, evaluated_variables
-from tests.training.tiny import CATEGORIES, CONFIG, Trainer, batch, changed, equal, run, trainer
+from tests.training.tiny import CATEGORIES, CONFIG, RECORD, Trainer, batch, changed, equal, run, trainer
 
 AVERAGED = changed(CONFIG, train={"ema_decay": 0.9})
 
@@ -23,7 +23,7 @@ def train(config: Config, steps: int = 2, *, devices: int = 4, fsdp: int = 2) ->
 
 def save(workdir: Path, made: Trainer) -> None:
     with CheckpointWriter(workdir, made.config, CATEGORIES) as checkpoints:
-        checkpoints.save(2, made.state)
+        checkpoints.save(2, made.state, RECORD)
 
 
 def restore(workdir: Path, made: Trainer) -> TrainState:

@@ -15,7 +15,7 @@ from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, load_variable
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.devices import make_mesh
-from anchordetr_jax.training import loop
+from anchordetr_jax.training import run as run_module
 from anchordetr_jax.training.best import Best, read_best
 from anchordetr_jax.training.loop import Outcome, train
 from anchordetr_jax.training.watching.metrics_file import MetricsFile
@@ -26,7 +26,7 @@ SCORES = {5: 0.1, 10: 0.3, 15: 0.2, 20: 0.3, 25: 0.25, 30: 0.9}
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "AnchorDETR", StandIn)
+    monkeypatch.setattr(run_module, "AnchorDETR", StandIn)
 
 
 class KilledAt(NoiseData):

@@ -13,7 +13,7 @@ from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, saved_steps
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 from anchordetr_jax.devices import make_mesh
-from anchordetr_jax.training import loop
+from anchordetr_jax.training import run as run_module
 from anchordetr_jax.training.loop import Outcome, train
 from tests.data.coco_folder import open_coco
 from tests.training.bucket import Bucket, pretended_bucket
@@ -42,7 +42,7 @@ def test_a_run_in_a_bucket_is_stopped_damaged_and_goes_on_as_on_a_disk(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(loop, "AnchorDETR", StandIn)
+    monkeypatch.setattr(run_module, "AnchorDETR", StandIn)
     monkeypatch.chdir(tmp_path)
     workdir = epath.Path("gs://runs/mine")
     assert run(workdir, settings(1)) == Outcome(step=5, stopped_by=None)

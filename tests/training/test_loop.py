@@ -13,17 +13,19 @@ import pytest
 from anchordetr_jax.checkpoints.checkpoint import saved_steps
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.training import loop
-from anchordetr_jax.training.loop import Outcome, changed_settings, resolve_classes, train
+from anchordetr_jax.training import run as run_module
+from anchordetr_jax.training.loop import Outcome, resolve_classes, train
+from anchordetr_jax.training.run import changed_settings
 from tests.training.saved_arrays import saved_arrays
 from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, equal
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "AnchorDETR", StandIn)
+    monkeypatch.setattr(run_module, "AnchorDETR", StandIn)
 
 
 class StoppedAt(NoiseData):
@@ -66,12 +68,17 @@ def lines(workdir: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
 
 
+def log(workdir: Path) -> list[dict[str, Any]]:
+    """The lines without the only number that depends on the clock."""
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines(workdir)]
+
+
 @pytest.fixture(scope="module")
 def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 10 steps that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "AnchorDETR", StandIn)
+        patch.setattr(run_module, "AnchorDETR", StandIn)
         assert run(workdir) == Outcome(step=10, stopped_by=None)
     return workdir
 
@@ -87,7 +94,7 @@ def test_a_run_leaves_its_checkpoints_metrics_and_settings(whole_run: Path) -> N
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
+def test_a_run_that_is_stopped_and_resumed_ends_like_one_that_is_not(
     number: signal.Signals, whole_run: Path, tmp_path: Path
 ) -> None:
     handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
@@ -96,7 +103,94 @@ def test_a_run_that_is_stopped_ends_as_if_it_had_not_been(
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
     assert run(tmp_path) == Outcome(step=10, stopped_by=None)
     assert equal(final_arrays(tmp_path, 10), final_arrays(whole_run, 10))
-    assert [line["step"] for line in lines(tmp_path)] == [2, 4, 6, 8, 10]
+    assert log(tmp_path) == log(whole_run)
+
+
+class Killed(Changed):
+    """Ends the run before the batch of a step."""
+
+    def __init__(self, before: int, steps: set[int], **changes: Any):
+        super().__init__(steps, **changes)
+        self.before = before
+
+    def batch(self, step: int) -> Batch:
+        if step == self.before:
+            raise RuntimeError("killed")
+        return super().batch(step)
+
+
+@pytest.mark.parametrize("before", [4, 8])
+def test_the_log_of_a_killed_run_that_is_resumed_equals_that_of_a_whole_run(before: int, tmp_path: Path) -> None:
+    """Also with refused steps and images that cannot be read on both sides of the kill."""
+    valid = np.ones(8, bool)
+    valid[[3, 5]] = False
+    images = np.full((8, 8, 12, 3), np.nan, np.float32)
+    poisoned = {"steps": {1, 4, 8}, "valid": valid, "images": images}
+    config = settings(log_every=4)
+    run(tmp_path / "whole", Changed(**poisoned), config=config)  # type: ignore[arg-type]
+    with pytest.raises(RuntimeError, match="killed"):
+        run(tmp_path / "killed", Killed(before, **poisoned), config=config)  # type: ignore[arg-type]
+    run(tmp_path / "killed", Changed(**poisoned), config=config)  # type: ignore[arg-type]
+    assert log(tmp_path / "killed") == log(tmp_path / "whole")
+    assert [line["bad_steps"] for line in lines(tmp_path / "killed")] == [1, 2, 3]
+    assert [line["unreadable_images"] for line in lines(tmp_path / "killed")] == [2, 2, 2]
+
+
+def test_a_checkpoint_of_an_older_version_is_resumed(whole_run: Path, tmp_path: Path) -> None:
+    run(tmp_path, StoppedAt(6, signal.SIGTERM))
+    path = tmp_path / "checkpoints/7/meta/data.json"
+    meta = json.loads(path.read_text())
+    del meta["run"]
+    path.write_text(json.dumps(meta))
+    (tmp_path / "checkpoints/7/checksums.json").unlink()
+    assert run(tmp_path) == Outcome(step=10, stopped_by=None)
+    assert equal(final_arrays(tmp_path, 10), final_arrays(whole_run, 10))
+
+
+def test_epochs_that_are_done_stay_done_when_the_batch_size_changes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Batches of 8 of 40 images for one epoch, then of 20 for two: 5 + 2 * 2 steps."""
+    drops = dataclasses.replace(CONFIG.optimizer, drop_epoch=2)
+    first = dataclasses.replace(settings(epochs=1), optimizer=drops)
+    run(tmp_path, config=first)
+    then = dataclasses.replace(settings(epochs=3, batch_size=20, log_every=1), optimizer=drops)
+    data = NoiseData().with_epochs(Epochs(images=40, batch_size=20))
+    assert run(tmp_path, data, config=then, evaluate=lambda model, step: {"AP": step / 100}).step == 9
+    assert "1 epochs are done. They stay done" in capsys.readouterr().out
+    trained = [line for line in lines(tmp_path) if "loss" in line and line["step"] > 5]
+    assert [line["epoch"] for line in trained] == [1.5, 2, 2.5, 3]
+    assert [line["learning_rate"] for line in trained] == pytest.approx([1e-2, 1e-2, 1e-3, 1e-3])
+    assert [line["step"] for line in lines(tmp_path) if "val/AP" in line] == [5, 7, 9]
+    assert run(tmp_path, data, config=then).step == 9
+    assert "This run is finished: 9 steps, 3 epochs" in capsys.readouterr().out
+
+
+def test_epochs_that_are_done_stay_done_when_the_data_set_grows(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, config=settings(epochs=1))
+    grown = NoiseData().with_epochs(Epochs(images=80, batch_size=8))
+    assert run(tmp_path, grown, config=settings(epochs=2)).step == 5 + 10
+    assert "the training images: 40 -> 80" in capsys.readouterr().out
+
+
+def test_images_with_more_objects_than_queries_are_counted_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crowded = NoiseData()
+    crowded.box_counts = np.array([8] * 38 + [9, 11])
+    run(tmp_path, crowded, config=settings(epochs=1))
+    output = capsys.readouterr().out
+    assert "2 training image(s) have more objects than the model has queries (8)" in output
+    assert "image39.jpg with 11 objects: set model.num_anchors to at least 11" in output
+
+
+def test_training_images_without_any_box_are_refused(tmp_path: Path) -> None:
+    empty = NoiseData()
+    empty.box_counts = np.zeros(40, int)
+    with pytest.raises(UserError, match="None of the 40 training images has a box"):
+        run(tmp_path, empty)
 
 
 def test_a_finished_run_says_so_and_changes_nothing(whole_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -176,7 +270,7 @@ def test_a_new_run_starts_from_the_weights_of_another(
     whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, StoppedAt(0, signal.SIGTERM), config=dataclasses.replace(CONFIG, init_from=str(whole_run)))
-    assert f"Started from {whole_run}/checkpoints/10" in capsys.readouterr().out
+    assert f"Initial weights from {whole_run}/checkpoints/10" in capsys.readouterr().out
 
 
 def test_a_run_of_its_own_goes_before_the_weights_of_another(
@@ -184,7 +278,7 @@ def test_a_run_of_its_own_goes_before_the_weights_of_another(
 ) -> None:
     run(tmp_path, config=settings(epochs=1))
     run(tmp_path, config=dataclasses.replace(settings(epochs=2), init_from=str(whole_run)))
-    assert "Started from" not in capsys.readouterr().out
+    assert "Initial weights" not in capsys.readouterr().out
 
 
 def test_the_number_of_classes_is_taken_from_the_data_set() -> None:
@@ -199,9 +293,5 @@ def test_too_few_class_outputs_are_refused() -> None:
 
 
 def test_a_data_set_that_fills_no_batch_is_refused(tmp_path: Path) -> None:
-    class Empty(NoiseData):
-        def steps_before(self, epoch: int) -> int:
-            return 0
-
     with pytest.raises(UserError, match=r"do not fill one batch.*train\.batch_size=8"):
-        run(tmp_path, Empty())
+        run(tmp_path, NoiseData().with_epochs(Epochs(images=3, batch_size=8)))

@@ -16,7 +16,7 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.devices import global_batch, to_host
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, latest_step, restore_newest
-from tests.training.tiny import CATEGORIES, CONFIG, Trainer, batch, equal, trainer
+from tests.training.tiny import CATEGORIES, CONFIG, RECORD, Trainer, batch, equal, trainer
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +31,7 @@ def trained() -> Trainer:
 def save(workdir: Path, made: Trainer, steps: list[int], config: Config = CONFIG) -> None:
     with CheckpointWriter(workdir, config, CATEGORIES) as checkpoints:
         for step in steps:
-            checkpoints.save(step, made.state)
+            checkpoints.save(step, made.state, RECORD)
 
 
 def damage(folder: Path) -> None:

@@ -12,7 +12,7 @@ from etils import epath
 from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, find_checkpoint, find_problem
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.training.starting import START_FOLDER, prepare_start
+from anchordetr_jax.training.initial_checkpoint import INITIAL_WEIGHTS_FOLDER, prepare_initial_weights
 from anchordetr_jax.weights.state_dict import state_dict_from_variables
 from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.training import script_config
@@ -152,9 +152,9 @@ def test_a_disk_too_full_for_the_start_that_a_weight_file_becomes_is_told_of_by_
         flags = (f"--config.init_from={weights}", "--config.model.dilation=False")
         running = started(processes, script, disk, *flags)
         wait_until(lambda: bool(half_written(disk, "")), running[0])
-        assert_told_of(disk / START_FOLDER, ended_soon(running))
+        assert_told_of(disk / INITIAL_WEIGHTS_FOLDER, ended_soon(running))
 
         resize(disk, 2 * weights.stat().st_size)
         given = Config(init_from=str(weights), model=ModelConfig(dilation=False))
-        config, _ = prepare_start(given, {"model.dilation"}, epath.Path(disk))
-        assert Path(find_checkpoint(config.init_from)) == disk / START_FOLDER
+        config, _ = prepare_initial_weights(given, {"model.dilation"}, epath.Path(disk))
+        assert Path(find_checkpoint(config.init_from)) == disk / INITIAL_WEIGHTS_FOLDER

@@ -1,8 +1,9 @@
 """A stand-in detector that compiles in a moment, and batches for it."""
 
+import copy
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,12 @@ from flax import nnx
 from anchordetr_jax.config import Config, MatcherConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.devices import global_batch, make_mesh
 from anchordetr_jax.model.anchor_detr import Predictions
 from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
+from anchordetr_jax.training.run_record import RunRecord
 from anchordetr_jax.training.sharding import ShardingRule
 from anchordetr_jax.training.state import TrainState, abstract_state, initial_state
 from anchordetr_jax.training.step import TrainStep, make_train_step
@@ -160,12 +163,16 @@ def random_state(abstract: TrainState) -> TrainState:
 
 
 class NoiseData:
-    """Training data without files: five batches an epoch, each known from its step."""
+    """Training data without files: five batches per epoch. A step decides its batch."""
 
     categories = CATEGORIES
+    epochs = Epochs(images=40, batch_size=8)
+    box_counts = np.full(40, 3)
 
-    def steps_before(self, epoch: int) -> int:
-        return 5 * epoch
+    def with_epochs(self, epochs: Epochs) -> Self:
+        other = copy.copy(self)
+        other.epochs = epochs
+        return other
 
     def batches(self, first_step: int) -> Iterator[tuple[int, Batch]]:
         step = first_step
@@ -182,6 +189,10 @@ class NoiseData:
 
     def describe(self) -> str:
         return "noise"
+
+
+RECORD = RunRecord(NoiseData.epochs)
+"""What a checkpoint of a run on noise keeps besides its arrays."""
 
 
 def equal(a: Any, b: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Starting a run from the weights of another: what fits is loaded, the class head starts anew for other classes."""
+"""A new run takes over the weights of a checkpoint that fit. With other classes the class head keeps random weights."""
 
 import dataclasses
 import re
@@ -23,33 +23,37 @@ CLASS_HEAD = r"class_head/.*"
 """Variables whose size and meaning depend on the classes of the data set."""
 
 
-class StartReport(NamedTuple):
-    """Paths of a model's variables by what became of them."""
+class LoadedWeights(NamedTuple):
+    """What was loaded from a checkpoint, and what was not."""
 
     checkpoint: str
     loaded: tuple[str, ...]
-    anew: tuple[str, ...]
-    """Left at their initial values."""
+    """Paths of the variables whose values come from the checkpoint."""
+    random: tuple[str, ...]
+    """Paths of the variables that keep their random values."""
 
     def __str__(self) -> str:
-        anew = ", ".join(sorted({re.sub(r"/(kernel|bias)$", "", path) for path in self.anew})[:6]) or "nothing"
-        more = ", …" if len(self.anew) > 12 else ""
-        return f"Started from {self.checkpoint}: loaded {len(self.loaded)} arrays; started anew: {anew}{more}."
+        modules = sorted({re.sub(r"/(kernel|bias)$", "", path) for path in self.random})
+        named = ", ".join(modules[:6]) + (", …" if len(modules) > 6 else "")
+        rest = f"; random weights: {named}" if modules else ""
+        return f"Initial weights from {self.checkpoint}: {len(self.loaded)} arrays{rest}."
 
 
-def load_start(path: str, state: TrainState, categories: Categories | None) -> tuple[TrainState, StartReport]:
-    """The state with its variables (and the moving average of them, where one is kept) replaced by a checkpoint's.
+def load_initial_weights(
+    path: str, state: TrainState, categories: Categories | None
+) -> tuple[TrainState, LoadedWeights]:
+    """The state with the variables of a checkpoint. A moving average, if one is kept, begins with them.
 
-    The class head is left as it is where the checkpoint's has another size or other classes. Whole parts of the model
-    may be missing from the checkpoint (a backbone alone is a fine start), or be there and of no use.
+    The class head is not loaded if the checkpoint's has another size or other classes. Whole parts of the model may be
+    missing from the checkpoint (a backbone alone will do), and the checkpoint may have parts that the model lacks.
 
     Args:
         path: a workdir, its checkpoints folder, or one checkpoint.
-        state: the initial state, whose shardings are kept.
-        categories: of the data set to train on.
+        state: the initial state. Its shardings are kept.
+        categories: those of the data set to train on.
 
     Raises:
-        UserError: there is no sound checkpoint, or it is of another architecture, or it has nothing of use.
+        UserError: there is no sound checkpoint, it is of another architecture, or it has no part of the model.
     """
     directory = find_checkpoint(path)
     meta = read_meta(directory)
@@ -73,9 +77,9 @@ def load_start(path: str, state: TrainState, categories: Categories | None) -> t
         if found.get(name) == tuple(value.shape) and (same_classes or not re.fullmatch(CLASS_HEAD, name))
     }
     if not usable:
-        raise UserError(f"Checkpoint {directory} (init_from) has nothing in common with the model: choose another.")
+        raise UserError(f"Checkpoint {directory} (init_from) has no part of this model: choose another one.")
     loaded = load_variables(directory, usable)
-    report = StartReport(str(directory), tuple(sorted(usable)), tuple(sorted(current.keys() - usable.keys())))
+    report = LoadedWeights(str(directory), tuple(sorted(usable)), tuple(sorted(current.keys() - usable.keys())))
     state = dataclasses.replace(
         state,
         params={name: loaded.get(name, value) for name, value in state.params.items()},

@@ -11,14 +11,14 @@ from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.training.starting import prepare_start
+from anchordetr_jax.training.initial_checkpoint import prepare_initial_weights
 from anchordetr_jax.weights.state_dict import state_dict_from_variables
 from anchordetr_jax.weights.torch_file import write_torch_file
 
 CELLS = Categories(ids=(1, 2), names=("red", "white"))
 NETWORK = ModelConfig(num_anchors=4, num_classes=2, encoder_layers=1, decoder_layers=1, dilation=False, ffn_dim=32)
 START = Config(model=NETWORK)
-FINETUNE = Config(architecture="start")
+FINETUNE = Config(architecture="init_from")
 
 
 def zeros() -> dict[str, np.ndarray]:
@@ -38,20 +38,20 @@ def starting_from(path: object, **changes: object) -> Config:
 
 
 def test_the_network_is_that_of_the_start_but_for_its_classes(checkpoint: Path, tmp_path: Path) -> None:
-    config, _ = prepare_start(starting_from(checkpoint), (), tmp_path)
+    config, _ = prepare_initial_weights(starting_from(checkpoint), (), tmp_path)
     assert config.model == dataclasses.replace(NETWORK, num_classes=0)
     assert config.init_from == str(checkpoint)
 
 
 def test_model_settings_that_are_given_stay(checkpoint: Path, tmp_path: Path) -> None:
     given = starting_from(checkpoint, model=ModelConfig(num_anchors=300, dtype="bfloat16"))
-    config, _ = prepare_start(given, {"model.num_anchors"}, tmp_path)
+    config, _ = prepare_initial_weights(given, {"model.num_anchors"}, tmp_path)
     assert (config.model.num_anchors, config.model.dilation, config.model.dtype) == (300, False, "bfloat16")
 
 
 def test_without_being_asked_the_network_does_not_follow(checkpoint: Path, tmp_path: Path) -> None:
     given = Config(init_from=str(checkpoint))
-    assert prepare_start(given, (), tmp_path) == (given, ())
+    assert prepare_initial_weights(given, (), tmp_path) == (given, ())
 
 
 def test_a_weight_file_becomes_a_checkpoint_in_the_workdir_once_it_is_told_what_it_does_not_say(tmp_path: Path) -> None:
@@ -59,10 +59,10 @@ def test_a_weight_file_becomes_a_checkpoint_in_the_workdir_once_it_is_told_what_
     file = tmp_path / "weights.pth"
     write_torch_file(file, {"model": state_dict_from_variables(zeros(), NETWORK)})
     with pytest.raises(UserError, match=r"whether it is a C5 or a DC5 model: .*--config\.model\.dilation=True \(DC5\)"):
-        prepare_start(starting_from(file), (), tmp_path / "run")
+        prepare_initial_weights(starting_from(file), (), tmp_path / "run")
     said = starting_from(file, model=ModelConfig(dilation=False))
-    config, remarks = prepare_start(said, {"model.dilation"}, tmp_path / "run")
-    start = tmp_path / "run" / "start"
+    config, remarks = prepare_initial_weights(said, {"model.dilation"}, tmp_path / "run")
+    start = tmp_path / "run" / "initial_weights"
     assert config.init_from == str(start)
     assert config.model == dataclasses.replace(NETWORK, num_classes=0)
     assert saved_shapes(start).keys() == zeros().keys()
@@ -71,7 +71,7 @@ def test_a_weight_file_becomes_a_checkpoint_in_the_workdir_once_it_is_told_what_
 
 def test_a_run_that_has_checkpoints_needs_its_start_no_more(checkpoint: Path, tmp_path: Path) -> None:
     save_variables(tmp_path / CHECKPOINTS_FOLDER / "7", {"class_head/bias": np.zeros(2, np.float32)}, CELLS, START)
-    config, _ = prepare_start(starting_from(tmp_path / "gone.pth"), (), tmp_path)
+    config, _ = prepare_initial_weights(starting_from(tmp_path / "gone.pth"), (), tmp_path)
     assert config.model.num_anchors == NETWORK.num_anchors
 
 
@@ -80,4 +80,4 @@ def test_a_run_that_has_checkpoints_needs_its_start_no_more(checkpoint: Path, tm
 )
 def test_a_start_that_is_not_there_costs_a_sentence(init_from: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
-        prepare_start(starting_from(init_from), (), tmp_path)
+        prepare_initial_weights(starting_from(init_from), (), tmp_path)

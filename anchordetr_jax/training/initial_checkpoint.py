@@ -1,0 +1,103 @@
+"""`init_from` as a checkpoint: a weight file is converted into one, and its architecture can be taken over."""
+
+import dataclasses
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from etils import epath
+
+from anchordetr_jax.checkpoints.checkpoint import (
+    CHECKPOINTS_FOLDER,
+    find_checkpoint,
+    read_meta,
+    save_variables,
+    saved_steps,
+)
+from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
+from anchordetr_jax.weights.convert import UntoldError, describe_weights, read_weights
+
+INITIAL_WEIGHTS_FOLDER = "initial_weights"
+"""Folder in a workdir: the checkpoint that a weight file was converted into."""
+OWN_SETTINGS = (*ARITHMETIC, "num_classes")
+"""Model settings that are never taken over: how the run computes, and the number of its classes."""
+
+
+def prepare_initial_weights(
+    config: Config, given: Collection[str], workdir: epath.PathLike
+) -> tuple[Config, tuple[str, ...]]:
+    """The settings with a checkpoint as `init_from` and, with `architecture="init_from"`, with its architecture.
+
+    A weight file is converted into `WORKDIR/initial_weights`. A run that has checkpoints continues with those and with
+    their architecture: it no longer needs what `init_from` names. Every process of a run calls this.
+
+    Args:
+        config: the settings as read.
+        given: names of the settings that the experiment file and the command line set ("model.dilation"); they stay.
+        workdir: folder of the run.
+
+    Returns:
+        The settings, and sentences about what was done.
+
+    Raises:
+        UserError: there is nothing at `init_from`, it is neither a checkpoint nor a weight file, or the file does not
+            say something that must be known.
+    """
+    follows = config.architecture == "init_from"
+    if saved_steps(epath.Path(workdir) / CHECKPOINTS_FOLDER):
+        before = read_meta(find_checkpoint(workdir)).config
+        config = dataclasses.replace(config, init_from=before.init_from)
+        return (_with_architecture(config, before.model, given) if follows else config), ()
+    if not config.init_from:
+        if not follows:
+            return config, ()
+        raise UserError(
+            "Setting 'init_from' is empty: name the weights to fine-tune by --config.init_from=PATH (the workdir of a "
+            "run, a checkpoint, or a .pth or .safetensors file)."
+        )
+    remarks: tuple[str, ...] = ()
+    path = stored_path(config.init_from)
+    if not path.exists():
+        raise UserError(
+            f"There is nothing at init_from={config.init_from}: give the workdir of a run, a checkpoint, or a .pth or "
+            ".safetensors file."
+        )
+    if path.is_dir():
+        model = read_meta(find_checkpoint(path)).config.model
+    else:
+        checkpoint = epath.Path(workdir) / INITIAL_WEIGHTS_FOLDER
+        model, remarks = _convert(Path(path), config.model, given, checkpoint)
+        config = dataclasses.replace(config, init_from=str(checkpoint))
+    return (_with_architecture(config, model, given) if follows else config), remarks
+
+
+def _convert(
+    file: Path, model: ModelConfig, given: Collection[str], checkpoint: epath.Path
+) -> tuple[ModelConfig, tuple[str, ...]]:
+    """Converts a weight file into a checkpoint. Returns the architecture, and sentences about it."""
+
+    def said(name: str) -> Any:
+        return getattr(model, name) if f"model.{name}" in given else None
+
+    try:
+        weights = read_weights(file, dilation=said("dilation"), num_anchors=said("num_anchors"))
+    except UntoldError as error:
+        ways = {
+            "model.dilation": "--config.model.dilation=True (DC5) or --config.model.dilation=False (C5)",
+            "model.num_anchors": "--config.model.num_anchors=N",
+        }
+        raise UserError(f"{file} does not say {error.question}: say it by {ways[error.setting]}.") from None
+    save_variables(checkpoint, weights.variables, weights.categories, weights.config)
+    # The other remarks are about classes and the training recipe of the file, which this run does not take over.
+    return weights.config.model, (f"Converted {file} into {checkpoint}: {describe_weights(weights)}",)
+
+
+def _with_architecture(config: Config, model: ModelConfig, given: Collection[str]) -> Config:
+    kept = {
+        field.name: getattr(config.model, field.name)
+        for field in dataclasses.fields(ModelConfig)
+        if field.name in OWN_SETTINGS or f"model.{field.name}" in given
+    }
+    return dataclasses.replace(config, model=dataclasses.replace(model, **kept))
