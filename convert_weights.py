@@ -3,6 +3,7 @@
 python convert_weights.py import FILE OUT_DIR      .pth or .safetensors, of the official code or a torchvision ResNet
 python convert_weights.py export CHECKPOINT FILE.pth
 python convert_weights.py inspect FILE
+python convert_weights.py rescue WORKDIR           completes checkpoints that older versions left incomplete
 """
 
 import argparse
@@ -14,6 +15,7 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed, so no acce
 from absl import logging
 
 from anchordetr_jax import cli
+from anchordetr_jax.checkpoints.rescue import rescue
 from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 from anchordetr_jax.weights.convert import describe_file, describe_weights, export_weights, import_weights
 
@@ -56,6 +58,14 @@ def parser() -> argparse.ArgumentParser:
 
     inspects = commands.add_parser("inspect", parents=[reads], help="say what is in a weight file")
     inspects.set_defaults(run=run_inspect)
+
+    rescues = commands.add_parser(
+        "rescue",
+        help="complete checkpoints that older versions left incomplete",
+        description="Older versions did not finish a checkpoint if its path held [, * or ?. This command finishes it.",
+    )
+    rescues.add_argument("path", metavar="WORKDIR", help="a run's workdir, or one checkpoint")
+    rescues.set_defaults(run=run_rescue)
     return result
 
 
@@ -76,6 +86,10 @@ def run_export(options: argparse.Namespace) -> None:
         options.checkpoint, options.file, outputs=options.class_outputs, annotations=options.annotations
     )
     print("\n".join([f"The weights are in {options.file}.", *remarks]))
+
+
+def run_rescue(options: argparse.Namespace) -> None:
+    print("\n".join(rescue(options.path)))
 
 
 def run_inspect(options: argparse.Namespace) -> None:

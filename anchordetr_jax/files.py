@@ -1,8 +1,11 @@
-"""Paths here and in buckets, and writing files so that a reader, or a crash, never meets half of one."""
+"""Paths on this machine and in buckets, and files that are written as a whole or not at all."""
 
+import fnmatch
+import glob
 import importlib.util
 import json
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,39 @@ from etils import epath
 from anchordetr_jax.errors import UserError
 
 BUCKET_PACKAGES = {"gs": "gcsfs", "s3": "s3fs", "az": "adlfs"}
-"""What etils.epath reads buckets with, by the scheme of their URLs; TensorFlow can do it, too."""
+"""The packages with which etils.epath reads buckets, by the scheme of their URLs. TensorFlow can do it instead."""
+
+
+class LiteralPath(type(epath.Path(os.sep))):  # type: ignore[misc]
+    """A path of etils.epath whose own characters are never a pattern.
+
+    `epath.Path("runs/exp[1]").glob("*")` looks for the folder `runs/exp1`. Orbax finds the parts of a checkpoint by
+    such a glob, so in a folder with `[`, `*` or `?` in its name it would never finish a checkpoint.
+    """
+
+    def glob(self, pattern: str) -> Iterator["LiteralPath"]:
+        """Paths below this one that match the pattern, whatever characters this path has itself."""
+        found = [self]
+        for part in pattern.split("/"):
+            folders = [path for path in found if path.is_dir()]
+            found = [path for folder in folders for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, part)]
+        yield from sorted(found)
+
+    def rmtree(self, missing_ok: bool = False) -> None:
+        """Removes this folder and all that is in it."""
+        if "://" in os.fspath(self) and glob.has_magic(os.fspath(self)):  # fsspec takes it for a pattern here as well.
+            for path in self.iterdir() if self.is_dir() else ():
+                path.rmtree() if path.is_dir() else path.unlink()
+            if self.is_dir():
+                self.rmdir()
+        else:
+            super().rmtree(missing_ok=missing_ok)
 
 
 def stored_path(path: str | os.PathLike[str]) -> epath.Path:
-    """A path on this machine, or in a bucket (`gs://…`).
+    """A path on this machine, or in a bucket (`gs://…`). It is safe for Orbax, whatever characters it has.
 
-    Raises `UserError` for a URL of another kind, and for a bucket without the package that reads it.
+    Raises `UserError` for a URL of another kind, and for a bucket if the package that reads it is missing.
     """
     text = os.fspath(path)
     scheme, separator, _ = text.partition("://")
@@ -30,7 +59,7 @@ def stored_path(path: str | os.PathLike[str]) -> epath.Path:
         except ImportError:
             package = BUCKET_PACKAGES[scheme]
             raise UserError(f"{text} is in a bucket, which takes {package}: pip install {package}.") from None
-    return epath.Path(text)
+    return LiteralPath(text)
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:

@@ -20,7 +20,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
-from anchordetr_jax.checkpoints.integrity import find_damage, write_checksums
+from anchordetr_jax.checkpoints.integrity import RESCUE_COMMAND, find_damage, write_checksums
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
@@ -32,15 +32,17 @@ FORMAT_VERSION = 1
 """Raised whenever older code could no longer read what is written."""
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST_FOLDER = "best"
-"""Holds the best checkpoint of a run that keeps it."""
+"""Folder in a workdir for the best checkpoint of a run with `train.keep_best`."""
+DAMAGED_PREFIX = "damaged-"
+"""Damaged checkpoints are renamed: this goes before their name."""
 
 
 class DamagedCheckpointError(UserError):
-    """A checkpoint turned out unreadable although nothing was wrong to be seen from outside."""
+    """A checkpoint cannot be read although its files look sound."""
 
 
 class UnfinishedSaveError(UserError):
-    """A checkpoint was not saved, and the system gives no reason: perhaps another process ended meanwhile."""
+    """A checkpoint was not saved, and the system gives no reason: perhaps another process has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,24 +132,69 @@ def save_variables(
     try:
         with context:
             response = ocp.save_checkpointables_async(directory, items, overwrite=directory.exists())
-        complete_save(directory, response)
+        complete_save(directory, response, shapes_of(items))
+    except DamagedCheckpointError:
+        raise
     except Exception as error:
         raise not_written(directory, error) from error
 
 
-def complete_save(directory: epath.Path, response: Any) -> None:
-    """Waits until a save that Orbax has begun (and answered with `response`) is safely on disk; records its checksums.
+Shapes = dict[str, dict[str, tuple[int, ...]]]
+"""Shape of every array, by item and path."""
 
-    Raises what goes wrong in this process as soon as it does, whatever becomes of the rest.
+
+def shapes_of(items: Mapping[str, Any]) -> Shapes:
+    """The shapes of the arrays that are to be saved."""
+    return {
+        item: {name: tuple(array.shape) for name, array in arrays.items()}
+        for item, arrays in items.items()
+        if item != "meta"
+    }
+
+
+def complete_save(directory: epath.Path, response: Any, shapes: Shapes) -> None:
+    """Waits until a save is on disk, reads its index back, and records its checksums.
+
+    Args:
+        directory: folder of the checkpoint.
+        response: what Orbax returned when it began the save.
+        shapes: what was to be saved.
+
+    Raises:
+        Exception: a failure in this process, at once, even if other processes still write.
+        DamagedCheckpointError: the checkpoint cannot be read. It is renamed, so that no run takes it for a good one.
     """
-    # After a failure `result` first waits for what has not failed, which may wait for another process that failed
+    # After a failure `result` first waits for all other writes, which may wait for another process that has failed
     # elsewhere. Orbax has no public way to ask for the failure alone.
     written = getattr(getattr(response, "_thread_runner", None), "_future", None)
     if written is not None and jax.process_count() > 1:
         written.result()
     response.result()
     if jax.process_index() == 0:
+        _read_back(directory, shapes)
         write_checksums(directory)
+
+
+def _read_back(directory: epath.Path, shapes: Shapes) -> None:
+    """Reads the index of a checkpoint: every array must be there, with its shape."""
+    try:
+        read_meta(directory)
+        differences = [
+            f"{item}/{difference}"
+            for item, arrays in shapes.items()
+            for difference in shape_differences(arrays, saved_shapes(directory, item))
+        ]
+        if differences:
+            raise DamagedCheckpointError(differences[0])
+    except Exception as error:
+        aside = directory.parent / f"{DAMAGED_PREFIX}{directory.name}"
+        if aside.exists():
+            aside.rmtree()
+        directory.rename(aside)
+        raise DamagedCheckpointError(
+            f"Checkpoint {directory} was written, but its index cannot be read back ({brief(error)}). It is renamed "
+            f"{aside.name}; earlier checkpoints are unharmed: check the disk, then give the same command again."
+        ) from error
 
 
 def find_checkpoint(path: epath.PathLike) -> epath.Path:
@@ -157,6 +204,7 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
         raise UserError(f"There is no checkpoint {given}: no such folder.")
     if is_checkpoint(given):
         if problem := find_problem(given):
+            refuse_incomplete(given, problem)
             raise UserError(f"Checkpoint {given} is damaged ({problem}): use another one.")
         return given
     root = given / CHECKPOINTS_FOLDER if (given / CHECKPOINTS_FOLDER).is_dir() else given
@@ -165,6 +213,7 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
         problem = find_problem(root / str(step))
         if problem is None:
             return root / str(step)
+        refuse_incomplete(root / str(step), problem)
         if len(steps) == 1:
             raise UserError(
                 f"Checkpoint {root / str(step)} is damaged ({problem}), and no other is beside it: use another folder."
@@ -177,9 +226,15 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
     )
 
 
-@functools.cache  # A run that goes on looks twice: for the settings, and for the state.
+def refuse_incomplete(directory: epath.Path, problem: str | None) -> None:
+    """Raises `UserError` if a command can repair what `find_problem` found: then no work need be lost."""
+    if problem is not None and RESCUE_COMMAND in problem:
+        raise UserError(f"Checkpoint {directory} is incomplete: {problem}")
+
+
+@functools.cache  # A resumed run looks twice: for the settings, and for the state.
 def warn_of_damage(directory: epath.Path, problem: str) -> None:
-    """Says of a checkpoint that it is passed over: once, and on process 0."""
+    """Warns once, on process 0, that a checkpoint is not used."""
     if jax.process_index() == 0:
         logging.warning("Checkpoint %s is damaged (%s): the one before is used.", directory, problem)
 
@@ -225,11 +280,16 @@ def load_variables(
 
 def compare_shapes(expected: Mapping[str, Any], found: Mapping[str, tuple[int, ...]]) -> list[str]:
     """Differences between the shapes of a model (values with `.shape`) and of a checkpoint, a few words each."""
+    return shape_differences({name: tuple(value.shape) for name, value in expected.items()}, found)
+
+
+def shape_differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> list[str]:
+    """Differences between two sets of shapes by path, a few words each."""
     differences = [f"{name} is missing" for name in sorted(expected.keys() - found.keys())]
     differences += [f"{name} is unknown" for name in sorted(found.keys() - expected.keys())]
     for name in sorted(expected.keys() & found.keys()):
-        if tuple(expected[name].shape) != found[name]:
-            differences.append(f"{name} has shape {found[name]} instead of {tuple(expected[name].shape)}")
+        if expected[name] != found[name]:
+            differences.append(f"{name} has shape {found[name]} instead of {expected[name]}")
     return differences
 
 
@@ -240,7 +300,7 @@ def other_architecture(directory: epath.PathLike, differences: list[str]) -> Use
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
-    """The path as Orbax wants it. Raises `UserError` like `stored_path`."""
+    """The path as Orbax needs it: absolute, with any characters. Raises `UserError` as `stored_path` does."""
     text = os.fspath(path)
     return stored_path(text if "://" in text else os.path.abspath(text))
 

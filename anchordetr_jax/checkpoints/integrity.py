@@ -1,7 +1,8 @@
-"""Telling a sound checkpoint from a damaged one, by the size and checksum of every file, kept beside them."""
+"""Finds damaged checkpoints, by the size and checksum of every file, which each checkpoint keeps in a file."""
 
 import json
 import os
+import shlex
 import zlib
 
 from etils import epath
@@ -9,22 +10,28 @@ from etils import epath
 from anchordetr_jax.files import write_json
 
 CHECKSUMS_FILE = "checksums.json"
+RESCUE_COMMAND = "python convert_weights.py rescue"
 _FINISHED_MARK = "commit_success.txt"
 _BLOCK_BYTES = 1 << 20
 
 
 def write_checksums(directory: epath.Path) -> None:
-    """Records all files below a finished checkpoint's folder. Call it on one process only."""
+    """Records all files of a finished checkpoint. Call it on one process only."""
     record = {name: list(_size_and_checksum(path)) for name, path in sorted(_files(directory).items())}
     write_json(directory / CHECKSUMS_FILE, record, indent=1)
 
 
 def find_damage(directory: epath.Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in a few words; None if nothing is, or no checksums were recorded.
+    """What is wrong with the files of a checkpoint, in a few words. None if they are sound, or have no checksums.
 
-    (A run that is killed between finishing a checkpoint and recording it leaves a good one without checksums. In an
-    object store, where a folder cannot get its name at the end, Orbax marks those that are finished.)
+    A run that is killed at the end of a save may leave a good checkpoint without checksums. In a bucket a folder cannot
+    get its name at the end of a save; there Orbax marks finished checkpoints by a file.
     """
+    if items := unjoined_items(directory):
+        return (
+            f"the parts of {' and '.join(items)} were never joined; this command completes it: {RESCUE_COMMAND} "
+            f"{shlex.quote(os.fspath(directory))}"
+        )
     try:
         record = json.loads((directory / CHECKSUMS_FILE).read_text())
         expected = {name: (int(size), int(checksum)) for name, (size, checksum) in record.items()}
@@ -40,6 +47,15 @@ def find_damage(directory: epath.Path) -> str | None:
         if _size_and_checksum(files[name]) != (size, checksum):
             return f"{name} was altered"
     return None
+
+
+def unjoined_items(directory: epath.Path) -> list[str]:
+    """The items of a checkpoint whose parts, one for each process, were never joined (see `checkpoints.rescue`)."""
+    return sorted(
+        item.name
+        for item in directory.iterdir()
+        if item.is_dir() and not (item / "manifest.ocdbt").exists() and (item / "ocdbt.process_0").exists()
+    )
 
 
 def _files(directory: epath.Path) -> dict[str, epath.Path]:

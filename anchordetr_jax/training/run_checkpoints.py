@@ -1,4 +1,4 @@
-"""The series of checkpoints of a run: saved in the background, the newest few kept, the newest sound one restored."""
+"""The checkpoints of a run: saved in the background, the newest ones kept, the newest sound one restored."""
 
 import concurrent.futures
 import dataclasses
@@ -14,8 +14,10 @@ from orbax.checkpoint import v1 as ocp
 
 from anchordetr_jax.checkpoints.checkpoint import (
     CHECKPOINTS_FOLDER,
+    DAMAGED_PREFIX,
     CheckpointMeta,
     DamagedCheckpointError,
+    Shapes,
     absolute,
     brief,
     compare_shapes,
@@ -26,8 +28,10 @@ from anchordetr_jax.checkpoints.checkpoint import (
     orbax_context,
     other_architecture,
     read_meta,
+    refuse_incomplete,
     saved_shapes,
     saved_steps,
+    shapes_of,
     warn_of_damage,
 )
 from anchordetr_jax.config import ARITHMETIC, Config
@@ -38,16 +42,15 @@ from anchordetr_jax.training.state import TrainState, evaluated_variables, with_
 
 _HALF_WRITTEN = ".orbax-checkpoint-tmp"
 _MAY_CHANGE = frozenset(ARITHMETIC) - {"padding"}
-"""Settings of the model with which a run may go on as if nothing had changed, but for rounding."""
+"""Settings of the model that may change in a run: they change its results only by rounding."""
 _WEIGHTS = "params/"
-"""What precedes the paths of the trained parameters themselves in the item `training`, if an average is kept."""
+"""Stands before the paths of the trained parameters in the item `training`, if an average is kept."""
+_LONGEST = 1000
+"""Bytes of a sentence that process 0 sends to the others."""
 
 
 class CheckpointWriter:
-    """Saves the states of a run in the background and keeps the newest few.
-
-    A context manager, to be used on all processes alike.
-    """
+    """Saves the states of a run in the background and keeps the newest ones. A context manager for all processes."""
 
     def __init__(self, workdir: epath.PathLike, config: Config, categories: Categories | None):
         self._root = absolute(workdir) / CHECKPOINTS_FOLDER
@@ -74,24 +77,29 @@ class CheckpointWriter:
             "meta": {**self._meta, "step": step, "run": record.to_dict()},
         }
         try:
-            # Orbax's Checkpointer tells of a failure in this process only once all others have ended their part, too.
+            # Orbax's Checkpointer would report a failure in this process only after all others have written their part.
             with orbax_context():
                 response = ocp.save_checkpointables_async(self._root / str(step), items, overwrite=True)
         except Exception as error:
             raise not_written(self._root / str(step), error) from error
-        self._pending, self._pending_step = (self._thread.submit(self._complete, response, step), step)
+        self._pending, self._pending_step = (
+            self._thread.submit(self._complete, response, step, shapes_of(items)),
+            step,
+        )
 
     def finish(self, *, within: float | None = None) -> None:
-        """Waits, at most so many seconds, until the last save is safely on disk. Raises `UserError` if that failed."""
+        """Waits until the last save is on disk, at most `within` seconds. Raises `UserError` if it failed."""
         pending, self._pending = self._pending, None
         try:
             if pending is not None:
                 pending.result(within)
+        except DamagedCheckpointError:
+            raise
         except Exception as error:
             raise not_written(self._root / str(self._pending_step), error) from error
 
-    def _complete(self, response: Any, step: int) -> None:
-        complete_save(self._root / str(step), response)
+    def _complete(self, response: Any, step: int, shapes: Shapes) -> None:
+        complete_save(self._root / str(step), response, shapes)
         if jax.process_index() == 0:
             for old in saved_steps(self._root)[: -self._keep]:
                 (self._root / str(old)).rmtree()
@@ -101,10 +109,10 @@ class CheckpointWriter:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         try:
-            # After a failure here another process may have failed in the save, which then never ends.
+            # After an error here another process may have failed in the save, which then never ends.
             self.finish(within=None if error is None else self._patience)
         except Exception:
-            if error is None:  # Else the first failure is the one to tell of.
+            if error is None:  # Otherwise the first error is the one to report.
                 raise
         finally:
             self._thread.shutdown(wait=False)
@@ -119,19 +127,20 @@ def latest_step(workdir: epath.PathLike) -> int | None:
 def restore_newest(
     workdir: epath.PathLike, abstract: TrainState, config: Config, categories: Categories | None = None
 ) -> tuple[TrainState, CheckpointMeta] | None:
-    """The state of the newest sound checkpoint of a run, placed as `abstract` says; None if there is no checkpoint yet.
+    """The state of the newest sound checkpoint of a run, placed as `abstract` says. None if there is no checkpoint yet.
 
-    A half-written or damaged checkpoint is named in a warning, and the one before is used; damaged ones are then set
-    aside (renamed). The number of devices and processes may have changed since.
+    A half-written or damaged checkpoint is named in a warning, and the one before is used. Damaged ones are then
+    renamed. The number of devices and processes may have changed since the save.
 
     Args:
         workdir: folder of the run.
         abstract: shapes, dtypes and shardings of the state.
-        config: settings to go on with.
-        categories: of the data set to go on with, if they are to be compared.
+        config: settings to continue with.
+        categories: those of the data set to continue with, if they are to be compared.
 
     Raises:
-        UserError: the checkpoint is of another architecture, optimiser or data set, or every checkpoint is damaged.
+        UserError: the checkpoint is of another architecture, optimiser or data set, or every checkpoint is damaged, or
+            one is incomplete that a command can complete.
     """
     root = absolute(workdir) / CHECKPOINTS_FOLDER
     first = jax.process_index() == 0
@@ -142,6 +151,7 @@ def restore_newest(
     for step in reversed(saved_steps(root)):
         path = root / str(step)
         problem = _agreed(find_problem(path) if first else None)
+        refuse_incomplete(path, problem)
         if problem is None:
             try:
                 meta = read_meta(path)
@@ -150,7 +160,7 @@ def restore_newest(
             except Exception as error:
                 if isinstance(error, UserError) and not isinstance(error, DamagedCheckpointError):
                     raise
-                if jax.process_count() > 1:  # The others may have succeeded, so there is no going back together.
+                if jax.process_count() > 1:  # Others may have read it, so not all would go back to the one before.
                     raise UserError(
                         f"Checkpoint {path} cannot be read ({brief(error)}): move it away to use the one before."
                     ) from error
@@ -163,7 +173,7 @@ def restore_newest(
         damaged.append(path)
     if damaged:
         raise UserError(
-            f"Every checkpoint in {root} is damaged: give another --workdir, or remove that folder to start anew."
+            f"Every checkpoint in {root} is damaged: give another --workdir, or remove that folder to begin again."
         )
     return None
 
@@ -173,9 +183,9 @@ def _half_written(root: epath.Path) -> list[epath.Path]:
 
 
 def _set_aside(damaged: list[epath.Path]) -> None:
-    """Renames checkpoints, lest they count as the newest ones from now on."""
+    """Renames damaged checkpoints, so that they do not count as the newest ones any more."""
     for path in damaged:
-        name = path.parent / f"damaged-{path.name}"
+        name = path.parent / f"{DAMAGED_PREFIX}{path.name}"
         if name.exists():
             path.rmtree()
         else:
@@ -207,7 +217,7 @@ def _check_same_run(
     if differences:
         raise UserError(
             f"Checkpoint {path} was trained with another optimiser or other frozen parameters ({differences[0]}): "
-            "restore those settings, or start from it in another --workdir with init_from."
+            "restore those settings, or give another --workdir, and this checkpoint as init_from."
         )
 
 
@@ -235,7 +245,7 @@ def _restore(path: epath.Path, abstract: TrainState) -> TrainState:
 
 
 def _weights_beside_average(state: TrainState) -> dict[str, Any]:
-    """The weights themselves, where the item `model` holds the average of them: what is evaluated."""
+    """The trained weights, if the item `model` holds their average (which is what is evaluated)."""
     return {_WEIGHTS + name: value for name, value in state.params.items()} if state.ema else {}
 
 
@@ -244,13 +254,13 @@ def _without_variables(state: TrainState) -> TrainState:
 
 
 def _flatten_training(state: TrainState) -> dict[str, Any]:
-    """All leaves but the model's variables, under names made of their place in the state."""
+    """All leaves except the variables of the model, named by their place in the state."""
     leaves = jax.tree_util.tree_leaves_with_path(_without_variables(state))
     return {jax.tree_util.keystr(path, simple=True, separator="/"): leaf for path, leaf in leaves}
 
 
 def _unflatten_training(state: TrainState, values: Mapping[str, Any]) -> TrainState:
-    """The state with its leaves replaced by those of `_flatten_training`, and without the model's variables."""
+    """The state with the leaves of `_flatten_training`, and without the variables of the model."""
     return jax.tree_util.tree_map_with_path(
         lambda path, _: values[jax.tree_util.keystr(path, simple=True, separator="/")], _without_variables(state)
     )
@@ -260,6 +270,6 @@ def _agreed(problem: str | None) -> str | None:
     """What process 0 found, on all processes."""
     if jax.process_count() == 1:
         return problem
-    text = (problem or "").encode()[:200]
-    shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(200), np.uint8))
+    text = (problem or "").encode()[:_LONGEST]
+    shared = multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(_LONGEST), np.uint8))
     return bytes(np.asarray(shared)).decode(errors="replace").strip() or None

@@ -251,7 +251,7 @@ def test_a_refused_step_is_named_and_the_run_goes_on(tmp_path: Path, capsys: pyt
 
 def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(tmp_path: Path) -> None:
     nothing = np.full((8, 8, 12, 3), np.nan, np.float32)
-    with pytest.raises(UserError, match=r"not finite in 3 steps in a row, the last being step 8"):
+    with pytest.raises(UserError, match=r"not finite in 3 steps in a row, up to step 8"):
         run(tmp_path, Changed({5, 6, 7, 8, 9}, images=nothing))
     assert saved_steps(tmp_path / "checkpoints") == [3]
     assert all(np.isfinite(value).all() for value in final_arrays(tmp_path, 3).values())

@@ -163,7 +163,7 @@ def test_steps_without_a_finite_loss_are_named_and_end_the_run_with_the_good_che
     for step in (good + 2, good + 3, good + 4):
         assert f"Step {step}: loss nan, gradient norm nan; the step is refused. Its images: {script.data}" in end.output
     assert end.errors == (
-        f"Error: Loss or gradient was not finite in 3 steps in a row, the last being step {good + 4}: lower "
+        f"Error: Loss or gradient was not finite in 3 steps in a row, up to step {good + 4}: lower "
         "optimizer.learning_rate, or look at the images of these steps (named above); the last checkpoint is kept.",
     )
     assert end.status == 1
