@@ -30,6 +30,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     sys.dont_write_bytecode = False
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import hypothesis
 import jax
@@ -47,6 +48,26 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, max_examples=30, database=None)
 hypothesis.settings.load_profile("repeatable")
 
+SLOWEST_FILES = (
+    "verification/test_golden.py",
+    "training/test_train_processes.py",
+    "training/test_train_script.py",
+    "training/test_exactness.py",
+    "training/test_train_saves.py",
+    "model/test_padding.py",
+    "training/test_step.py",
+)
+"""They run first, so that no process of pytest-xdist is left with one of them when the others have nothing to do."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Orders the tests by file: the slowest ones first, then as they were."""
+    folder = Path(__file__).parent
+    ranks = {folder / name: rank for rank, name in enumerate(SLOWEST_FILES)}
+    if missing := [str(path) for path in ranks if not path.exists()]:
+        raise pytest.UsageError(f"SLOWEST_FILES in tests/conftest.py names files that do not exist: {missing}.")
+    items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+
 
 @pytest.fixture
 def x64() -> Iterator[None]:
@@ -59,6 +80,15 @@ def x64() -> Iterator[None]:
     jax.config.update("jax_enable_x64", True)
     yield
     jax.config.update("jax_enable_x64", before)
+
+
+@pytest.fixture
+def optimized() -> Iterator[None]:
+    """All optimisations of XLA for one test, which pays where a program computes for longer than it compiles."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """Padding never changes an image's result, whatever the variant, the size and the neighbours."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +16,9 @@ from tests.tolerances import CLOSE32, EXACT64
 
 def jitted(model):
     graphdef, state = nnx.split(model)
-    return jax.jit(lambda images, sizes: nnx.merge(graphdef, state)(images, sizes))
+    # Weights are an argument: as constants of the program they would be compiled into it.
+    detect = jax.jit(lambda state, images, sizes: nnx.merge(graphdef, state)(images, sizes))
+    return functools.partial(detect, state)
 
 
 def padded(images, shape, fill=7.0):
