@@ -187,11 +187,10 @@ def define_processes(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[..
 def prepare_computation(*, keep_compiled: bool = True) -> None:
     """What a command does before JAX starts its backends: the process keeps the memory it frees, XLA joins loops, and
     what is compiled is kept for the next start, unless that is not wanted."""
-    from anchordetr_jax.compilation import join_loops, keep_compilations  # Here, for only some scripts compute.
-    from anchordetr_jax.kernels.cpu.host_memory import keep_host_memory
+    from anchordetr_jax.compilation import keep_compilations  # Here, because only some scripts compute.
+    from anchordetr_jax.kernels.cpu import prepare_process
 
-    keep_host_memory()
-    join_loops()
+    prepare_process()
     if keep_compiled:
         keep_compilations()
 

@@ -1,4 +1,4 @@
-"""How a process compiles: from JAX's persistent cache, where that has the program already, and with which XLA flags."""
+"""How a process compiles: from JAX's persistent cache, where that has the program already."""
 
 import os
 from pathlib import Path
@@ -9,8 +9,6 @@ MIN_SECONDS = 0.5
 """Compilations that took less are not worth a file."""
 
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
-
-_EXTRA_OPTIONS, _JOINED_LOOPS = "--xla_backend_extra_options", "xla_cpu_use_multi_output_fusion"
 
 
 def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
@@ -25,18 +23,6 @@ def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
-
-
-def join_loops() -> None:
-    """Lets XLA's CPU compiler compute what is made of the same arrays in one loop, such as a parameter and its moments.
-
-    A train step is compiled and loaded in three quarters of the time, then. Call it before JAX starts its backends: XLA
-    reads its flags but once, and this is none that a single compilation can be given. Where `XLA_FLAGS` has extra
-    options for the backends already, these stay alone.
-    """
-    flags = os.environ.get("XLA_FLAGS", "")
-    if _EXTRA_OPTIONS not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {_EXTRA_OPTIONS}={_JOINED_LOOPS}".strip()
 
 
 class CacheHits:

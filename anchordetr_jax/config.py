@@ -38,9 +38,9 @@ class ModelConfig:
     spatial_prior: Literal["learned", "grid"] = "learned"
     """Anchor points are parameters, or a fixed grid of round(sqrt(num_anchors)) points a side."""
     num_patterns: int = 3
-    """Learned contents that every anchor point is tried with, so that objects at one place can all be found."""
+    """Learned contents. Each anchor point is used once with each, so that several objects at one place are found."""
     num_anchors: int = 300
-    """Anchor points. There are num_patterns x num_anchors queries."""
+    """Number of anchor points. There are num_patterns x num_anchors queries."""
     anchor_border: float = 1e-5
     """Anchor coordinates that are less than this from the image border count as this far from it where boxes are
     computed from them. 1e-5 is the official code's number, 1e-3 is detrex's."""
@@ -55,25 +55,20 @@ class ModelConfig:
     encoder_layers: int = 6
     """With 3 feature levels, half of them (rounded down) attend across levels."""
     decoder_layers: int = 6
-    """Each is trained to detect; the last one's detections count."""
+    """Each is trained to detect; the detections of the last one count."""
     padding: Literal["invariant", "official"] = "invariant"
-    """`invariant`: padding never changes a result. `official`: what the official code makes of padded batches."""
+    """`invariant`: padding never changes a result. `official`: padding has the same effect as in the official code."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    """What the network computes in. Parameters are float32 (float64 with float64)."""
+    """The dtype that the network computes in. Parameters are float32 (float64 with float64)."""
     initialization: Literal["official", "local"] = "official"
-    """`local`: attention starts at each query's own place instead of flat, which shortens training from nothing."""
+    """`local`: at first attention is highest at each query's own place, not flat. Training from random weights is
+    shorter."""
     remat: bool = False
-    """Recompute activations of each layer in the backward pass instead of keeping them."""
-    cpu_forms: bool = True
-    """On CPUs, compute in forms made for them, which take less time and memory there: attention one head after another
-    (but for standard attention to features), 3x3 convolutions and gradients of convolutions as matrix products."""
-    tpu_forms: bool = False
-    """Compute in forms made for TPUs, which take less time and memory there: attention, feed-forward networks, norms
-    of the transformer, and the stem and first stage of a ResNet (where a device has a multiple of 8 images) by kernels
-    of this project's (Pallas), 1x1 convolutions as such. Elsewhere results are the same, but slower."""
-    gpu_forms: bool = False
-    """On NVIDIA GPUs, compute the sums of row-column attention by kernels of this project's (Pallas), which take less
-    memory. They were compiled for GPUs and tried without one, not timed. Elsewhere results are the same."""
+    """Compute the activations of each layer again in the backward pass instead of keeping them."""
+    kernels: Literal["auto", "none", "cpu", "tpu"] = "auto"
+    """Functions of layers that are made for one platform and take less time and memory there. `auto`: those for CPUs
+    on CPUs, none elsewhere. `none`: the plain functions. `tpu`: this project's Pallas kernels. On any other platform
+    than the named one the plain functions compute. Results differ by rounding only."""
 
     def __post_init__(self) -> None:
         _require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")
@@ -92,17 +87,15 @@ class ModelConfig:
         _require(
             self.hidden_dim % 32 == 0, "model.hidden_dim", self.hidden_dim, "a multiple of 32 (normalisation groups)"
         )
-        if self.tpu_forms and (self.attention != "rcda" or self.hidden_dim // self.num_heads % 16):
+        if self.kernels == "tpu" and (self.attention != "rcda" or self.hidden_dim // self.num_heads % 16):
             raise UserError(
-                "model.tpu_forms needs model.attention='rcda' and heads of 16 channels or a multiple "
-                "(model.hidden_dim over model.num_heads)."
+                "model.kernels='tpu' needs model.attention='rcda' and a multiple of 16 channels per head "
+                "(model.hidden_dim / model.num_heads)."
             )
-        if self.tpu_forms and self.gpu_forms:
-            raise UserError("model.tpu_forms and model.gpu_forms exclude one another: set that of your platform.")
 
 
-ARITHMETIC = ("padding", "dtype", "remat", "cpu_forms", "tpu_forms", "gpu_forms")
-"""Settings of `ModelConfig` that say how a network is computed, not which one it is."""
+ARITHMETIC = ("padding", "dtype", "remat", "kernels")
+"""Settings of `ModelConfig` that say how a network is computed, not which network it is."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -429,20 +422,33 @@ def choices(group: type, setting: str) -> tuple[str, ...]:
 
 
 def _renamed(settings: Any) -> Any:
-    """Settings of older versions under the names of today.
-
-    `train.init_from` became `init_from`, and `architecture="start"` became `architecture="init_from"`.
-    """
+    """Translates settings of older versions to their present names and values."""
     if not isinstance(settings, Mapping):
         return settings
     settings = dict(settings)
-    train = settings.get("train")
+    train, model = settings.get("train"), settings.get("model")
     if isinstance(train, Mapping) and "init_from" in train:
         settings["train"] = {name: value for name, value in train.items() if name != "init_from"}
         settings["init_from"] = train["init_from"] or settings.get("init_from", "")
     if settings.get("architecture") == "start":
         settings["architecture"] = "init_from"
+    if isinstance(model, Mapping) and not _FORMS.isdisjoint(model):
+        settings["model"] = {name: value for name, value in model.items() if name not in _FORMS}
+        settings["model"]["kernels"] = _kernels_of_forms(model)
     return settings
+
+
+_FORMS = frozenset({"cpu_forms", "tpu_forms", "gpu_forms"})
+"""Three settings that became `model.kernels`."""
+
+
+def _kernels_of_forms(model: Mapping[str, Any]) -> str:
+    """`model.kernels` from the settings before it. The functions for GPUs do not exist any more: plain ones compute."""
+    for name in sorted(_FORMS & model.keys()):
+        _require(isinstance(model[name], bool), f"model.{name}", model[name], "True or False (now: model.kernels)")
+    if model.get("tpu_forms"):
+        return "tpu"
+    return str(model.get("kernels", "auto")) if model.get("cpu_forms", True) else "none"
 
 
 def _build(cls: type, settings: Any, prefix: str) -> Any:

@@ -1,4 +1,5 @@
-r"""Anchor DETR R101-DC5 on COCO, official recipe: 50 epochs, 8 images per step, lower learning rates after epoch 40.
+r"""Anchor DETR R101-DC5 on COCO by the official recipe: 50 epochs, 8 images per step, lower learning rates after epoch
+40.
 
     python scripts/train.py --config configs/anchordetr_r101_dc5.py --workdir runs/r101_dc5 \
         --config.data.root=COCO_FOLDER --config.init_from=resnet101

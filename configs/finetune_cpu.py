@@ -3,9 +3,8 @@
     python scripts/train.py --config configs/finetune_cpu.py --config.data.root=MY_DATA --workdir runs/first
 
 Images are made small (short side 144), so objects should fill a tenth of the image or more. For a detector to work
-with: configs/finetune.py, with published weights, on a GPU or TPU.
-
-Hardware: two CPU cores. Expected AP on BCCD (205 photographs of blood cells): 0.42, after six minutes.
+with: configs/finetune.py, with published weights, on a GPU or TPU. Hardware: two CPU cores. Expected AP on BCCD (205
+photographs of blood cells): 0.42, after six minutes.
 """
 
 import runpy

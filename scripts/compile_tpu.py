@@ -37,7 +37,7 @@ def main() -> None:
     config = with_classes(read_config())
     shape = cli.parse_shape(SHAPE.value)
     with tempfile.TemporaryDirectory() as folder:
-        if config.model.tpu_forms:
+        if config.model.kernels == "tpu":
             dump_schedules(Path(folder))
         for topology in TOPOLOGY.value:
             for plan in plan_tpus(

@@ -30,12 +30,7 @@ from anchordetr_jax.weights.convert import implied_config
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 
 DTYPES = ("float64", "float32")
-FORMS = {
-    "cpu": {"model.cpu_forms": True, "model.tpu_forms": False},
-    "tpu": {"model.cpu_forms": False, "model.tpu_forms": True},
-    "gpu": {"model.cpu_forms": False, "model.gpu_forms": True},
-    "plain": {"model.cpu_forms": False, "model.tpu_forms": False},
-}
+KERNELS = ("auto", "none", "cpu", "tpu")
 ARCHITECTURE = {
     "backbone": "model.backbone",
     "dilation": "model.dilation",
@@ -73,10 +68,10 @@ def parser() -> argparse.ArgumentParser:
         "--dtype", choices=(*DTYPES, "bfloat16"), default="float64", help="what to compute in; bfloat16: not judged"
     )
     golden.add_argument(
-        "--forms",
-        choices=FORMS,
-        default="cpu",
-        help="model.cpu_forms (the default), model.tpu_forms, model.gpu_forms, or none of them",
+        "--kernels",
+        choices=KERNELS,
+        default="auto",
+        help="model.kernels; without a TPU, those of tpu are interpreted",
     )
     golden.set_defaults(run=run_golden)
 
@@ -121,7 +116,7 @@ def parser() -> argparse.ArgumentParser:
 
 def run_golden(options: argparse.Namespace) -> Iterator[Table]:
     for path in options.files:
-        yield verify_golden(path, options.dtype, FORMS[options.forms])
+        yield verify_golden(path, options.dtype, options.kernels)
 
 
 def run_official(options: argparse.Namespace) -> Iterator[Table]:

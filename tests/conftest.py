@@ -36,7 +36,7 @@ import hypothesis
 import jax
 import pytest
 
-from anchordetr_jax.compilation import join_loops
+from anchordetr_jax.kernels.cpu.process import join_loops
 
 join_loops()  # As commands do.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)

@@ -8,7 +8,7 @@ import numpy as np
 from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import AugmentConfig, Config, ModelConfig
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 from tests.training import tiny
 
 CATEGORIES = Categories(ids=(3, 7), names=("cat", "dog"))

@@ -14,7 +14,7 @@ from anchordetr_jax.benchmark.programs import countable, flops_of, jitted_forwar
 from anchordetr_jax.benchmark.report import Row, plot_lines
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.devices import make_mesh
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 
 KINDS: tuple[Literal["rcda", "standard"], ...] = ("rcda", "standard")
 

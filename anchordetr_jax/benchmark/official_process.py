@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from anchordetr_jax.benchmark.official import Inputs, OfficialPrograms
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.kernels.cpu.host_memory import keep_host_memory
+from anchordetr_jax.kernels.cpu.process import keep_host_memory
 from anchordetr_jax.verification.official import OfficialCode
 
 

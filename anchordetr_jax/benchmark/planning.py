@@ -13,7 +13,7 @@ from anchordetr_jax.benchmark.inputs import COCO_CLASSES
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.devices import BATCH_AXES, batch_sharding, check_fsdp
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.state import abstract_state
 from anchordetr_jax.training.step import make_train_step
@@ -33,7 +33,7 @@ def lower_train_step(
         image_shape: (H, W) pixels.
         max_boxes: targets that each image is padded to.
     """
-    definition = definition_of(config.model)
+    definition = definition_of(config.model, mesh.devices.flat[0].platform)
     optimizer = make_optimizer(
         config.optimizer, steps_before=lambda epoch: epoch * _STEPS_PER_EPOCH, epochs=config.train.epochs
     )

@@ -14,8 +14,8 @@ from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.devices import global_batch, make_mesh, replicated
-from anchordetr_jax.kernels.forms import compiler_options
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels import compiler_options
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
 from anchordetr_jax.training.step import make_train_step
@@ -99,7 +99,7 @@ def jitted_forward(config: Config) -> Any:
 
 def countable(config: Config) -> Config:
     """The same network without kernels: XLA counts the operations of a loop only once, and kernels have loops."""
-    return dataclasses.replace(config, model=dataclasses.replace(config.model, cpu_forms=False))
+    return dataclasses.replace(config, model=dataclasses.replace(config.model, kernels="none"))
 
 
 def flops_of(lowered: jax.stages.Lowered) -> float:

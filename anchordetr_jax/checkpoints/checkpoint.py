@@ -25,8 +25,8 @@ from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
-from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
-from anchordetr_jax.model.definition import Variables, variables_of
+from anchordetr_jax.kernels.building import Variables, definition_of, variables_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR
 
 FORMAT_VERSION = 1
 """Raised whenever older code could no longer read what is written."""

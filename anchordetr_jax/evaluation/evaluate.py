@@ -28,7 +28,7 @@ from anchordetr_jax.evaluation.coco_metrics import Scores, coco_scores
 from anchordetr_jax.evaluation.journal import Journal, fingerprint
 from anchordetr_jax.evaluation.processes import agree_on_found, float_type, gather, metrics_of_process_zero
 from anchordetr_jax.evaluation.results import DatasetDetections, coco_results, joined
-from anchordetr_jax.kernels.forms import compiler_options
+from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 
 BATCHES_IN_FLIGHT = 2

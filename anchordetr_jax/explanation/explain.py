@@ -1,11 +1,11 @@
 """Why a detector sees what it sees: which anchor point and pattern a detection comes from, and where its query looked.
 
-Attention weights are those that the model computes on its way to the detections; `nnx.capture` hands them out.
+Attention weights are those that the model computes on its way to the detections; its cross-attention layers record
+them.
 """
 
 import dataclasses
 import functools
-from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -15,10 +15,16 @@ from flax import nnx
 from PIL import Image
 
 from anchordetr_jax.detection.boxes import cxcywh_to_xyxy
-from anchordetr_jax.kernels.forms import with_plain_forms
-from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.model.attention import RowColumnAttention
-from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.kernels.building import definition_of, variables_of
+from anchordetr_jax.model.attention import (
+    MultiHeadAttention,
+    RowColumnAttention,
+    RowColumnMemory,
+    multi_head_attention,
+    row_column_attention,
+    row_column_weights,
+    softmax_weights,
+)
 from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.inputs import GivenImage
 
@@ -99,8 +105,7 @@ def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explan
     resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     padded = np.zeros((1, *shape, 3), np.uint8)
     padded[0, :height, :width] = resized
-    # Only as it is defined, attention is handed out.
-    config = with_plain_forms(detector.model.config)
+    config = dataclasses.replace(detector.model.config, kernels="none", remat=False)
     graphdef, state = nnx.split(definition_of(config).merge(variables_of(detector.model)))
     classes = np.array(sorted(detector.names))
     queries = config.num_patterns * len(detector.model.anchor_points())
@@ -141,20 +146,28 @@ def _best_queries(
     """Scores, classes (indices into `classes`), boxes (xyxy) and numbers of an image's best queries, the anchor points,
     and the queries' attention [L,n,most,...]: over columns and over rows, or over cells."""
     model = nnx.merge(graphdef, state)
-    predictions, captured = nnx.capture(model, nnx.Intermediate, method_outputs=nnx.Intermediate)(images, image_sizes)
+    recorded = [_record_weights(layer.cross_attention) for layer in model.decoder.layers]
+    predictions = model(images, image_sizes)
     class_scores = jax.nn.sigmoid(predictions.logits[-1, 0])[:, classes]
     scores, index = jax.lax.top_k(class_scores.max(axis=-1), most)
     best = class_scores[index].argmax(axis=-1)
-    layers = [
-        _of_queries(layer.cross_attention, captured["decoder"]["layers"][number]["cross_attention"], index)
-        for number, layer in enumerate(model.decoder.layers)
-    ]
+    # Means over feature levels, of the best queries.
+    layers = [[part.mean(axis=0)[:, index] for part in parts] for (parts,) in recorded]
     weights = tuple(jnp.stack(parts) for parts in zip(*layers, strict=True))
     return scores, best, cxcywh_to_xyxy(predictions.boxes[-1, 0][index]), index, model.anchor_points(), weights
 
 
-def _of_queries(attention: nnx.Module, captured: Any, index: jax.Array) -> Sequence[jax.Array]:
-    """Attention [n,K,...] of some queries in one layer, the mean over feature levels."""
-    (weights,) = captured["weights"].get_value()
-    parts = weights if isinstance(attention, RowColumnAttention) else (weights,)
-    return [part.mean(axis=0)[:, index] for part in parts]
+def _record_weights(attention: RowColumnAttention | MultiHeadAttention) -> list[tuple[jax.Array, ...]]:
+    """Lets an attention layer record its weights in the list that is returned, one entry for each call."""
+    calls: list[tuple[jax.Array, ...]] = []
+
+    def row_column(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+        calls.append(row_column_weights(row_queries, column_queries, memory))
+        return row_column_attention(row_queries, column_queries, memory)
+
+    def multi_head(queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
+        calls.append((softmax_weights(queries, keys, valid),))
+        return multi_head_attention(queries, keys, values, valid)
+
+    attention.attend = row_column if isinstance(attention, RowColumnAttention) else multi_head
+    return calls

@@ -24,9 +24,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.export import onnx as export_onnx
 from anchordetr_jax.export import sample as export_sample
 from anchordetr_jax.files import write_atomically, write_json
-from anchordetr_jax.kernels.forms import with_plain_forms
-from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.model.definition import ModelDefinition, variables_of
+from anchordetr_jax.kernels.building import ModelDefinition, definition_of, variables_of
 from anchordetr_jax.prediction.detector import Detector
 
 PLATFORMS = ("cpu", "cuda", "tpu")
@@ -127,8 +125,8 @@ def _sample() -> str:
 
 
 def _definition(detector: Detector, **changes: Any) -> ModelDefinition:
-    config = dataclasses.replace(with_plain_forms(detector.model.config), remat=False, **changes)
-    return definition_of(config)
+    # One program for all platforms takes the plain functions.
+    return definition_of(dataclasses.replace(detector.model.config, kernels="none", remat=False, **changes))
 
 
 def _detect(definition: ModelDefinition, max_detections: int) -> export_onnx.Detect:

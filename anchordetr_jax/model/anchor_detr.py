@@ -1,6 +1,5 @@
 """Anchor DETR: images in, class logits and boxes of every query out (arXiv 2109.07107)."""
 
-import functools
 import math
 from typing import NamedTuple
 
@@ -9,22 +8,20 @@ import jax.numpy as jnp
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.kernels.forms import forms_of
 from anchordetr_jax.model.compact import CompactBackbone
-from anchordetr_jax.model.definition import ModelDefinition
-from anchordetr_jax.model.initializers import xavier_uniform
-from anchordetr_jax.model.layers import MLP, convolution, linear
-from anchordetr_jax.model.local_start import start_local
+from anchordetr_jax.model.layers import MLP, Convolution, Linear, xavier_uniform
+from anchordetr_jax.model.local_initialization import initialize_locally
 from anchordetr_jax.model.normalization import GroupNorm
 from anchordetr_jax.model.positions import cell_centres, grid_logits, grid_points, sine1d, sine2d
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype, param_dtype
 from anchordetr_jax.model.resnet import ResNet
-from anchordetr_jax.model.transformer import Decoder, Encoder, GridPositions, Memory, QueryPositions
+from anchordetr_jax.model.transformer import Decoder, Encoder, Grid, GridPositions, QueryPositions
 from anchordetr_jax.model.valid_area import ValidArea, leading_area, nearest_area
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
 PIXEL_STD = (0.229, 0.224, 0.225)
-PRIOR_PROBABILITY = 0.01  # what every class scores at the start, so that the focal loss starts small
+PRIOR_PROBABILITY = 0.01
+"""The initial score of every class, which keeps the initial focal loss small."""
 GROUPS = 32
 
 
@@ -43,18 +40,17 @@ class InputProjection(nnx.Module):
 
     def __init__(self, channels_in: int, config: ModelConfig, *, kernel: int, stride: int, rngs: nnx.Rngs):
         C, dtype, area = config.hidden_dim, compute_dtype(config), kernel * kernel
-        self.conv = convolution(
+        self.conv = Convolution(
             channels_in,
             C,
-            kernel=kernel,
+            kernel_size=kernel,
             stride=stride,
             use_bias=True,
-            forms=forms_of(config),
             dtype=dtype,
             rngs=rngs,
             kernel_init=xavier_uniform(channels_in * area, C * area),
         )
-        self.norm = GroupNorm(GROUPS, C, dtype=dtype, param_dtype=at_least_float32(dtype))
+        self.norm = GroupNorm(GROUPS, C, dtype=dtype)
 
     def __call__(self, x: jax.Array, area: ValidArea | None) -> jax.Array:
         """[B,h,w,I] -> [B,ceil(h/stride),ceil(w/stride),C]."""
@@ -62,8 +58,11 @@ class InputProjection(nnx.Module):
 
 
 class UnusedWeight(nnx.Variable[jax.Array]):
-    """A weight that official checkpoints have and these settings do not use: never trained, so that weight decay leaves
-    it alone, as PyTorch's optimisers do with a parameter that gets no gradient."""
+    """A weight that official checkpoints have and these settings do not use.
+
+    It is never trained, so weight decay does not change it. PyTorch's optimisers do the same with a parameter that gets
+    no gradient.
+    """
 
 
 class AnchorDETR(nnx.Module):
@@ -78,14 +77,7 @@ class AnchorDETR(nnx.Module):
         if config.backbone == "compact":
             self.backbone = CompactBackbone(dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
         else:
-            self.backbone = ResNet(
-                config.backbone,
-                dilation=config.dilation,
-                remat=remat,
-                forms=forms_of(config),
-                dtype=dtype,
-                rngs=rngs,
-            )
+            self.backbone = ResNet(config.backbone, dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
         self.input_projections = nnx.List(
             [
                 InputProjection(channels, config, kernel=kernel, stride=stride, rngs=rngs)
@@ -105,16 +97,14 @@ class AnchorDETR(nnx.Module):
         self.adapt_pos1d = MLP(C, C, C, dtype=dtype, rngs=rngs)
         self.adapt_pos2d = MLP(C, C, C, dtype=dtype, rngs=rngs)
         prior = nnx.initializers.constant(-math.log((1 - PRIOR_PROBABILITY) / PRIOR_PROBABILITY))
-        self.class_head = linear(C, config.num_classes, dtype=wide, rngs=rngs, bias_init=prior)
+        self.class_head = Linear(C, config.num_classes, dtype=wide, rngs=rngs, bias_init=prior)
         self.box_head = MLP(C, C, C, 4, dtype=wide, rngs=rngs)
         last = self.box_head.layers[-1]
-        assert last.bias is not None
         last.kernel[...] = jnp.zeros((C, 4), wide)
-        last.bias[...] = jnp.array(
-            [0.0, 0.0, -2.0, -2.0], wide
-        )  # boxes start at their anchor, an eighth of the image wide
+        # An initial box lies at its anchor point and is an eighth of the image wide.
+        last.bias[...] = jnp.array([0.0, 0.0, -2.0, -2.0], wide)
         if config.initialization == "local":
-            start_local(self, self.adapt_pos1d, self.adapt_pos2d)
+            initialize_locally(self, self.adapt_pos1d, self.adapt_pos2d)
         if config.attention != "rcda":
             for layer in self.adapt_pos1d.layers:
                 for name in ("kernel", "bias"):
@@ -123,20 +113,23 @@ class AnchorDETR(nnx.Module):
     def __call__(self, images: jax.Array, image_sizes: jax.Array) -> Predictions:
         """Predictions for a padded batch.
 
-        images [B,H,W,3]: uint8 RGB pixels, or floats already normalised by PIXEL_MEAN and PIXEL_STD; padding at the
-        bottom and right, its content is of no matter. image_sizes int32 [B,2]: each image's valid (h, w) in pixels, at
-        least (1, 1).
+        Args:
+            images: [B,H,W,3], uint8 RGB pixels, or floats already normalised by PIXEL_MEAN and PIXEL_STD. Padding is at
+                the bottom and right; its content has no effect.
+            image_sizes: int32 [B,2], the valid (h, w) of each image in pixels, at least (1, 1).
         """
         features, area = self.features(images, image_sizes)
         invariant = self.config.padding == "invariant"
-        area = ValidArea(*(jnp.repeat(mask, features.shape[1], axis=0) for mask in area))  # one a map, image-major
-        memory = Memory(self.grid_positions(area), area, mean_over=area if invariant else None)
-        encoded = self.encoder(features, memory)
+        area = ValidArea(*(jnp.repeat(mask, features.shape[1], axis=0) for mask in area))  # [B*S,...]
+        grid = Grid(self.grid_positions(area), area, mean_over=area if invariant else None)
+        encoded = self.encoder(features, grid)
         B, S, h, w, C = encoded.shape
         anchors = self.anchor_points()
-        queries = jnp.repeat(self.patterns[...].astype(encoded.dtype), len(anchors), axis=0)  # pattern-major
+        queries = jnp.repeat(
+            self.patterns[...].astype(encoded.dtype), len(anchors), axis=0
+        )  # by pattern, then by anchor
         queries = jnp.broadcast_to(queries[None], (B, *queries.shape))
-        decoded = self.decoder(queries, self.query_positions(anchors), encoded.reshape(B * S, h, w, C), memory)
+        decoded = self.decoder(queries, self.query_positions(anchors), encoded.reshape(B * S, h, w, C), grid)
         return self.predict(decoded)
 
     def features(self, images: jax.Array, image_sizes: jax.Array) -> tuple[jax.Array, ValidArea]:
@@ -179,7 +172,7 @@ class AnchorDETR(nnx.Module):
         return GridPositions(None, None, self.adapt_pos2d(sine2d(points, C)).reshape(B, h * w, C))
 
     def query_positions(self, anchors: jax.Array) -> QueryPositions:
-        """Position embeddings of the queries: computed once an anchor, for all patterns and all decoder layers."""
+        """Position embeddings of the queries, computed once per anchor for all patterns and decoder layers."""
         C = self.config.hidden_dim
 
         def each_pattern(embedding: jax.Array) -> jax.Array:
@@ -198,12 +191,6 @@ class AnchorDETR(nnx.Module):
         centres = jnp.tile(self.anchor_logits(), (self.config.num_patterns, 1))[None, None]
         offsets = jnp.concatenate([offsets[..., :2] + centres, offsets[..., 2:]], axis=-1)
         return Predictions(self.class_head(wide), jax.nn.sigmoid(offsets))
-
-
-@functools.lru_cache(maxsize=16)  # asked for many times over, and it takes seconds
-def definition_of(config: ModelConfig) -> ModelDefinition:
-    """The detector of these settings without its arrays."""
-    return ModelDefinition.abstract(lambda: AnchorDETR(config, rngs=nnx.Rngs(0)))
 
 
 def normalize(images: jax.Array, image_sizes: jax.Array, dtype: jnp.dtype) -> jax.Array:

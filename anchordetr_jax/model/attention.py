@@ -1,111 +1,138 @@
-"""Row-column decoupled attention (Anchor DETR, section 3.4) and ordinary multi-head attention."""
+"""Row-column decoupled attention (Anchor DETR, section 3.4) and ordinary multi-head attention.
+
+The plain functions work on projected queries, keys and values with n heads of d channels each.
+"""
+
+from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.kernels.cpu.attention import attention_in_turn
-from anchordetr_jax.kernels.forms import PLAIN, Forms
-from anchordetr_jax.kernels.gpu.attention_sum import attention_with_kernel_sum
-from anchordetr_jax.kernels.tpu.added_rows import add_to_rows
-from anchordetr_jax.kernels.tpu.attention import kernel_attention
-from anchordetr_jax.model.decoupled import (
-    RowColumnMemory,
-    decoupled_sum,
-    decoupled_weights,
-    softmax_weights,
-)
-from anchordetr_jax.model.initializers import xavier_uniform
-from anchordetr_jax.model.layers import linear, without_bias
+from anchordetr_jax.model.layers import Linear, xavier_uniform
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 from anchordetr_jax.model.valid_area import ValidArea
 
 
-def _projection(channels: int, fused: int, *, forms: Forms, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
-    """One of `fused` input projections, which PyTorch initialises as a single matrix."""
-    return linear(
-        channels,
-        channels,
-        forms=forms,
-        dtype=dtype,
-        rngs=rngs,
-        kernel_init=xavier_uniform(channels, fused * channels),
-        bias_init=nnx.initializers.zeros_init(),
+class RowColumnMemory(NamedTuple):
+    """What queries attend to: the keys and values of a feature map, and which of its cells are valid."""
+
+    row_keys: jax.Array
+    """[B,w,n,d]: one key per column, for attention along a row."""
+    column_keys: jax.Array
+    """[B,h,n,d]: one key per row, for attention along a column."""
+    values: jax.Array
+    """[B,h,w,n,d]."""
+    area: ValidArea
+
+
+def row_column_attention(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+    """Attention along rows, then along columns (equation 8): queries [B,Q,n,d] -> [B,Q,n,d]."""
+    return row_column_sum(*row_column_weights(row_queries, column_queries, memory), memory.values)
+
+
+def row_column_weights(
+    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
+) -> tuple[jax.Array, jax.Array]:
+    """Weights of queries [B,Q,n,d] over columns [B,n,Q,w] and over rows [B,n,Q,h].
+
+    Each sums to one over the valid places.
+    """
+    over_columns = softmax_weights(row_queries, memory.row_keys, memory.area.columns)
+    return over_columns, softmax_weights(column_queries, memory.column_keys, memory.area.rows)
+
+
+def row_column_sum(row_weights: jax.Array, column_weights: jax.Array, values: jax.Array) -> jax.Array:
+    """sum over h and w of column_weights [B,n,Q,h] * row_weights [B,n,Q,w] * values [B,h,w,n,d] -> [B,Q,n,d].
+
+    The longer axis is summed first. This keeps the intermediate array (queries x shorter axis x channels) small.
+    """
+    _, h, w, _, _ = values.shape
+    dtype, precision = values.dtype, product_precision(values.dtype)
+    row_weights, column_weights = row_weights.astype(dtype), column_weights.astype(dtype)
+    if w >= h:
+        inner = jnp.einsum("bnqw,bhwnd->bnqhd", row_weights, values, precision=precision)
+        return jnp.einsum("bnqh,bnqhd->bqnd", column_weights, inner, precision=precision)
+    inner = jnp.einsum("bnqh,bhwnd->bnqwd", column_weights, values, precision=precision)
+    return jnp.einsum("bnqw,bnqwd->bqnd", row_weights, inner, precision=precision)
+
+
+def multi_head_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Ordinary attention: queries [B,Q,n,d], keys and values [B,k,n,d], valid bool [B,k] or None -> [B,Q,n,d]."""
+    weights = softmax_weights(queries, keys, valid).astype(values.dtype)
+    return jnp.einsum("bnqk,bknd->bqnd", weights, values, precision=product_precision(values.dtype))
+
+
+def softmax_weights(queries: jax.Array, keys: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """Softmax over keys: queries [B,Q,n,d], keys [B,k,n,d], valid bool [B,k] -> [B,n,Q,k] in float32 or wider."""
+    dtype = queries.dtype
+    scaled = queries * jnp.asarray(queries.shape[-1] ** -0.5, dtype)
+    scores = jnp.einsum(
+        "bqnd,bknd->bnqk",
+        scaled,
+        keys,
+        precision=product_precision(dtype),
+        preferred_element_type=at_least_float32(dtype),
     )
+    if valid is not None:
+        scores = jnp.where(valid[:, None, None, :], scores, -jnp.inf)
+    return jax.nn.softmax(scores, axis=-1)
 
 
-def _output(channels: int, *, forms: Forms, dtype: DTypeLike, rngs: nnx.Rngs) -> nnx.Linear:
-    return linear(channels, channels, forms=forms, dtype=dtype, rngs=rngs, bias_init=nnx.initializers.zeros_init())
-
-
-def _split_heads(x: jax.Array, heads: int) -> jax.Array:
-    """[..., C] -> [..., n, d]: n heads of d channels."""
-    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
-
-
-def _attend(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, forms: Forms) -> jax.Array:
-    """Row-column attention by the form that is asked for: queries [B,Q,n,d] -> [B,Q,n,d]."""
-    form = kernel_attention if forms.tpu else attention_with_kernel_sum if forms.gpu else attention_in_turn
-    return form(row_queries, column_queries, memory)
+def at_cells(x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
+    """Copies x of the rows [B,h,C] (axis 0) or columns [B,w,C] (axis 1) to the cells of a grid (h, w): [B,h*w,C]."""
+    B, _, C = x.shape
+    return jnp.broadcast_to(jnp.expand_dims(x, 2 - axis), (B, *shape, C)).reshape(B, -1, C)
 
 
 class MultiHeadAttention(nnx.Module):
     """Ordinary attention, with separate query, key and value projections."""
 
-    def __init__(self, channels: int, heads: int, *, forms: Forms = PLAIN, dtype: DTypeLike, rngs: nnx.Rngs):
+    def __init__(
+        self,
+        channels: int,
+        heads: int,
+        *,
+        role: Literal["queries", "features", "levels"],
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        """Makes the layer. `role`: it attends among the queries, to features, or between feature levels."""
         self.heads = heads
-        self.forms = forms
-        self.query = _projection(channels, 3, forms=forms, dtype=dtype, rngs=rngs)
-        self.key = _projection(channels, 3, forms=forms, dtype=dtype, rngs=rngs)
-        self.value = _projection(channels, 3, forms=forms, dtype=dtype, rngs=rngs)
-        self.out = _output(channels, forms=forms, dtype=dtype, rngs=rngs)
+        self.role = role
+        self.query, self.key, self.value = (
+            _projection(channels, fused=3, role=role, dtype=dtype, rngs=rngs) for _ in range(3)
+        )
+        self.out = _output(channels, role=role, dtype=dtype, rngs=rngs)
+        self.attend = multi_head_attention
 
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
         """queries [B,Q,C], keys and values [B,k,C], valid bool [B,k] or None -> [B,Q,C]."""
         v = _split_heads(self.value(values), self.heads)
-        if any(self.forms):
-            q, k = self._projected(queries, keys)
-            # Nothing lies between the sums where there is one row: GPUs need no kernel.
-            mixed = _attend(q, jnp.zeros_like(q), _one_row(k, v, valid), self.forms._replace(gpu=False))
-        else:
-            weights = self.weights(queries, keys, valid).astype(v.dtype)
-            mixed = jnp.einsum("bnqk,bknd->bqnd", weights, v, precision=product_precision(v.dtype))
-        return self.out(mixed.reshape(queries.shape))
-
-    def weights(self, queries: jax.Array, keys: jax.Array, valid: jax.Array | None) -> jax.Array:
-        """Attention [B,n,Q,k], which sums to one over the valid keys."""
-        return softmax_weights(*self._projected(queries, keys), valid)
-
-    def _projected(self, queries: jax.Array, keys: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return _split_heads(self.query(queries), self.heads), _split_heads(self.key(keys), self.heads)
-
-
-def _one_row(keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> RowColumnMemory:
-    """Keys and values [B,k,n,d] as a feature map of a single row, along whose columns nothing is to be weighed:
-    ordinary attention is row-column attention to it."""
-    B, k, n, d = keys.shape
-    columns = jnp.ones((B, k), bool) if valid is None else valid
-    area = ValidArea(jnp.ones((B, 1), bool), columns)
-    return RowColumnMemory(keys, jnp.zeros((B, 1, n, d), keys.dtype), values[:, None], area)
+        q, k = _split_heads(self.query(queries), self.heads), _split_heads(self.key(keys), self.heads)
+        return self.out(self.attend(q, k, v, valid).reshape(queries.shape))
 
 
 class RowColumnAttention(nnx.Module):
-    """RCDA: attention along a row, then along a column, instead of over all cells.
+    """RCDA: attention along a row and along a column, instead of over all cells at once.
 
     `query_row` and `key_row` act along a row (over its w columns), `query_column` and `key_column` along a column.
     """
 
-    def __init__(self, channels: int, heads: int, *, forms: Forms = PLAIN, dtype: DTypeLike, rngs: nnx.Rngs):
+    role = "features"
+
+    def __init__(self, channels: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        def projection() -> Linear:
+            return _projection(channels, fused=5, role=self.role, dtype=dtype, rngs=rngs)
+
         self.heads = heads
-        self.forms = forms
-        self.query_row = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
-        self.query_column = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
-        self.key_row = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
-        self.key_column = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
-        self.value = _projection(channels, 5, forms=forms, dtype=dtype, rngs=rngs)
-        self.out = _output(channels, forms=forms, dtype=dtype, rngs=rngs)
+        self.query_row, self.query_column = projection(), projection()
+        self.key_row, self.key_column = projection(), projection()
+        self.value = projection()
+        self.out = _output(channels, role=self.role, dtype=dtype, rngs=rngs)
+        self.attend = row_column_attention
+        self.at_cells = at_cells
 
     def memory(
         self,
@@ -117,65 +144,65 @@ class RowColumnAttention(nnx.Module):
     ) -> RowColumnMemory:
         """Keys and values of a feature map.
 
-        features [B,h,w,C]; row_positions [B,w,C] and column_positions [B,h,C] are embeddings of x and of y. Keys are
-        means over the other axis, of the cells in `mean_over` (None: of all cells). A mean and a linear map commute, so
-        the mean comes first. Values are without their bias, which is added to their sum.
+        A key is the mean of the cells along the other axis, then projected: a mean and a linear map commute, and this
+        order costs less. Values come without their bias, which `__call__` adds to their sum.
+
+        Args:
+            features: [B,h,w,C].
+            row_positions: [B,w,C], embeddings of x.
+            column_positions: [B,h,C], embeddings of y.
+            area: the valid cells.
+            mean_over: the cells that the means are taken over; None: all cells.
         """
         row_mean, column_mean = _axis_means(features, mean_over)
         return RowColumnMemory(
             row_keys=_split_heads(self.key_row(row_mean + row_positions), self.heads),
             column_keys=_split_heads(self.key_column(column_mean + column_positions), self.heads),
-            values=_split_heads(without_bias(self.value, features), self.heads),
+            values=_split_heads(self.value.product(features), self.heads),
             area=area,
         )
 
     def grid_queries(
         self, features: jax.Array, row_positions: jax.Array, column_positions: jax.Array
     ) -> tuple[jax.Array, jax.Array]:
-        """Projected row and column queries of every cell, each [B,h*w,C].
+        """Projected row and column queries of every cell, each [B,h*w,C]; the arguments are those of `memory`.
 
-        The projection is linear, so a position is projected once a column (or row), not once a cell; so is the bias
-        added, whose gradient then comes with the positions'.
+        The projection is linear, so each position (and the bias) is projected once per column or row, not once per
+        cell.
         """
         B, h, w, C = features.shape
         cells = features.reshape(B, h * w, C)
-        row = without_bias(self.query_row, cells) + self._at_cells(self.query_row(row_positions), (h, w), 1)
-        column = without_bias(self.query_column, cells) + self._at_cells(self.query_column(column_positions), (h, w), 0)
+        row = self.query_row.product(cells) + self.at_cells(self.query_row(row_positions), (h, w), 1)
+        column = self.query_column.product(cells) + self.at_cells(self.query_column(column_positions), (h, w), 0)
         return row, column
-
-    def _at_cells(self, x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
-        """x of the rows [B,h,C] (axis 0) or columns [B,w,C] (axis 1) of a grid of `shape`, for each cell [B,h*w,C]."""
-        if self.forms.tpu:
-            # The gradient is a product, too, then, which TPUs do many times as fast as a sum over cells.
-            chosen = jnp.asarray(np.arange(shape[axis])[:, None] == np.indices(shape)[axis].ravel(), x.dtype)
-            return jnp.einsum("kq,bkc->bqc", chosen, x, precision=product_precision(x.dtype))
-        B, _, C = x.shape
-        return jnp.broadcast_to(jnp.expand_dims(x, 2 - axis), (B, *shape, C)).reshape(B, -1, C)
 
     def __call__(self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
         """Projected queries [B,Q,C] -> [B,Q,C]."""
-        if any(self.forms):
-            row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
-            mixed = _attend(row, column, memory, self.forms)
-        else:
-            mixed = decoupled_sum(*self.weights(row_queries, column_queries, memory), memory.values)
-        # Weights sum to one, so the values' bias may be added to their sum: once, not in every cell.
-        assert self.value.bias is not None
-        mixed = mixed.reshape(row_queries.shape)
-        bias = self.out(self.value.bias[...].astype(mixed.dtype)[None, None])
-        mixed = without_bias(self.out, mixed)
-        return add_to_rows(mixed, bias[0, 0]) if self.forms.tpu else mixed + bias
-
-    def weights(
-        self, row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
-    ) -> tuple[jax.Array, jax.Array]:
-        """Attention along rows [B,n,Q,w] and along columns [B,n,Q,h]; each sums to one over the valid cells."""
         row, column = (_split_heads(queries, self.heads) for queries in (row_queries, column_queries))
-        return decoupled_weights(row, column, memory)
+        attended = self.attend(row, column, memory).reshape(row_queries.shape)
+        # The weights sum to one, so the bias of the values is added once to their sum instead of to every cell.
+        bias = self.out(self.value.bias[...].astype(attended.dtype)[None, None])
+        return self.out.add_bias(self.out.product(attended), bias[0, 0])
+
+
+def _projection(channels: int, *, fused: int, role: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
+    """One of `fused` input projections, which PyTorch initialises as a single matrix."""
+    init, zeros = xavier_uniform(channels, fused * channels), nnx.initializers.zeros_init()
+    return Linear(channels, channels, dtype=dtype, rngs=rngs, kernel_init=init, bias_init=zeros, role=role)
+
+
+def _output(channels: int, *, role: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
+    zeros = nnx.initializers.zeros_init()
+    return Linear(channels, channels, dtype=dtype, rngs=rngs, bias_init=zeros, role=role)
+
+
+def _split_heads(x: jax.Array, heads: int) -> jax.Array:
+    """[..., C] -> [..., n, d]."""
+    return x.reshape(*x.shape[:-1], heads, x.shape[-1] // heads)
 
 
 def _axis_means(features: jax.Array, area: ValidArea | None) -> tuple[jax.Array, jax.Array]:
-    """Means of features [B,h,w,C] over h -> [B,w,C] and over w -> [B,h,C], in float32 at least."""
+    """Means of features [B,h,w,C] over h -> [B,w,C] and over w -> [B,h,C], computed in float32 or wider."""
     dtype = features.dtype
     wide = features.astype(at_least_float32(dtype))
     if area is None:

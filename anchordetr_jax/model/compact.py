@@ -1,21 +1,16 @@
-"""A small backbone that trains from nothing on small images, for demos and tests."""
+"""A small backbone for small images. It trains from random weights, for demos and tests."""
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
 
-from anchordetr_jax.model.layers import apply_layer, linear
+from anchordetr_jax.model.layers import Linear, apply_layer
 from anchordetr_jax.model.normalization import LayerNorm
-from anchordetr_jax.model.precision import at_least_float32
-from anchordetr_jax.model.valid_area import leading_area, strided
+from anchordetr_jax.model.valid_area import StageArea
 
 WIDTHS = (24, 48, 64)
 BLOCKS = (1, 2, 2)
-
-
-def _zero_outside(x: jax.Array, sizes: jax.Array | None) -> jax.Array:
-    return x if sizes is None else leading_area(sizes, (x.shape[1], x.shape[2])).zero_outside(x)
 
 
 def _patches(x: jax.Array, size: int) -> jax.Array:
@@ -27,10 +22,10 @@ def _patches(x: jax.Array, size: int) -> jax.Array:
 
 
 class Convolution3x3(nnx.Module):
-    """A 3x3 convolution as one matrix product over shifted copies, whose gradient is fast on CPUs too."""
+    """A 3x3 convolution as one matrix product over nine shifted copies. XLA compiles its gradient well."""
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.linear = linear(9 * channels, channels, dtype=dtype, rngs=rngs)
+        self.linear = Linear(9 * channels, channels, dtype=dtype, rngs=rngs)
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """[B,h,w,C] -> [B,h,w,C], zeros beyond the border."""
@@ -44,13 +39,13 @@ class Block(nnx.Module):
     """x + linear(relu(conv3x3(norm(x))))."""
 
     def __init__(self, channels: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        self.norm = LayerNorm(channels, dtype=dtype, param_dtype=at_least_float32(dtype))
+        self.norm = LayerNorm(channels, dtype=dtype)
         self.conv = Convolution3x3(channels, dtype=dtype, rngs=rngs)
-        self.out = linear(channels, channels, dtype=dtype, rngs=rngs)
+        self.out = Linear(channels, channels, dtype=dtype, rngs=rngs)
 
-    def __call__(self, x: jax.Array, sizes: jax.Array | None) -> jax.Array:
+    def __call__(self, x: jax.Array, area: StageArea) -> jax.Array:
         """[B,h,w,C] -> [B,h,w,C]."""
-        y = self.conv(_zero_outside(self.norm(x), sizes))
+        y = self.conv(area.zero_outside(self.norm(x)))
         return x + self.out(jax.nn.relu(y))
 
 
@@ -66,7 +61,7 @@ class CompactBackbone(nnx.Module):
         channels_in = 3
         stems, stages = [], []
         for stride, width, blocks in zip(self.strides, WIDTHS, BLOCKS, strict=True):
-            stems.append(linear(stride * stride * channels_in, width, dtype=dtype, rngs=rngs))
+            stems.append(Linear(stride * stride * channels_in, width, dtype=dtype, rngs=rngs))
             stages.append(nnx.List([Block(width, dtype=dtype, rngs=rngs) for _ in range(blocks)]))
             channels_in = width
         self.stems = nnx.List(stems)
@@ -75,15 +70,15 @@ class CompactBackbone(nnx.Module):
     def __call__(self, x: jax.Array, image_sizes: jax.Array | None) -> tuple[list[jax.Array], jax.Array | None]:
         """Normalised images [B,H,W,3], zero in the padding -> features of the three stages, each [B,h,w,C].
 
-        `image_sizes` int [B,2] keeps padding out of the result, and the valid sizes of the last features come back with
-        them; None treats padding as image.
+        With `image_sizes` int [B,2] (h, w) the padding does not change the result, and the valid sizes of the last
+        features are returned too. With None the padding is treated as image.
         """
-        sizes = image_sizes
+        area = StageArea(image_sizes)
         features = []
         for stride, stem, stage in zip(self.strides, self.stems, self.stages, strict=True):
-            x = stem(_patches(_zero_outside(x, sizes), stride))
-            sizes = None if sizes is None else strided(sizes, stride)
+            x = stem(_patches(area.zero_outside(x), stride))
+            area = area.strided(stride)
             for block in stage:
-                x = apply_layer(block, self.remat, x, sizes)
-            features.append(_zero_outside(x, sizes))
-        return features, sizes
+                x = apply_layer(block, self.remat, x, area)
+            features.append(area.zero_outside(x))
+        return features, area.sizes

@@ -12,18 +12,19 @@ EPSILON = 1e-5  # PyTorch's, for all its normalisation layers; Flax's own defaul
 
 
 class FrozenStatistic(nnx.Variable):
-    """A value of a frozen BatchNorm: loaded with a checkpoint, never trained."""
+    """A value of a frozen BatchNorm: loaded with the weights, never trained."""
 
 
 class FrozenBatchNorm(nnx.Module):
     """BatchNorm with fixed statistics and fixed affine map: y = (x - mean) / sqrt(var + 1e-5) * scale + bias."""
 
-    def __init__(self, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
-        self.dtype = dtype
-        self.scale = FrozenStatistic(jnp.ones(channels, param_dtype))
-        self.bias = FrozenStatistic(jnp.zeros(channels, param_dtype))
-        self.mean = FrozenStatistic(jnp.zeros(channels, param_dtype))
-        self.var = FrozenStatistic(jnp.ones(channels, param_dtype))
+    def __init__(self, channels: int, *, dtype: DTypeLike):
+        wide = at_least_float32(dtype)
+        self.dtype = jnp.dtype(dtype)
+        self.scale = FrozenStatistic(jnp.ones(channels, wide))
+        self.bias = FrozenStatistic(jnp.zeros(channels, wide))
+        self.mean = FrozenStatistic(jnp.zeros(channels, wide))
+        self.var = FrozenStatistic(jnp.ones(channels, wide))
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """The map's scale and bias [C], y = x * scale + bias."""
@@ -38,16 +39,16 @@ class FrozenBatchNorm(nnx.Module):
 
 
 class GroupNorm(nnx.Module):
-    """GroupNorm over the valid cells of each image (or over all cells, where `area` is None)."""
+    """GroupNorm over the valid cells of each image, or over all cells if `area` is None."""
 
-    def __init__(self, groups: int, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
+    def __init__(self, groups: int, channels: int, *, dtype: DTypeLike):
         self.groups = groups
-        self.dtype = dtype
-        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(channels, at_least_float32(dtype)))
+        self.bias = nnx.Param(jnp.zeros(channels, at_least_float32(dtype)))
 
     def __call__(self, x: jax.Array, area: ValidArea | None) -> jax.Array:
-        """x [B,h,w,C] -> the same shape, in the compute dtype. Padding is left as it falls."""
+        """x [B,h,w,C] -> the same shape, in the compute dtype. Values in the padding have no meaning."""
         B, h, w, C = x.shape
         wide = x.astype(at_least_float32(self.dtype)).reshape(B, h, w, self.groups, C // self.groups)
         if area is None:
@@ -65,20 +66,37 @@ class GroupNorm(nnx.Module):
 
 
 class LayerNorm(nnx.Module):
-    """LayerNorm over the last axis, computed in float32 at least."""
+    """LayerNorm over the last axis, computed in float32 or wider."""
 
-    def __init__(self, channels: int, *, dtype: DTypeLike, param_dtype: DTypeLike):
-        self.dtype = dtype
-        self.scale = nnx.Param(jnp.ones(channels, param_dtype))
-        self.bias = nnx.Param(jnp.zeros(channels, param_dtype))
+    def __init__(self, channels: int, *, dtype: DTypeLike):
+        self.dtype = jnp.dtype(dtype)
+        self.scale = nnx.Param(jnp.ones(channels, at_least_float32(dtype)))
+        self.bias = nnx.Param(jnp.zeros(channels, at_least_float32(dtype)))
 
     def __call__(self, x: jax.Array) -> jax.Array:
         """x [..., C] -> the same shape, in the compute dtype."""
         return layer_norm(x, self.scale[...], self.bias[...], self.dtype)
 
 
+class ResidualNorm(LayerNorm):
+    """LayerNorm of a sum: where every norm of a transformer layer stands."""
+
+    def __init__(self, channels: int, *, dtype: DTypeLike):
+        super().__init__(channels, dtype=dtype)
+        self.norm_of_sum = norm_of_sum
+
+    def of_sum(self, x: jax.Array, y: jax.Array) -> jax.Array:
+        """norm(x + y), both [..., C] in the compute dtype."""
+        return self.norm_of_sum(x, y, self.scale[...], self.bias[...])
+
+
+def norm_of_sum(x: jax.Array, y: jax.Array, scale: jax.Array, bias: jax.Array) -> jax.Array:
+    """LayerNorm of x + y, both [..., C], with scale and bias [C]; in the dtype of x."""
+    return layer_norm(x + y, scale, bias, x.dtype)
+
+
 def layer_norm(x: jax.Array, scale: jax.Array, bias: jax.Array, dtype: DTypeLike) -> jax.Array:
-    """x [..., C] normalised over its last axis in float32 at least, times scale [C], plus bias [C], in `dtype`."""
+    """x [..., C] normalised over its last axis in float32 or wider, times scale [C], plus bias [C], in `dtype`."""
     wide = x.astype(at_least_float32(dtype))
     centred = wide - wide.mean(axis=-1, keepdims=True)
     var = jnp.square(centred).mean(axis=-1, keepdims=True)

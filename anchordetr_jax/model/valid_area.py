@@ -1,7 +1,7 @@
 """Which cells of a padded array belong to the image.
 
-Padding is at the bottom and right, so the valid area of an image is a rectangle and a mask over cells is the product of
-a mask over rows and a mask over columns.
+Padding is at the bottom and right, so the valid area of an image is a rectangle, and the mask over cells is the product
+of a mask over rows and a mask over columns.
 """
 
 from typing import NamedTuple
@@ -28,22 +28,19 @@ class ValidArea(NamedTuple):
 
 
 class StageArea(NamedTuple):
-    """The valid area at one stage of a backbone; does nothing where padding is treated as image."""
+    """The valid area at one stage of a backbone; without sizes the padding is treated as image."""
 
     sizes: jax.Array | None
     """int [B,2] (h, w), or None."""
 
-    def halved(self) -> "StageArea":
-        """After a stride of 2."""
-        return StageArea(None if self.sizes is None else halve(self.sizes))
+    def strided(self, stride: int) -> "StageArea":
+        """After a layer with this stride: sizes are rounded up, since zero padding acts as a border of zeros does.
 
-    def heights(self, shape: tuple[int, ...]) -> jax.Array:
-        """How many rows of each column of grids of `shape` (B, h, w) are valid, int32 [B,w]."""
-        B, h, w = shape
-        if self.sizes is None:
-            return jnp.full((B, w), h, jnp.int32)
-        inside = jnp.arange(w)[None, :] < self.sizes[:, 1, None]
-        return jnp.where(inside, self.sizes[:, 0, None], 0).astype(jnp.int32)
+        The quotient has this form because the converter to ONNX knows no other for a batch of any size.
+        """
+        if self.sizes is None or stride == 1:
+            return self
+        return StageArea(lax.div(self.sizes + (stride - 1), jnp.full_like(self.sizes, stride)))
 
     def zero_outside(self, x: jax.Array) -> jax.Array:
         """x [B,h,w,C] with zeros in the padding."""
@@ -56,19 +53,6 @@ def leading_area(sizes: jax.Array, shape: tuple[int, int]) -> ValidArea:
     """The area of the first `sizes` int [B,2] (h, w) rows and columns on a grid of `shape` (h, w)."""
     rows, columns = (jnp.arange(n)[None, :] < sizes[:, axis, None] for axis, n in enumerate(shape))
     return ValidArea(rows, columns)
-
-
-def strided(sizes: jax.Array, stride: int) -> jax.Array:
-    """Valid sizes, int [B,2], after a stage of some stride: rounded up. Zero padding does what a border of zeros does.
-
-    The quotient is written in this form because ONNX's converter knows no other for a batch of any size.
-    """
-    return lax.div(sizes + (stride - 1), jnp.full_like(sizes, stride))
-
-
-def halve(sizes: jax.Array) -> jax.Array:
-    """Valid sizes after a stage of stride 2."""
-    return strided(sizes, 2)
 
 
 def nearest_area(image_sizes: jax.Array, image_shape: tuple[int, int], shape: tuple[int, int]) -> ValidArea:

@@ -22,7 +22,7 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.transforms import Draw, apply_draw, evaluation_draws
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.kernels.forms import compiler_options
+from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.prediction.detections import Detections, not_finite_sentence
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images

@@ -7,7 +7,7 @@ from jax import lax
 from jax.sharding import PartitionSpec
 
 from anchordetr_jax.devices import BATCH_AXES, FSDP_AXIS
-from anchordetr_jax.model.definition import Variables
+from anchordetr_jax.kernels.building import Variables
 from anchordetr_jax.training.sharding import split_dimension
 
 Tree = TypeVar("Tree")

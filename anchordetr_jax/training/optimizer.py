@@ -11,7 +11,7 @@ import optax
 
 from anchordetr_jax.config import OptimizerConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.definition import Variables
+from anchordetr_jax.kernels.building import Variables
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 """Step number to a float scalar."""

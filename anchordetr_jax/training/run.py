@@ -16,8 +16,8 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
+from anchordetr_jax.kernels.building import ModelDefinition, build, count
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.definition import ModelDefinition, count
 from anchordetr_jax.model.positions import grid_points
 from anchordetr_jax.training.best import Best
 from anchordetr_jax.training.initial_weights import load_initial_weights
@@ -70,7 +70,8 @@ class Run:
         self._use(data)
 
     def _build(self) -> AnchorDETR:
-        return AnchorDETR(self.config.model, rngs=nnx.Rngs(self.config.train.seed))
+        platform = self.mesh.devices.flat[0].platform
+        return build(self.config.model, rngs=nnx.Rngs(self.config.train.seed), platform=platform)
 
     def _use(self, data: TrainingData) -> None:
         """Takes the data and what follows from its epochs."""

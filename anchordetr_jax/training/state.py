@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding
 from anchordetr_jax.config import OptimizerConfig
 from anchordetr_jax.devices import replicated
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.definition import ModelDefinition, Variables, variables_of
+from anchordetr_jax.kernels.building import ModelDefinition, Variables, variables_of
 from anchordetr_jax.training.optimizer import Optimizer
 from anchordetr_jax.training.sharding import FSDP_RULES, ShardingRule, variable_shardings
 

@@ -18,8 +18,8 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import class_error, detection_losses, total_loss
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.devices import BATCH_AXES, batch_sharding, replicated
-from anchordetr_jax.kernels.forms import compiler_options
-from anchordetr_jax.model.definition import ModelDefinition, Variables
+from anchordetr_jax.kernels import compiler_options
+from anchordetr_jax.kernels.building import ModelDefinition, Variables
 from anchordetr_jax.training.collectives import gather_parameters, reduce_gradients, sum_over_devices
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
 from anchordetr_jax.training.sharding import partition_specs, split_dimension

@@ -1,6 +1,8 @@
 """The outputs that this project computes for a case, with its own model, matcher, losses and train step."""
 
 import contextlib
+import dataclasses
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Literal, NamedTuple
 
@@ -14,8 +16,7 @@ from anchordetr_jax.detection.losses import class_error, detection_losses
 from anchordetr_jax.detection.matching import Targets, match, matching_costs
 from anchordetr_jax.detection.postprocess import top_detections
 from anchordetr_jax.devices import make_mesh
-from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.model.definition import Variables
+from anchordetr_jax.kernels.building import ModelDefinition, Variables, definition_of
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.state import new_state, split_variables, state_shardings, trainable_paths
 from anchordetr_jax.training.step import make_train_step
@@ -24,6 +25,9 @@ from anchordetr_jax.verification.stages import run_stages
 from anchordetr_jax.weights.arguments import config_with
 from anchordetr_jax.weights.correspondence import correspondences
 from anchordetr_jax.weights.state_dict import state_dict_from_variables, variables_from_state_dict
+
+Kernels = Literal["auto", "none", "cpu", "tpu"]
+"""Values of `ModelConfig.kernels`."""
 
 STEPS_AN_EPOCH = 1_000_000
 """More steps than any case takes, so that the learning rates of the first epoch are used."""
@@ -45,32 +49,81 @@ def compute(
     dtype: str,
     *,
     padding: Literal["invariant", "official"] | None = None,
-    forms: Mapping[str, bool] | None = None,
+    kernels: Kernels | None = None,
 ) -> Outputs:
     """Computes all outputs of a case.
 
     Args:
         case: what to compute. Without targets there is no training.
         dtype: "float64", "float32" or "bfloat16" (losses and training are then in float32).
-        forms: `model.cpu_forms` and similar settings, where the defaults are not wanted.
         padding: `ModelConfig.padding`. The default is `official` where the images differ in size, else `invariant`.
+        kernels: `ModelConfig.kernels`. Without a TPU, Pallas interprets the kernels of "tpu". To run all of them, the
+            images are repeated to a multiple of 8. Losses, gradients and training steps stay the same, because they
+            divide by the number of boxes.
     """
+    images = len(case.images)
+    if kernels == "tpu":
+        case = _repeated(case, 8 // math.gcd(images, 8))
     padding = padding or ("official" if case.is_padded else "invariant")
     config = config_with(
         case.config,
-        {"model.dtype": dtype, "model.padding": padding, "model.remat": False, "mesh.fsdp": 1, **(forms or {})},
+        {
+            "model.dtype": dtype,
+            "model.padding": padding,
+            "model.remat": False,
+            "model.kernels": kernels or ModelConfig.kernels,
+            "mesh.fsdp": 1,
+        },
     )
     with float_width(dtype):
-        variables = variables_from_state_dict(case.state_dict, config.model)
+        plain = dataclasses.replace(config.model, kernels="none")
+        variables = variables_from_state_dict(case.state_dict, plain)
         outputs = _forward(case, config, variables)
         if case.targets:
             _losses(case, config, outputs)
             _train(case, config, variables, outputs)
-    return outputs
+    return _of_first(outputs, images)
+
+
+def _definition(config: Config) -> ModelDefinition:
+    """With the TPU's kernels interpreted, if there is no TPU."""
+    if config.model.kernels == "tpu":
+        return definition_of(config.model, "tpu", interpret=jax.default_backend() != "tpu")
+    return definition_of(config.model)
+
+
+def _repeated(case: Case, times: int) -> Case:
+    return dataclasses.replace(
+        case,
+        images=case.images * times,
+        targets=case.targets * times,
+        target_sizes=None if case.target_sizes is None else np.tile(case.target_sizes, (times, 1)),
+    )
+
+
+def _of_first(outputs: Outputs, images: int) -> Outputs:
+    """The outputs for the first images. Losses, gradients and training steps are those of all images."""
+    total = outputs.logits.shape[1] if outputs.logits is not None else images
+    if total == images:
+        return outputs
+    assert outputs.logits is not None
+    assert outputs.boxes is not None
+    assert outputs.detections is not None
+    stages = {name: array[: len(array) * images // total] for name, array in outputs.stages.items()}
+    return dataclasses.replace(
+        outputs,
+        stages=stages,
+        stage_shapes={name: array.shape for name, array in stages.items()},
+        logits=outputs.logits[:, :images],
+        boxes=outputs.boxes[:, :images],
+        detections=TopDetections(*(array[:images] for array in outputs.detections)),
+        matches={key: pairs for key, pairs in outputs.matches.items() if key[1] < images},
+        costs=None if outputs.costs is None else outputs.costs[:, :images],
+    )
 
 
 def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Outputs:
-    definition = definition_of(config.model)
+    definition = _definition(config)
     images, sizes = case.batch(_given_dtype(config)), case.image_sizes
 
     @jax.jit
@@ -112,7 +165,7 @@ def _losses(case: Case, config: Config, outputs: Outputs) -> None:
 
 def _train(case: Case, config: Config, variables: Mapping[str, Any], outputs: Outputs) -> None:
     definition, mesh, batch = (
-        definition_of(config.model),
+        _definition(config),
         make_mesh(config.mesh, jax.devices()[:1]),
         _batch(case, config),
     )

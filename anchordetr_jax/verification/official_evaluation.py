@@ -16,7 +16,7 @@ from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.evaluation.evaluate import Evaluator
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.verification.agreement import compare_detections
 from anchordetr_jax.verification.cases import TopDetections
 from anchordetr_jax.verification.comparison import Table

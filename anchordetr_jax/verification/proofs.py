@@ -2,9 +2,10 @@
 
 import dataclasses
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from PIL import Image
 
@@ -14,9 +15,9 @@ from anchordetr_jax.data.transforms import apply_draw, evaluation_draws
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
 from anchordetr_jax.verification.agreement import compare_outputs
-from anchordetr_jax.verification.cases import Case, synthetic_targets
+from anchordetr_jax.verification.cases import Case, Outputs, synthetic_targets
 from anchordetr_jax.verification.comparison import Table
-from anchordetr_jax.verification.computation import compute
+from anchordetr_jax.verification.computation import Kernels, compute
 from anchordetr_jax.verification.golden import read_golden
 from anchordetr_jax.verification.official import OfficialCode
 from anchordetr_jax.verification.synthetic import official_shapes, synthetic_image, synthetic_state_dict
@@ -48,14 +49,36 @@ class Trial:
     steps: int = 3
 
 
-def verify_golden(path: str | Path, dtype: str = "float64", forms: Mapping[str, bool] | None = None) -> Table:
-    """Computes the case of a file of golden values and compares. Raises `UserError` if the file cannot be read."""
+def verify_golden(path: str | Path, dtype: str = "float64", kernels: Kernels | None = None) -> Table:
+    """Computes the case of a file of golden values and compares. Raises `UserError` if the file cannot be read.
+
+    `kernels` as for `computation.compute`. Interpreted kernels are slow, so they take one training step only.
+    """
     case, reference, unused = read_golden(path)
     table = Table(f"{path}: {describe(case)}; {dtype} here, float64 there")
-    compare_outputs(table, compute(case, dtype, forms=forms), reference, case, dtype)
+    if kernels == "tpu" and jax.default_backend() != "tpu":
+        table.note("The TPU's kernels were interpreted, on the images repeated to a multiple of 8.")
+        if case.steps > 1:
+            table.note(f"One training step was taken instead of {case.steps}.")
+            case, reference = _with_one_step(case, reference)
+    compare_outputs(table, compute(case, dtype, kernels=kernels), reference, case, dtype)
     if unused:
         table.note(f"These entries of the file's meta are unknown and not used: {', '.join(unused)}.")
     return table
+
+
+def _with_one_step(case: Case, reference: Outputs) -> tuple[Case, Outputs]:
+    """Without everything that is known only after the last step."""
+    assert reference.step_losses is not None
+    assert reference.step_gradient_norms is not None
+    first = dataclasses.replace(
+        reference,
+        step_losses=reference.step_losses[:1],
+        step_gradient_norms=reference.step_gradient_norms[:1],
+        norms_after={},
+        tensors_after={},
+    )
+    return dataclasses.replace(case, steps=1), first
 
 
 def verify_official(repo: str | Path, trial: Trial, dtypes: Sequence[str] = ("float64", "float32")) -> Iterator[Table]:

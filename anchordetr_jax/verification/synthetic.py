@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.weights.state_dict import state_dict_from_variables
 
 Shape = tuple[int, ...]

@@ -14,7 +14,7 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.sources.coco import read_categories
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.kernels.building import variables_of
 from anchordetr_jax.weights.architecture import is_resnet, read_architecture
 from anchordetr_jax.weights.arguments import (
     architecture_arguments,

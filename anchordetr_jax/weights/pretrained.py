@@ -11,7 +11,8 @@ from anchordetr_jax.checkpoints.checkpoint import load_model, refuse_backbone_al
 from anchordetr_jax.config import Config, ModelConfig, choices
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
+from anchordetr_jax.kernels.building import definition_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.weights.convert import UntoldError, read_weights
 
 OFFICIAL_WEIGHTS = "https://github.com/megvii-research/AnchorDETR"

@@ -9,8 +9,8 @@ from jax.typing import DTypeLike
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
-from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.kernels.building import definition_of, variables_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.precision import param_dtype
 from anchordetr_jax.weights.architecture import config_from_state_dict, read_depth
 from anchordetr_jax.weights.correspondence import (

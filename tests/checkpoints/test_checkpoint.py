@@ -26,8 +26,8 @@ from anchordetr_jax.checkpoints.integrity import CHECKSUMS_FILE, find_damage
 from anchordetr_jax.config import Config
 from anchordetr_jax.devices import make_mesh, replicated
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import AnchorDETR, definition_of
-from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.kernels.building import definition_of, variables_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR
 from tests.training.tiny import CATEGORIES, CONFIG, MODEL
 
 

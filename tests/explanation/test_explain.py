@@ -16,7 +16,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (40, 56, 3), dtype=np.uint8)
 IMAGE = GivenImage("The image", content=PIXELS)
 
 
-@pytest.fixture(scope="module", params=[{}, {"attention": "standard"}, {"tpu_forms": True}], ids=str)
+@pytest.fixture(scope="module", params=[{}, {"attention": "standard"}, {"remat": True}], ids=str)
 def detector(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Detector:
     model = dataclasses.replace(MODEL, **request.param)
     return Detector.from_pretrained(save_detector(tmp_path_factory.mktemp("detector") / "checkpoint", model))

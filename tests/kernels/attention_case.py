@@ -1,4 +1,4 @@
-"""Queries and memories that forms of row-column attention are compared on."""
+"""Queries and memories on which functions for row-column attention are compared."""
 
 from collections.abc import Callable
 from typing import Any
@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchordetr_jax.model.decoupled import RowColumnMemory
+from anchordetr_jax.model.attention import RowColumnMemory
 from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
 

@@ -1,4 +1,4 @@
-"""How close a kernel must come to the plain form."""
+"""How close a kernel must come to the plain function."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def assert_close(ours: Any, expected: Any, relative: float) -> None:
 
 
 def assert_rounds_no_more(ours: Any, plain: Any, exact: Any) -> None:
-    """Each array, in bfloat16 or from it, is as near to the exact one as the plain form's, but for one rounding."""
+    """Each array is as close to the exact one as the plain function's array, with one more rounding to bfloat16."""
     for arrays in zip(*map(jax.tree.leaves, (ours, plain, exact)), strict=True):
         assert arrays[0].dtype == arrays[1].dtype
         mine, other, true = (np.asarray(array, np.float64) for array in arrays)

@@ -10,6 +10,7 @@ import pytest
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.kernels.building import build
 from anchordetr_jax.model import AnchorDETR, resnet
 from anchordetr_jax.model.normalization import FrozenStatistic
 
@@ -18,9 +19,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "dc5": {},
     "levels3": {"num_feature_levels": 3, "encoder_layers": 2},
     "standard": {"attention": "standard"},
-    "tpu_forms": {"tpu_forms": True},
-    "gpu_forms": {"gpu_forms": True},
-    "no_forms": {"cpu_forms": False},
+    "no_kernels": {"kernels": "none"},
     "grid": {"spatial_prior": "grid"},
     "compact": {"backbone": "compact"},
     "compact_levels3": {"backbone": "compact", "num_feature_levels": 3, "encoder_layers": 2},
@@ -29,7 +28,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def small_detector(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AnchorDETR]:
-    """Makes a detector with one block a stage: every kind of layer is there, and it compiles in seconds."""
+    """Makes a detector with one block per stage: every kind of layer is there, and it compiles in seconds."""
     monkeypatch.setitem(resnet.BLOCKS, "resnet50", (1, 1, 1, 2))
 
     def make(**settings: Any) -> AnchorDETR:
@@ -46,8 +45,8 @@ def small_detector(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AnchorDETR]
                 **settings,
             }
         )
-        model = AnchorDETR(config, rngs=nnx.Rngs(0))
-        # Statistics as of a fresh BatchNorm would hide a leak: they map a padded zero to zero.
+        model = build(config, rngs=nnx.Rngs(0))
+        # The statistics of a new BatchNorm would hide a leak: they map a padded zero to zero.
         for i, (path, variable) in enumerate(nnx.to_flat_state(nnx.state(model, FrozenStatistic))):
             low, high = (0.5, 1.0) if path[-1] in ("scale", "var") else (-0.5, 0.5)
             shape, dtype = variable[...].shape, variable[...].dtype

@@ -10,9 +10,10 @@ from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.kernels.building import ModelDefinition
 from anchordetr_jax.model import AnchorDETR
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD, inverse_sigmoid
-from anchordetr_jax.model.definition import ModelDefinition
+from anchordetr_jax.model.attention import row_column_weights
 from anchordetr_jax.model.positions import cell_centres, sine1d
 from anchordetr_jax.model.valid_area import leading_area
 from tests.model.conftest import VARIANTS
@@ -109,7 +110,7 @@ def test_inverse_sigmoid_is_bounded_at_the_ends():
 
 
 @pytest.mark.parametrize("column", [0, 3, 7])
-def test_a_local_start_attends_where_the_query_is(column):
+def test_local_initial_weights_attend_where_the_query_is(column):
     model = new(initialization="local")
     attention, area = model.decoder.layers[0].cross_attention, leading_area(jnp.array([[8, 8]]), (8, 8))
     _, x = cell_centres(area, jnp.dtype(jnp.float32))
@@ -117,18 +118,20 @@ def test_a_local_start_attends_where_the_query_is(column):
     features = jax.random.normal(jax.random.key(0), (1, 8, 8, 32))
     memory = attention.memory(features, positions.row, positions.column, area, area)
     query = model.adapt_pos1d(sine1d(x[:, column, None], 32))
-    row, _ = attention.weights(attention.query_row(query), attention.query_column(query), memory)
+    row_query = attention.query_row(query).reshape(1, 1, 2, 16)
+    row, _ = row_column_weights(row_query, row_query, memory)
     centre = float((row[0, :, 0].mean(axis=0) * jnp.arange(8)).sum())
     assert abs(centre - column) < 1.5
 
 
 @pytest.mark.parametrize("column", [0, 7])
-def test_an_official_start_attends_everywhere(column):
+def test_official_initial_weights_attend_everywhere(column):
     model = new()
     attention, area = model.decoder.layers[0].cross_attention, leading_area(jnp.array([[8, 8]]), (8, 8))
     positions = model.grid_positions(area)
     _, x = cell_centres(area, jnp.dtype(jnp.float32))
     memory = attention.memory(jnp.zeros((1, 8, 8, 32)), positions.row, positions.column, area, area)
     query = model.adapt_pos1d(sine1d(x[:, column, None], 32))
-    row, _ = attention.weights(attention.query_row(query), attention.query_column(query), memory)
+    row_query = attention.query_row(query).reshape(1, 1, 2, 16)
+    row, _ = row_column_weights(row_query, row_query, memory)
     assert float(row.max()) < 0.3

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from anchordetr_jax.kernels.forms import PLAIN, Forms
-from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention
-from anchordetr_jax.model.decoupled import decoupled_sum
+from anchordetr_jax.kernels import install
+from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttention, row_column_sum, row_column_weights
+from anchordetr_jax.model.layers import Linear
 from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
 
@@ -31,10 +31,11 @@ def row_column_attention() -> RowColumnAttention:
     return attention
 
 
-@pytest.mark.parametrize("forms", [PLAIN, Forms(cpu=True), Forms(tpu=True)], ids=str)
-def test_queries_of_a_grid_are_those_of_its_cells(forms):
+@pytest.mark.parametrize("platform", [None, "cpu", "tpu"])
+def test_queries_of_a_grid_are_those_of_its_cells(platform):
     attention, (B, h, w) = row_column_attention(), (2, 3, 5)
-    attention.forms = forms
+    if platform:
+        install(attention, platform)
     features, row, column = values(1, B, h, w, CHANNELS), values(2, B, w, CHANNELS), values(3, B, h, CHANNELS)
     ours = attention.grid_queries(features, row, column)
     expected = attention.query_row(features + row[:, None]), attention.query_column(features + column[:, :, None])
@@ -47,7 +48,7 @@ def softmax(scores: np.ndarray) -> np.ndarray:
     return weights / weights.sum()
 
 
-def project(layer: nnx.Linear, x: jax.Array) -> np.ndarray:
+def project(layer: Linear, x: jax.Array) -> np.ndarray:
     return (np.asarray(x) @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])).reshape(
         *x.shape[:-1], HEADS, -1
     )
@@ -89,8 +90,8 @@ def test_row_column_attention_is_a_sum_over_rows_of_sums_over_columns(shape):
 
 def test_the_order_of_the_two_sums_does_not_matter():
     row_weights, column_weights, cells = values(1, 1, 2, 4, 5), values(2, 1, 2, 4, 3), values(3, 1, 3, 5, 2, 4)
-    ours = decoupled_sum(row_weights, column_weights, cells)
-    turned = decoupled_sum(column_weights, row_weights, cells.transpose(0, 2, 1, 3, 4))
+    ours = row_column_sum(row_weights, column_weights, cells)
+    turned = row_column_sum(column_weights, row_weights, cells.transpose(0, 2, 1, 3, 4))
     assert np.asarray(ours) == pytest.approx(np.asarray(turned), abs=EXACT64)
 
 
@@ -117,7 +118,8 @@ def test_padded_rows_and_columns_get_no_attention():
     memory = attention.memory(
         values(1, 1, 4, 5, CHANNELS), values(2, 1, 5, CHANNELS), values(3, 1, 4, CHANNELS), area, area
     )
-    row, column = attention.weights(values(4, 1, 6, CHANNELS), values(5, 1, 6, CHANNELS), memory)
+    size = CHANNELS // HEADS
+    row, column = row_column_weights(values(4, 1, 6, HEADS, size), values(5, 1, 6, HEADS, size), memory)
     assert np.asarray(row[..., :3].sum(-1)) == pytest.approx(1.0)
     assert np.asarray(column[..., :2].sum(-1)) == pytest.approx(1.0)
     assert not row[..., 3:].any()
@@ -125,7 +127,7 @@ def test_padded_rows_and_columns_get_no_attention():
 
 
 def test_standard_attention_is_softmax_over_valid_keys():
-    attention = MultiHeadAttention(CHANNELS, HEADS, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    attention = MultiHeadAttention(CHANNELS, HEADS, role="queries", dtype=jnp.float64, rngs=nnx.Rngs(0))
     queries, keys, content = values(1, 1, 3, CHANNELS), values(2, 1, 5, CHANNELS), values(3, 1, 5, CHANNELS)
     ours = attention(queries, keys, content, jnp.array([[True, True, True, True, False]]))
     q, k, v = (

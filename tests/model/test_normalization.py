@@ -26,7 +26,7 @@ def values(*shape: int) -> jax.Array:
 
 
 def test_frozen_batch_norm_uses_its_own_statistics():
-    norm = randomised(FrozenBatchNorm(4, dtype=jnp.float64, param_dtype=jnp.float64))
+    norm = randomised(FrozenBatchNorm(4, dtype=jnp.float64))
     x = values(2, 3, 3, 4)
     scale, bias, mean, var = (np.asarray(v[...]) for v in (norm.scale, norm.bias, norm.mean, norm.var))
     expected = (np.asarray(x) - mean) / np.sqrt(var + EPSILON) * scale + bias
@@ -34,7 +34,7 @@ def test_frozen_batch_norm_uses_its_own_statistics():
 
 
 def test_layer_norm_is_over_the_channels_of_a_cell():
-    norm = randomised(LayerNorm(6, dtype=jnp.float64, param_dtype=jnp.float64))
+    norm = randomised(LayerNorm(6, dtype=jnp.float64))
     x = np.asarray(values(2, 5, 6))
     normal = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + EPSILON)
     expected = normal * np.asarray(norm.scale[...]) + np.asarray(norm.bias[...])
@@ -42,7 +42,7 @@ def test_layer_norm_is_over_the_channels_of_a_cell():
 
 
 def test_group_norm_of_a_padded_image_is_that_of_the_image():
-    norm = randomised(GroupNorm(2, 8, dtype=jnp.float64, param_dtype=jnp.float64))
+    norm = randomised(GroupNorm(2, 8, dtype=jnp.float64))
     x = values(1, 5, 6, 8)
     alone = norm(x[:, :3, :4], None)
     padded = norm(x, leading_area(jnp.array([[3, 4]]), (5, 6)))
@@ -50,7 +50,7 @@ def test_group_norm_of_a_padded_image_is_that_of_the_image():
 
 
 def test_group_norm_is_over_the_channels_of_a_group():
-    norm = GroupNorm(2, 8, dtype=jnp.float64, param_dtype=jnp.float64)
+    norm = GroupNorm(2, 8, dtype=jnp.float64)
     x = np.asarray(values(1, 3, 4, 8))
     group = x[..., :4]
     expected = (group - group.mean()) / np.sqrt(group.var() + EPSILON)

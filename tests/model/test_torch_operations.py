@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchordetr_jax.model.attention import MultiHeadAttention
-from anchordetr_jax.model.layers import MLP, convolution, linear
+from anchordetr_jax.model.layers import MLP, Convolution, Linear
 from anchordetr_jax.model.normalization import GroupNorm, LayerNorm
-from anchordetr_jax.model.stem import Stem
+from anchordetr_jax.model.resnet import Stem
 from anchordetr_jax.model.valid_area import StageArea, nearest_area
 from tests.tolerances import EXACT64
 
@@ -42,8 +42,8 @@ def assert_same(ours: jax.Array, theirs: np.ndarray) -> None:
     ("kernel", "stride", "dilation"), [(1, 1, 1), (1, 2, 1), (3, 1, 1), (3, 2, 1), (3, 1, 2), (7, 2, 1)]
 )
 def test_a_convolution_is_pytorchs(size: tuple[int, int], kernel: int, stride: int, dilation: int) -> None:
-    ours = convolution(
-        3, 4, kernel=kernel, stride=stride, dilation=dilation, use_bias=True, dtype=jnp.float64, rngs=nnx.Rngs(0)
+    ours = Convolution(
+        3, 4, kernel_size=kernel, stride=stride, dilation=dilation, use_bias=True, dtype=jnp.float64, rngs=nnx.Rngs(0)
     )
     weight, bias, x = normal(4, 3, kernel, kernel), normal(4, seed=1), normal(2, *size, 3, seed=2)
     put(ours.kernel, weight.transpose(2, 3, 1, 0))
@@ -78,7 +78,7 @@ def test_an_mlp_has_relu_between_its_layers_and_none_at_its_end() -> None:
 
 
 def test_linear_layers_start_in_the_range_of_pytorchs() -> None:
-    ours, theirs = linear(400, 300, dtype=jnp.float64, rngs=nnx.Rngs(0)), torch.nn.Linear(400, 300)
+    ours, theirs = Linear(400, 300, dtype=jnp.float64, rngs=nnx.Rngs(0)), torch.nn.Linear(400, 300)
     assert ours.bias is not None
     for a, b in ((ours.kernel, theirs.weight), (ours.bias, theirs.bias)):
         assert np.abs(np.asarray(a[...])).max() <= 1 / 20
@@ -87,7 +87,7 @@ def test_linear_layers_start_in_the_range_of_pytorchs() -> None:
 
 def test_layer_norm_is_pytorchs() -> None:
     ours, theirs, x = (
-        LayerNorm(8, dtype=jnp.float64, param_dtype=jnp.float64),
+        LayerNorm(8, dtype=jnp.float64),
         torch.nn.LayerNorm(8, dtype=torch.float64),
         normal(2, 5, 8),
     )
@@ -99,7 +99,7 @@ def test_layer_norm_is_pytorchs() -> None:
 
 
 def test_group_norm_is_pytorchs() -> None:
-    ours, x = GroupNorm(2, 8, dtype=jnp.float64, param_dtype=jnp.float64), normal(2, 3, 4, 8)
+    ours, x = GroupNorm(2, 8, dtype=jnp.float64), normal(2, 3, 4, 8)
     scale, bias = normal(8, seed=1), normal(8, seed=2)
     put(ours.scale, scale)
     put(ours.bias, bias)
@@ -113,7 +113,7 @@ def test_group_norm_is_pytorchs() -> None:
 def test_ordinary_attention_is_pytorchs(masked: bool) -> None:
     queries, keys, values = (normal(2, n, 32, seed=n) for n in (5, 7, 7))
     valid = np.arange(7)[None] < np.array([[4], [7]])
-    ours = MultiHeadAttention(32, 4, dtype=jnp.float64, rngs=nnx.Rngs(0))
+    ours = MultiHeadAttention(32, 4, role="queries", dtype=jnp.float64, rngs=nnx.Rngs(0))
     theirs = torch.nn.MultiheadAttention(32, 4, batch_first=True, dtype=torch.float64)
     for i, part in enumerate((ours.query, ours.key, ours.value, ours.out)):
         put(part.bias, normal(32, seed=10 + i))

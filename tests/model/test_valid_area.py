@@ -5,18 +5,19 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from anchordetr_jax.model.valid_area import halve, leading_area, nearest_area
+from anchordetr_jax.model.valid_area import StageArea, leading_area, nearest_area
 
 
 @given(st.integers(1, 10), st.integers(1, 10), st.integers(1, 320), st.integers(1, 320))
 def test_on_multiples_of_32_the_official_mask_is_the_size_halved_stage_by_stage(rows, columns, height, width):
     shape = (32 * rows, 32 * columns)
     sizes = jnp.array([[min(height, shape[0]), min(width, shape[1])]])
-    stages = sizes
+    stage = StageArea(sizes)
     for _ in range(4):
-        stages = halve(stages)
+        stage = stage.strided(2)
+    assert stage.sizes is not None
     cells = (shape[0] // 16, shape[1] // 16)
-    official, ours = nearest_area(sizes, shape, cells), leading_area(stages, cells)
+    official, ours = nearest_area(sizes, shape, cells), leading_area(stage.sizes, cells)
     assert np.array_equal(official.rows, ours.rows)
     assert np.array_equal(official.columns, ours.columns)
 

@@ -10,7 +10,7 @@ from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, save_varia
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.initial_checkpoint import prepare_initial_weights
 from anchordetr_jax.weights.state_dict import state_dict_from_variables
 from anchordetr_jax.weights.torch_file import write_torch_file

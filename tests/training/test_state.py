@@ -4,7 +4,7 @@ import pytest
 
 from anchordetr_jax.config import OptimizerConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.definition import ModelDefinition, count, variables_of
+from anchordetr_jax.kernels.building import ModelDefinition, count, variables_of
 from anchordetr_jax.training.state import split_variables, trainable_paths
 from tests.training.tiny import build_stand_in
 

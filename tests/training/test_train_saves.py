@@ -11,7 +11,7 @@ from etils import epath
 
 from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, find_checkpoint, find_problem
 from anchordetr_jax.config import Config, ModelConfig
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.initial_checkpoint import INITIAL_WEIGHTS_FOLDER, prepare_initial_weights
 from anchordetr_jax.weights.state_dict import state_dict_from_variables
 from anchordetr_jax.weights.torch_file import write_torch_file

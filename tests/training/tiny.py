@@ -15,8 +15,8 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.devices import global_batch, make_mesh
+from anchordetr_jax.kernels.building import ModelDefinition
 from anchordetr_jax.model.anchor_detr import Predictions
-from anchordetr_jax.model.definition import ModelDefinition
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.run_record import RunRecord
 from anchordetr_jax.training.sharding import ShardingRule

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.model import resnet
-from anchordetr_jax.model.anchor_detr import definition_of
 from anchordetr_jax.weights import architecture
 from anchordetr_jax.weights.state_dict import state_dict_from_variables
 

@@ -13,8 +13,7 @@ from anchordetr_jax.checkpoints.checkpoint import load_model, read_meta, save_va
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import definition_of
-from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.kernels.building import definition_of, variables_of
 from anchordetr_jax.verification.proofs import verify_roundtrip
 from anchordetr_jax.weights.convert import describe_file, export_weights, import_weights, read_weights
 from anchordetr_jax.weights.correspondence import resnet_correspondences

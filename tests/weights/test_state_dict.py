@@ -7,7 +7,7 @@ import pytest
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.model.anchor_detr import definition_of
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.weights import model_from_state_dict, state_dict_from_model
 from anchordetr_jax.weights.correspondence import correspondences
 from anchordetr_jax.weights.state_dict import state_dict_from_variables

@@ -1,5 +1,8 @@
-"""Row-column decoupled attention (Anchor DETR, section 3.4) as CPUs do it best: one head after another, so that what
-lies between its two sums stays in their caches, and with a gradient of its own."""
+"""Row-column decoupled attention (Anchor DETR, section 3.4) for CPUs: one head after another, with its own gradient.
+
+So the array between the two sums stays in the caches of a CPU. Ordinary attention is row-column attention to a feature
+map of one row.
+"""
 
 import functools
 from collections.abc import Callable
@@ -9,15 +12,16 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from anchordetr_jax.model.decoupled import RowColumnMemory, plain_attention
+from anchordetr_jax.kernels.one_row import one_row
+from anchordetr_jax.model.attention import RowColumnMemory
 from anchordetr_jax.model.precision import at_least_float32, product_precision
 
 _PART = 128
-"""Columns of scores that are compared with as many others at once."""
+"""Columns of scores in one part when the largest score of a row is looked for."""
 
 
 class _Axis(NamedTuple):
-    """What queries weigh along one axis of a feature map. With a first axis more, of all heads and images."""
+    """Queries and keys along one axis of a feature map. For all heads and images, arrays have one more leading axis."""
 
     queries: jax.Array  # [Q,d], divided by the root of d
     keys: jax.Array  # [k,d]
@@ -32,12 +36,13 @@ class _Head(NamedTuple):
     values: jax.Array  # [L,S,d]
 
 
-def attention_in_turn(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
-    """`plain_attention`, by head on CPUs: queries [B,Q,n,d] -> [B,Q,n,d]."""
-    return lax.platform_dependent(row_queries, column_queries, memory, cpu=_attention_by_head, default=plain_attention)
+def multi_head_attention(queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
+    """`model.attention.multi_head_attention` for CPUs: queries [B,Q,n,d] -> [B,Q,n,d]."""
+    return row_column_attention(queries, jnp.zeros_like(queries), one_row(keys, values, valid))
 
 
-def _attention_by_head(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+def row_column_attention(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
+    """`model.attention.row_column_attention` for CPUs: queries [B,Q,n,d] -> [B,Q,n,d]."""
     B, Q, n, d = row_queries.shape
 
     def by_head(x: jax.Array) -> jax.Array:
@@ -58,7 +63,7 @@ def _attention_by_head(row_queries: jax.Array, column_queries: jax.Array, memory
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(1,))
 def _attend(heads: _Head, images: int) -> jax.Array:
-    """[n*B,Q,d] of all heads of so many images."""
+    """[n*B,Q,d] of all heads of this number of images."""
     return _attend_forward(heads, images)[0]
 
 
@@ -75,19 +80,19 @@ _attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _in_turn(function: Callable[..., Any], images: int, *arrays: Any) -> Any:
-    """function(*arrays) for each head, of all images together: a batch of one would make products slower."""
+    """function(*arrays) for one head after another, each with all images: single images would make products slower."""
     return lax.map(lambda given: function(*given), arrays, batch_size=images if images > 1 else None)
 
 
-# All but the second sum are products of matrices: XLA's CPU compiler moves arrays of more dimensions about.
+# All but the second sum are products of matrices: XLA's CPU compiler would copy arrays of more dimensions.
 
 
 def _attend_in_head(head: _Head) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-    """The sum of values [Q,d]; and for either axis, the logarithm of what its weights were divided by [Q,1]."""
+    """The sum of values [Q,d], and for both axes the logarithm of the softmax's divisor [Q,1]."""
     L, S, d = head.values.shape
     weights, normalizer = _softmax(head.long)
     inner = _product(weights, head.values.reshape(L, S * d))
-    if S == 1:  # Along an axis of one place nothing is weighed.
+    if S == 1:  # The only weight is one.
         return inner, (normalizer, jnp.zeros_like(normalizer))
     short_weights, short_normalizer = _softmax(head.short)
     mixed = jnp.einsum("qs,qsd->qd", short_weights, inner.reshape(-1, S, d), precision=product_precision(inner.dtype))
@@ -97,12 +102,12 @@ def _attend_in_head(head: _Head) -> tuple[jax.Array, tuple[jax.Array, jax.Array]
 def _gradients_in_head(
     head: _Head, mixed: jax.Array, normalizers: tuple[jax.Array, jax.Array], gradient: jax.Array
 ) -> _Head:
-    """Of queries, keys and values, from that of `mixed`. Weights and the inner sum are computed anew."""
+    """Gradients of queries, keys and values from that of `mixed`. Weights and the inner sum are computed again."""
     long, short, values = head
     L, S, d = values.shape
     dtype, precision = values.dtype, product_precision(values.dtype)
     by_place = values.reshape(L, S * d)
-    # What a softmax takes from the gradient of each of its scores: it is the same for both axes.
+    # The term that a softmax subtracts from the gradient of each of its scores is the same for both axes.
     wide = at_least_float32(dtype)
     mean = jnp.sum(gradient.astype(wide) * mixed.astype(wide), axis=-1, keepdims=True)
 
@@ -122,13 +127,13 @@ def _gradients_in_head(
 
 
 def _gradients_of_axis(axis: _Axis, of_scores: jax.Array) -> _Axis:
-    """Of queries and keys, from that of their scores [Q,k]."""
+    """Gradients of queries and keys from that of their scores [Q,k]."""
     of_scores = of_scores.astype(axis.queries.dtype)
     return _Axis(_product(of_scores, axis.keys), _product_of_columns(of_scores, axis.queries), None)
 
 
 def _softmax(axis: _Axis) -> tuple[jax.Array, jax.Array]:
-    """Weights [Q,k] of the places in the dtype of the queries; and the logarithm of what they were divided by [Q,1]."""
+    """Weights [Q,k] in the dtype of the queries, and the logarithm of their divisor [Q,1]."""
     scores = _scores(axis)
     largest = _largest(scores)
     weights = jnp.exp(scores - largest)
@@ -137,16 +142,16 @@ def _softmax(axis: _Axis) -> tuple[jax.Array, jax.Array]:
 
 
 def _largest(scores: jax.Array) -> jax.Array:
-    """Of each row [Q,1]. Parts of many columns are compared whole at first, as CPUs look along a row one by one."""
+    """The largest score of each row, [Q,1]. Whole parts are compared first: along a row a CPU compares one by one."""
     columns = scores.shape[1]
-    if columns > 2 * _PART:  # The last part may begin in the one before.
+    if columns > 2 * _PART:  # The last part may overlap the one before.
         starts = [*range(0, columns - _PART, _PART), columns - _PART]
         scores = functools.reduce(jnp.maximum, [scores[:, start : start + _PART] for start in starts])
     return jnp.max(scores, axis=-1, keepdims=True)
 
 
 def _scores(axis: _Axis) -> jax.Array:
-    """[Q,k] in float32 at least; minus infinity of places that are not valid."""
+    """[Q,k] in float32 or wider; minus infinity where a place is not valid."""
     wide = at_least_float32(axis.queries.dtype)
     scores = _product(axis.queries, axis.keys.T, preferred_element_type=wide)
     assert axis.valid is not None
@@ -159,6 +164,6 @@ def _product(a: jax.Array, b: jax.Array, **options: Any) -> jax.Array:
 
 def _product_of_columns(a: jax.Array, b: jax.Array) -> jax.Array:
     """The transpose of a [m,k] times b [m,n]: [k,n]."""
-    if 8 * b.shape[1] < a.shape[1]:  # 900 by 32 take 0.38 instead of 0.50 ms so; 42 by 32 gain nothing.
+    if 8 * b.shape[1] < a.shape[1]:  # 900 by 32 takes 0.38 ms this way instead of 0.50 ms; 42 by 32 gains nothing.
         return _product(lax.optimization_barrier(b.T), a).T
     return _product(a.T, b)

@@ -5,41 +5,42 @@ float32 is twice that of the plain sum.
 """
 
 from collections.abc import Iterable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from anchordetr_jax.model.precision import product_precision
+
 _FEWEST_CHANNELS, _FEWEST_PIXELS = 128, 144
-"""With fewer, CPUs spend more on the sums before and after than is gained by the products."""
+"""With fewer, the sums before and after cost more than the products gain."""
 
 _ROW_SUMS = np.array([[2, 0, 0], [1, 1, 1], [1, -1, 1], [0, 0, 2]]) / 2
-"""From three places of a kernel in a row to the four numbers that the products want."""
+"""From the three places in a row of a kernel to the four numbers that the products take."""
 _KERNEL_SUMS = np.kron(_ROW_SUMS, _ROW_SUMS)
-"""The same of all nine places: [16,9]."""
+"""The same for all nine places: [16,9]."""
 
 
 def fits(x: jax.Array, kernel: jax.Array, stride: int) -> bool:
-    """Whether there is such a form of the convolution of x [B,h,w,I] with kernel [3,3,I,O], and it is faster than the
-    plain one and as exact."""
+    """Whether the convolution of x [B,h,w,I] with kernel [3,3,I,O] has this form, and it is faster and as exact."""
     B, h, w, _ = x.shape
     wide = jnp.finfo(x.dtype).bits >= 32
     return stride == 1 and wide and min(kernel.shape[2:]) >= _FEWEST_CHANNELS and B * h * w >= _FEWEST_PIXELS
 
 
-def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: Any) -> jax.Array:
+def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int) -> jax.Array:
     """A 3x3 convolution, padded by its dilation: x [B,h,w,I], kernel [3,3,I,O] -> [B,h,w,O].
 
-    A row of pixels and the one `dilation` below it make a pair, which depends on four rows; the same with columns.
+    A row of pixels and the row `dilation` below it make a pair, which depends on four rows. Columns pair up in the same
+    way.
     """
-    d = dilation
+    d, precision = dilation, product_precision(x.dtype)
     B, h, w, channels_in = x.shape
     row_pairs, column_pairs = -(-h // (2 * d)), -(-w // (2 * d))
     bottom, right = (2 * d * pairs - size for pairs, size in ((row_pairs, h), (column_pairs, w)))
     padded = lax.optimization_barrier(jnp.pad(x, ((0, 0), (d, d + bottom), (d, d + right), (0, 0))))
-    # Unstacked, not indexed: the gradient is a stack again, and no sum of arrays full of zeros.
+    # `unstack` instead of indexing: its gradient is a stack, not a sum of arrays full of zeros.
     cells = padded.reshape(B, row_pairs + 1, 2, d, column_pairs + 1, 2, d, channels_in)
     rows = [_differences(*_four(jnp.unstack(column, axis=2), 1)) for column in jnp.unstack(cells, axis=5)]
     places = [place for columns in zip(*rows, strict=True) for place in _differences(*_four(columns, 3))]
@@ -54,14 +55,14 @@ def convolution3x3(x: jax.Array, kernel: jax.Array, dilation: int, precision: An
 
 
 def _four(pair: Iterable[jax.Array], axis: int) -> list[jax.Array]:
-    """What pairs of pixels along an axis depend on, given the first and the second of each: both, and the next pair."""
+    """The four pixels that a pair depends on: its first and second, and those of the next pair along the axis."""
     first, second = pair
     pairs = first.shape[axis] - 1
     return [lax.slice_in_dim(x, start, start + pairs, axis=axis) for start in (0, 1) for x in (first, second)]
 
 
 def _differences(a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array) -> tuple[jax.Array, ...]:
-    """Four pixels in a row, as the products want them."""
+    """Four pixels in a row, as the products take them."""
     return a - c, b + c, c - b, b - d
 
 

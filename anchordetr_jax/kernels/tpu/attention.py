@@ -1,81 +1,72 @@
-"""Row-column attention that is computed by a kernel on TPUs: its gradient, and its arrays as the kernel wants them."""
+"""Row-column attention by the kernels of `attention_kernel.py`: its gradient, and the layout that they take."""
 
+import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from anchordetr_jax.kernels.one_row import one_row
 from anchordetr_jax.kernels.tpu import attention_kernel
-from anchordetr_jax.model.decoupled import RowColumnMemory, plain_attention
-from anchordetr_jax.model.precision import at_least_float32
+from anchordetr_jax.model.attention import RowColumnMemory
+from anchordetr_jax.model.precision import at_least_float32, product_precision
 
 
-@jax.custom_vjp
-def kernel_attention(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> jax.Array:
-    """`plain_attention` by the kernel of attention_kernel.py on TPUs, and as it is elsewhere. The backward pass
-    computes everything anew, so that nothing but the arguments is kept for it."""
-    return jax.lax.platform_dependent(row_queries, column_queries, memory, tpu=kernel_forward, default=plain_attention)
+def multi_head_attention(
+    queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None, *, interpret: bool = False
+) -> jax.Array:
+    """`model.attention.multi_head_attention` by the kernels: queries [B,Q,n,d] -> [B,Q,n,d]."""
+    memory = one_row(keys, values, valid)
+    return row_column_attention(queries, jnp.zeros_like(queries), memory, interpret=interpret)
 
 
-def _kernel_attention_forward(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory) -> Any:
-    return kernel_attention(row_queries, column_queries, memory), (row_queries, column_queries, memory)
-
-
-def _kernel_attention_backward(saved: Any, gradient: jax.Array) -> Any:
-    return jax.lax.platform_dependent(*saved, gradient, tpu=kernel_backward, default=_plain_backward)
-
-
-kernel_attention.defvjp(_kernel_attention_forward, _kernel_attention_backward)
-
-
-def _plain_backward(
-    row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, gradient: jax.Array
-) -> Any:
-    def attend(row: jax.Array, column: jax.Array, keys: tuple[jax.Array, jax.Array], values: jax.Array) -> jax.Array:
-        return plain_attention(row, column, RowColumnMemory(*keys, values, memory.area))
-
-    keys = memory.row_keys, memory.column_keys
-    changes = jax.vjp(attend, row_queries, column_queries, keys, memory.values)[1](gradient)
-    return changes[0], changes[1], _memory_change(changes[2][0], changes[2][1], changes[3])
-
-
-def kernel_forward(
+def row_column_attention(
     row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, *, interpret: bool = False
 ) -> jax.Array:
-    """`plain_attention` by the kernel; `interpret`: without a TPU."""
+    """`model.attention.row_column_attention` by the kernels: queries [B,Q,n,d] -> [B,Q,n,d].
+
+    The backward pass computes everything again; only the arguments are kept for it.
+    """
+    return _attend(row_queries, column_queries, memory, interpret)
+
+
+def product_at_cells(x: jax.Array, shape: tuple[int, int], axis: int) -> jax.Array:
+    """`model.attention.at_cells` by a product with zeros and ones. Its gradient is a product too, which TPUs compute
+    many times as fast as a sum over cells."""
+    chosen = jnp.asarray(np.arange(shape[axis])[:, None] == np.indices(shape)[axis].ravel(), x.dtype)
+    return jnp.einsum("kq,bkc->bqc", chosen, x, precision=product_precision(x.dtype))
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+def _attend(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, interpret: bool) -> jax.Array:
     _, long, short, values = _kernel_arguments(row_queries, column_queries, memory)
     return _from_lanes(attention_kernel.attend(long, short, values, interpret=interpret), row_queries.shape[2])
 
 
-def kernel_backward(
-    row_queries: jax.Array,
-    column_queries: jax.Array,
-    memory: RowColumnMemory,
-    gradient: jax.Array,
-    *,
-    interpret: bool = False,
-) -> tuple[jax.Array, jax.Array, RowColumnMemory]:
-    """Gradients of queries and memory from that of the result [B,Q,n,d], by the kernel. Masks get none."""
-    rows_are_long, long, short, values = _kernel_arguments(row_queries, column_queries, memory)
+def _attend_forward(row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory, interpret: bool) -> Any:
+    return _attend(row_queries, column_queries, memory, interpret), (row_queries, column_queries, memory)
+
+
+def _attend_backward(interpret: bool, saved: Any, gradient: jax.Array) -> tuple[jax.Array, jax.Array, RowColumnMemory]:
+    rows_are_long, long, short, values = _kernel_arguments(*saved)
     changes = attention_kernel.attend_backward(long, short, values, _to_lanes(gradient), interpret=interpret)
     queries, keys = [_from_lanes(change, gradient.shape[2]) for change in changes[:2]], changes[2:4]
     if not rows_are_long:
         queries, keys = queries[::-1], keys[::-1]
     row_keys, column_keys = (change.transpose(0, 2, 1, 3) for change in keys)
     changed_values = changes[4].transpose((0, 1, 4, 2, 3) if rows_are_long else (0, 4, 1, 2, 3))
-    return queries[0], queries[1], _memory_change(row_keys, column_keys, changed_values)
+    no_gradient: Any = None  # Masks have none.
+    return queries[0], queries[1], RowColumnMemory(row_keys, column_keys, changed_values, no_gradient)
 
 
-def _memory_change(row_keys: jax.Array, column_keys: jax.Array, values: jax.Array) -> RowColumnMemory:
-    """The gradient of a memory, whose masks have none."""
-    no_gradient: Any = None
-    return RowColumnMemory(row_keys, column_keys, values, no_gradient)
+_attend.defvjp(_attend_forward, _attend_backward)
 
 
 def _kernel_arguments(
     row_queries: jax.Array, column_queries: jax.Array, memory: RowColumnMemory
 ) -> tuple[bool, attention_kernel.Axis, attention_kernel.Axis, jax.Array]:
-    """Whether the longer axis is that along rows, both axes and the values as the kernel wants them."""
+    """Whether the longer axis is the one along rows; then the long axis, the short axis and the values."""
     h, w = memory.values.shape[1:3]
 
     def axis(queries: jax.Array, keys: jax.Array, valid: jax.Array) -> attention_kernel.Axis:

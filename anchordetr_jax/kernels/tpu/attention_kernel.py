@@ -1,8 +1,8 @@
-"""Row-column attention as a TPU (Pallas) kernel, which never writes what lies between its two sums to memory.
+"""Row-column attention as Pallas kernels, which never write the array between the two sums to memory.
 
-Queries lie in lanes, and the channels of a row of features in sublanes. So the first sum, over the longer axis, is one
-matrix product for all of the shorter one, and the second a multiplication by a row that every sublane shares. The
-backward pass computes both attentions anew from queries and keys, which are all that is kept for it.
+Queries lie in lanes, the channels of a row of features in sublanes. So the first sum, over the longer axis, is one
+matrix product for the whole shorter axis, and the second sum multiplies by a row that every sublane shares. Only
+queries and keys are kept for the backward pass, which computes both attentions again.
 """
 
 import functools
@@ -18,16 +18,18 @@ from anchordetr_jax.kernels.tpu.parts import LANES, LEFT_TRANSPOSED, RIGHT_TRANS
 from anchordetr_jax.model.precision import at_least_float32
 
 QUERY_BLOCK = 512
-"""Queries of a grid step at most."""
+"""The most queries in a grid step."""
 _SHORT_CHUNK = 8
-"""Rows of the shorter axis in one matrix product: enough to keep the MXU busy, and few enough to stay in registers."""
+"""Rows of the shorter axis in one matrix product: enough to keep the MXU busy, few enough to stay in registers."""
 
 _PARAMS = pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "arbitrary"))
 
 
 class Axis(NamedTuple):
-    """One of the two attentions: queries [B,n*d,Q], keys [B,n,k,d] of its k places, and the mask [B,k,1] that is added
-    to the scores (0 or -inf)."""
+    """One of the two attentions: queries [B,n*d,Q], keys [B,n,k,d] of its k places, mask [B,k,1].
+
+    The mask (0 or -inf) is added to the scores.
+    """
 
     queries: jax.Array
     keys: jax.Array
@@ -41,7 +43,7 @@ def attend(long: Axis, short: Axis, values: jax.Array, *, interpret: bool = Fals
         long: the attention along the longer axis, of `long` places.
         short: that along the shorter axis, of S places.
         values: [B,S,n,d,long].
-        interpret: without a TPU, slowly.
+        interpret: run without a TPU, slowly.
 
     Returns:
         [B,n*d,Q] in the dtype of `values`.
@@ -63,9 +65,9 @@ def attend(long: Axis, short: Axis, values: jax.Array, *, interpret: bool = Fals
 def attend_backward(
     long: Axis, short: Axis, values: jax.Array, gradient: jax.Array, *, interpret: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array]:
-    """From the gradient of the result of `attend`, those of long and short queries, long and short keys, and values.
+    """The gradients of long and short queries, long and short keys, and values, from that of the result of `attend`.
 
-    Shapes and dtypes are those of the arguments. What is summed over queries is summed in float32 at least.
+    They have the shapes and dtypes of the arguments. Sums over queries are computed in float32 or wider.
     """
     grid, specs = _blocks(long, short)
     block, wide = _block(long.queries.shape[2]), at_least_float32(values.dtype)
@@ -109,7 +111,7 @@ def _forward_kernel(
     d, places = short_keys.shape[-1], short_keys.shape[-2]
     long = _weights(long_keys[0, 0], long_queries[0], long_mask[0], scale).astype(dtype)  # [l,q]
     short = _weights(short_keys[0, 0], short_queries[0], short_mask[0], scale)
-    short = short.astype(dtype).astype(short.dtype)  # [s,q], rounded as in the plain form
+    short = short.astype(dtype).astype(short.dtype)  # [s,q], rounded as in the plain function
     total = jnp.zeros((d, short.shape[1]), short.dtype)
     for first in range(0, places, _SHORT_CHUNK):
         some = min(_SHORT_CHUNK, places - first)
@@ -145,7 +147,7 @@ def _backward_kernel(
     dtype = values.dtype
     d, places = short_keys.shape[-1], short_keys.shape[-2]
     step, last_step = pl.program_id(2), pl.num_programs(2) - 1
-    # The last block may reach beyond the queries, where anything may lie; sums over queries must not see it.
+    # The last block may reach beyond the queries. The memory there is not set, and sums over queries must not see it.
     block = long_queries.shape[-1]
     present = jax.lax.broadcasted_iota(jnp.int32, (1, block), 1) < queries_in_all - step * block
     long_q, short_q, change = (
@@ -183,14 +185,14 @@ def _backward_kernel(
 
 
 def _weights(keys: jax.Array, queries: jax.Array, mask: jax.Array, scale: float) -> jax.Array:
-    """Softmax over places: keys [k,d], queries [d,q], mask [k,1] -> [k,q] in float32 at least."""
+    """Softmax over places: keys [k,d], queries [d,q], mask [k,1] -> [k,q] in float32 or wider."""
     scores = dot(keys, queries) * scale + mask
     raised = jnp.exp(scores - jnp.max(scores, axis=0, keepdims=True))
     return raised / jnp.sum(raised, axis=0, keepdims=True)
 
 
 class _Specs(NamedTuple):
-    """Which part of each array a grid step gets."""
+    """The part of each array that a grid step gets."""
 
     queries: pl.BlockSpec
     long: Axis
@@ -204,13 +206,15 @@ def _block(queries: int) -> int:
 
 
 def _sizes(long: Axis, short: Axis) -> tuple[int, int, int]:
-    """How many queries, short and long places there are."""
+    """The numbers of queries, short places and long places."""
     return long.queries.shape[2], short.keys.shape[2], long.keys.shape[2]
 
 
 def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
-    """The grid, images x heads x blocks of queries, and the parts. Keys and values stay where they are from block to
-    block, and so do the sums of their gradients."""
+    """The grid, images x heads x blocks of queries, and the parts.
+
+    Keys, values and the sums of their gradients stay in place from one block of queries to the next.
+    """
     B, n, _, d = long.keys.shape
     count, S, L = _sizes(long, short)
     block = _block(count)
@@ -228,7 +232,7 @@ def _blocks(long: Axis, short: Axis) -> tuple[tuple[int, int, int], _Specs]:
 
 
 def _cost(long: Axis, short: Axis, values: jax.Array, *, products: int) -> pl.CostEstimate:
-    """For the compiler and for counts of FLOPs: `products` large products, what is computed anew not counted."""
+    """For the compiler and for counts of FLOPs: `products` large products, without those that are computed again."""
     B, n, _, d = long.keys.shape
     count, S, L = _sizes(long, short)
     pairs = B * n * count

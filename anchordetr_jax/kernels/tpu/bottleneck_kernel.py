@@ -1,8 +1,8 @@
-"""A bottleneck of 64 channels as a TPU (Pallas) kernel, which keeps all that lies between its convolutions on the chip.
+"""A bottleneck of 64 channels as a Pallas kernel, which keeps the arrays between its convolutions on the chip.
 
-Compilers give the 64 channels of the first stage the hardware of 128, and write and read its large arrays between
-convolutions. Here images lie in sublanes, so that a neighbouring pixel is another register, and two pixels of a row lie
-side by side in lanes: the 3x3 convolution is, for each of its rows, a product of four pixels with two.
+XLA uses hardware for 128 channels on the 64 channels of the first stage, and writes and reads large arrays between
+convolutions. Here images lie in sublanes, so a neighbouring pixel is another register. Two pixels of a row lie side by
+side in lanes: for each of its rows, the 3x3 convolution is a product from four pixels to two.
 """
 
 from typing import Any
@@ -28,14 +28,16 @@ from anchordetr_jax.model.precision import at_least_float32
 WIDTH = 64
 """Channels between the convolutions: half of the lanes."""
 _CHUNK = 40
-"""Pairs of pixels in one matrix product at most: enough to keep the MXU busy, and few enough to stay in registers."""
+"""The most pairs of pixels in one matrix product: enough to keep the MXU busy, few enough to stay in registers."""
 _ROW_BYTES = 800
-"""Of one channel of a row at most, or a step would need more than the 16 MB that kernels have on all TPUs."""
+"""The most bytes in one channel of a row. With more, a step would need more than the 16 MB that all TPUs have."""
 
 
 def fits(x: jax.Array, width: int) -> bool:
-    """Whether the kernel can compute a bottleneck of so many channels on x [B,h,w,C]: with images for all sublanes, and
-    rows of pairs of pixels that are not too long."""
+    """Whether the kernel can compute a bottleneck of `width` channels on x [B,h,w,C].
+
+    It needs images for all sublanes, and rows of pairs of pixels that are not too long.
+    """
     B, _, w, _ = x.shape
     return width == WIDTH and B % SUBLANES == 0 and w % 2 == 0 and w * x.dtype.itemsize <= _ROW_BYTES
 
@@ -50,19 +52,19 @@ def bottleneck(
     *,
     interpret: bool = False,
 ) -> jax.Array:
-    """1x1 - 3x3 - 1x1 of stride 1 with a shortcut, as `resnet.Bottleneck`.
+    """1x1 - 3x3 - 1x1 of stride 1 with a shortcut, as `resnet.bottleneck`.
 
     Args:
         x: [B,h,w,C], for which `fits` holds.
-        heights: int [B,w], how many rows of each column are image; the rest counts as zeros to the 3x3 convolution.
+        heights: int [B,w], the number of valid rows in each column; the 3x3 convolution takes the others as zeros.
         conv1: 1x1, C to 64 channels.
         conv2: 3x3, 64 to 64 channels.
         conv3: 1x1, 64 to O channels.
         shortcut: 1x1, C to O channels, or None where x itself is the shortcut.
-        interpret: without a TPU, slowly.
+        interpret: run without a TPU, slowly.
 
     Returns:
-        [B,h,w,O] in the dtype of x. It is rounded once, where the plain form rounds after each operation.
+        [B,h,w,O] in the dtype of x. It is rounded once, while the plain function rounds after each operation.
     """
     B, h, w, C = x.shape
     channels_out, pairs, dtype = conv3.kernel.shape[-1], w // 2, x.dtype
@@ -100,9 +102,9 @@ def bottleneck(
 
 
 def _kernel(x: Any, heights: Any, *rest: Any) -> None:
-    """Narrows a row to 64 channels, and completes the one before, whose neighbours are both there then.
+    """Narrows a row to 64 channels, then completes the row before it, whose two neighbours are there now.
 
-    `narrow` holds three rows by turns. Its lanes are an odd column and the even one after it.
+    `narrow` holds three rows in turn. Its lanes are an odd column and the even column after it.
     """
     conv1, conv2, conv3, *shortcut = (rest[i : i + 3] for i in range(0, len(rest) - 3, 3))
     out, narrow, earlier = rest[-3:]
@@ -137,28 +139,30 @@ def _kernel(x: Any, heights: Any, *rest: Any) -> None:
 
 
 def _weights(layer: ConvolutionNorm, dtype: jnp.dtype, pixels: int = 1) -> tuple[jax.Array, ...]:
-    """Kernel, scale and bias [1,O] as the kernel wants them, the latter for `pixels` side by side."""
+    """Kernel, and scale and bias [1,O] for this number of pixels side by side, in the layout of the Pallas kernel."""
     wide = at_least_float32(dtype)
     scale, bias = (jnp.tile(vector.astype(wide), pixels)[None] for vector in layer[1:])
     return layer.kernel.astype(dtype), scale, bias
 
 
 def _pair_kernel(kernel: jax.Array) -> jax.Array:
-    """[3,3,64,64] -> [3,2,128,128]: from four pixels of a row, two and two, to a pair, of which the first reads the
-    first three and the second the last three."""
+    """[3,3,64,64] -> [3,2,128,128]: from four pixels of a row (two and two) to a pair.
+
+    The first of the pair reads the first three pixels, the second the last three.
+    """
     none = jnp.zeros_like(kernel[:, :1])
     taps = [jnp.concatenate(columns, axis=1) for columns in ((kernel, none), (none, kernel))]  # [3,4,64,64]
     return jnp.concatenate(taps, axis=-1).reshape(3, 2, LANES, LANES)
 
 
 def _convolve(pixels: jax.Array, layer: tuple[Any, ...]) -> jax.Array:
-    """A 1x1 convolution with its BatchNorm: pixels [P,I] -> [P,O] in float32 at least."""
+    """A 1x1 convolution with its BatchNorm: pixels [P,I] -> [P,O] in float32 or wider."""
     kernel, scale, bias = layer
     return dot(pixels, kernel[...]) * scale[...] + bias[...]
 
 
 def _cost(x: jax.Array, channels_out: int, projected: bool) -> pl.CostEstimate:
-    """For the compiler and for counts of FLOPs: products with zeros are not counted."""
+    """For the compiler and for counts of FLOPs, without products with zeros."""
     B, h, w, C = x.shape
     products = C * WIDTH + 9 * WIDTH**2 + WIDTH * channels_out + projected * C * channels_out
     return pl.CostEstimate(

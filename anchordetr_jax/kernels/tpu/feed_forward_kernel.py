@@ -1,12 +1,12 @@
-"""The feed-forward network of a layer as a TPU (Pallas) kernel, which never writes its hidden channels to memory.
+"""The feed-forward network of a layer as Pallas kernels, which never write its hidden channels to memory.
 
-Rows (cells or queries) lie in sublanes, and channels in lanes. The backward pass computes the hidden channels anew, and
-sums the gradients of the weights over the rows in VMEM, from grid step to grid step. What is contracted over rows is
-the narrow factor transposed: there are four times as many hidden channels.
+Rows (cells or queries) lie in sublanes, channels in lanes. The backward pass computes the hidden channels again, and
+sums the gradients of the weights over the rows in VMEM, from one grid step to the next. Products over rows transpose
+the narrower factor: there are four times as many hidden channels.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -27,48 +27,32 @@ from anchordetr_jax.kernels.tpu.parts import (
     whole,
 )
 from anchordetr_jax.model.precision import at_least_float32
+from anchordetr_jax.model.transformer import FeedForwardWeights
 
 FORWARD_BLOCK = 1024
-"""Rows of a grid step at most, of 256 bfloat16 channels."""
+"""The most rows in a grid step, of 256 bfloat16 channels."""
 BACKWARD_BLOCK = 640
 MOST_CHANNELS, MOST_HIDDEN = 256, 1024
-"""Of larger ones the weights, their gradients and a block's hidden channels are not known to fit into VMEM."""
+"""Whether more of them fit into VMEM, with their weights, gradients and hidden channels, was not tried."""
 
 _PARAMS = pltpu.CompilerParams(dimension_semantics=("arbitrary",))
 
 
-class Weights(NamedTuple):
-    """Of norm(x + W2 relu(W1 x + b1) + b2), in float32 at least; or their gradients."""
-
-    kernel1: jax.Array
-    """[C,F]."""
-    bias1: jax.Array
-    """[F]."""
-    kernel2: jax.Array
-    """[F,C]."""
-    bias2: jax.Array
-    """[C]."""
-    scale: jax.Array
-    """Of the norm, [C]."""
-    bias: jax.Array
-    """Of the norm, [C]."""
-
-
 def fits(channels: int, hidden: int) -> bool:
-    """Whether the kernel can compute a network of so many channels."""
+    """Whether the kernels can compute a network with these numbers of channels."""
     return channels <= MOST_CHANNELS and hidden <= MOST_HIDDEN
 
 
-def feed_forward(x: jax.Array, weights: Weights, *, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
-    """norm(x + W2 relu(W1 x + b1) + b2), products in the dtype of x, the norm in float32 at least.
+def feed_forward(x: jax.Array, weights: FeedForwardWeights, *, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
+    """norm(x + W2 relu(W1 x + b1) + b2), products in the dtype of x, the norm in float32 or wider.
 
     Args:
         x: rows [M,C].
-        weights: of C channels and F hidden ones.
-        interpret: without a TPU, slowly.
+        weights: of C channels and F hidden channels.
+        interpret: run without a TPU, slowly.
 
     Returns:
-        The result and what was normalised, both [M,C] in the dtype of x.
+        The result and the sum before the norm, both [M,C] in the dtype of x.
     """
     operands = _operands(weights, x.dtype)
     # Two rows of bfloat16 share a sublane.
@@ -87,23 +71,25 @@ def feed_forward(x: jax.Array, weights: Weights, *, interpret: bool = False) -> 
 
 
 def feed_forward_backward(
-    x: jax.Array, sums: jax.Array, gradient: jax.Array, weights: Weights, *, interpret: bool = False
-) -> tuple[jax.Array, Weights]:
-    """From the gradient of the result of `feed_forward`, those of x, in its dtype, and of the weights, which are summed
-    and returned in float32 at least.
+    x: jax.Array, sums: jax.Array, gradient: jax.Array, weights: FeedForwardWeights, *, interpret: bool = False
+) -> tuple[jax.Array, FeedForwardWeights]:
+    """The gradients of x and of the weights from the gradient of the result of `feed_forward`.
 
     Args:
         x: rows [M,C].
-        sums: what was normalised, [M,C].
+        sums: the sum before the norm, [M,C].
         gradient: of the result, [M,C].
         weights: as for `feed_forward`.
-        interpret: without a TPU, slowly.
+        interpret: run without a TPU, slowly.
+
+    Returns:
+        The gradient of x in its dtype, and those of the weights in float32 or wider.
     """
     wide = at_least_float32(x.dtype)
     operands = _operands(weights, x.dtype)
     # The rows are contracted, and the MXU contracts whole lanes.
     grid, rows = blocks_of_rows(x, block_of_rows(x, BACKWARD_BLOCK, LANES))
-    # The gradient of W2 is that of its transpose [C,F].
+    # The gradient of W2 is computed as that of its transpose [C,F].
     totals = [jax.ShapeDtypeStruct(operands[i].shape, wide) for i in (0, 1, 0, 3, 4, 5)]
     change, kernel1, bias1, kernel2, bias2, scale, bias = pl.pallas_call(
         functools.partial(_backward_kernel, rows_in_all=x.shape[0]),
@@ -116,7 +102,7 @@ def feed_forward_backward(
         interpret=interpret,
         compiler_params=_PARAMS,
     )(x, sums, gradient, *operands[:-1])
-    return change, Weights(kernel1, bias1[0], kernel2.T, bias2[0], scale[0], bias[0])
+    return change, FeedForwardWeights(kernel1, bias1[0], kernel2.T, bias2[0], scale[0], bias[0])
 
 
 def _forward_kernel(
@@ -149,7 +135,7 @@ def _backward_kernel(
     *,
     rows_in_all: int,
 ) -> None:
-    del bias2  # The sums have it in them.
+    del bias2  # `sums` contains it.
     dtype, step = x.dtype, pl.program_id(0)
     wide = at_least_float32(dtype)
     rows, given, change = present([x[...], sums[...], gradient[...]], step, rows_in_all)
@@ -168,8 +154,8 @@ def _backward_kernel(
     x_out[...] = (change + dot(raw_change, kernel1[...], RIGHT_TRANSPOSED)).astype(dtype)
 
 
-def _operands(weights: Weights, dtype: jnp.dtype) -> list[jax.Array]:
-    """What the products take in `dtype`; vectors as rows, in float32 at least, but biases rounded as in nnx.Linear."""
+def _operands(weights: FeedForwardWeights, dtype: jnp.dtype) -> list[jax.Array]:
+    """Kernels in `dtype`, vectors as rows in float32 or wider. Biases are rounded to `dtype` as in `model.layers`."""
     kernel1, bias1, kernel2, bias2, scale, bias = weights
     wide = at_least_float32(dtype)
     rounded = [vector.astype(dtype).astype(wide)[None] for vector in (bias1, bias2)]
@@ -177,7 +163,7 @@ def _operands(weights: Weights, dtype: jnp.dtype) -> list[jax.Array]:
 
 
 def _cost(x: jax.Array, operands: list[jax.Array], *, products: int) -> pl.CostEstimate:
-    """For the compiler and for counts of FLOPs: `products` products, what is computed anew not counted."""
+    """For the compiler and for counts of FLOPs: `products` products, without those that are computed again."""
     (rows, C), F = x.shape, operands[0].shape[1]
     weights = sum(array.size * array.dtype.itemsize for array in operands)
     return pl.CostEstimate(

@@ -1,11 +1,11 @@
-"""LayerNorm of a sum as a TPU (Pallas) kernel, which reads and writes each row once.
+"""LayerNorm of a sum as Pallas kernels, which read and write each row once.
 
-Rows (cells or queries) lie in sublanes, and channels in lanes. The backward pass sums the gradients of scale and bias
-over the rows in VMEM, from grid step to grid step.
+Rows (cells or queries) lie in sublanes, channels in lanes. The backward pass sums the gradients of scale and bias over
+the rows in VMEM, from one grid step to the next.
 """
 
 import functools
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -17,35 +17,31 @@ from anchordetr_jax.model.normalization import EPSILON
 from anchordetr_jax.model.precision import at_least_float32
 
 BLOCK = 1024
-"""Rows of a grid step at most, of 256 bfloat16 channels."""
+"""The most rows in a grid step, of 256 bfloat16 channels."""
 MOST_CHANNELS = 256
-"""A block of more is not known to fit into VMEM."""
+"""Whether a block with more channels fits into VMEM was not tried."""
 
 _PARAMS = pltpu.CompilerParams(dimension_semantics=("arbitrary",))
 
 
-class Affine(NamedTuple):
-    """Scale and bias of a norm, both [C], in float32 at least; or their gradients."""
-
-    scale: jax.Array
-    bias: jax.Array
-
-
-def norm_of_sum(x: jax.Array, y: jax.Array, affine: Affine, *, interpret: bool = False) -> tuple[jax.Array, jax.Array]:
-    """norm(x + y), in float32 at least.
+def norm_of_sum(
+    x: jax.Array, y: jax.Array, scale: jax.Array, bias: jax.Array, *, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """norm(x + y), computed in float32 or wider.
 
     Args:
         x: rows [M,C].
         y: [M,C], in the dtype of x.
-        affine: of the norm.
-        interpret: without a TPU, slowly.
+        scale: of the norm, [C], in float32 or wider.
+        bias: of the norm, [C], in float32 or wider.
+        interpret: run without a TPU, slowly.
 
     Returns:
         The result and the sum, both [M,C] in the dtype of x.
     """
     # Two rows of bfloat16 share a sublane.
     grid, rows = blocks_of_rows(x, block_of_rows(x, BLOCK, 2 * SUBLANES))
-    vectors = [vector[None] for vector in affine]
+    vectors = [scale[None], bias[None]]
     return pl.pallas_call(
         _forward_kernel,
         grid=grid,
@@ -61,15 +57,17 @@ def norm_of_sum(x: jax.Array, y: jax.Array, affine: Affine, *, interpret: bool =
 
 def norm_of_sum_backward(
     sums: jax.Array, gradient: jax.Array, scale: jax.Array, *, interpret: bool = False
-) -> tuple[jax.Array, Affine]:
-    """From the gradient of the result of `norm_of_sum`, that of the sum, [M,C] in its dtype, and those of scale and
-    bias, which are summed and returned in float32 at least.
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The gradients of the sum, the scale and the bias, from the gradient of the result of `norm_of_sum`.
 
     Args:
-        sums: what was normalised, [M,C].
+        sums: the sum before the norm, [M,C].
         gradient: of the result, [M,C].
         scale: of the norm, [C].
-        interpret: without a TPU, slowly.
+        interpret: run without a TPU, slowly.
+
+    Returns:
+        The gradient of the sum, [M,C] in its dtype, and those of scale and bias, [C] in float32 or wider.
     """
     grid, rows = blocks_of_rows(sums, block_of_rows(sums, BLOCK, 2 * SUBLANES))
     vector = jax.ShapeDtypeStruct((1, scale.size), at_least_float32(sums.dtype))
@@ -84,7 +82,7 @@ def norm_of_sum_backward(
         interpret=interpret,
         compiler_params=_PARAMS,
     )(sums, gradient, scale[None])
-    return change, Affine(scale_change[0], bias_change[0])
+    return change, scale_change[0], bias_change[0]
 
 
 def _forward_kernel(x: Any, y: Any, scale: Any, bias: Any, out: Any, sums_out: Any) -> None:
@@ -105,15 +103,17 @@ def _backward_kernel(
 
 
 def normal(sums: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Rows [M,C] with mean 0 and deviation 1, and one over the deviations they had, [M,1]."""
+    """Rows [M,C] scaled to mean 0 and deviation 1, and one over their former deviations, [M,1]."""
     centred = sums - jnp.mean(sums, axis=1, keepdims=True)
     inverse_deviation = jax.lax.rsqrt(jnp.mean(jnp.square(centred), axis=1, keepdims=True) + EPSILON)
     return centred * inverse_deviation, inverse_deviation
 
 
 def change_through_norm(sums: jax.Array, change: jax.Array, scale: Any, scale_total: Any, bias_total: Any) -> jax.Array:
-    """From the gradient of a norm's result that of what was normalised, [M,C]; those of scale and bias are added to
-    their totals [1,C]."""
+    """The gradient of the sum before a norm, [M,C], from that of the norm's result.
+
+    The gradients of scale and bias are added to their totals [1,C].
+    """
     normalised, inverse_deviation = normal(sums)
     scale_total[...] += jnp.sum(change * normalised, axis=0, keepdims=True)
     bias_total[...] += jnp.sum(change, axis=0, keepdims=True)
@@ -123,5 +123,5 @@ def change_through_norm(sums: jax.Array, change: jax.Array, scale: Any, scale_to
 
 
 def _cost(x: jax.Array, *, arrays: int) -> pl.CostEstimate:
-    """For the compiler: products of matrices, which count as FLOPs, there are none."""
+    """For the compiler. FLOPs count products of matrices only, and there are none."""
     return pl.CostEstimate(flops=0, transcendentals=x.shape[0], bytes_accessed=arrays * x.size * x.dtype.itemsize)

@@ -1,8 +1,8 @@
-"""The stem of a ResNet as a TPU (Pallas) kernel on folded images: a cell is 4 x 4 pixels, of 3 channels each.
+"""The stem of a ResNet as a Pallas kernel on folded images: a cell is 4 x 4 pixels of 3 channels each.
 
 Three channels would leave most of the hardware idle. A cell of the result needs nine columns of pixels: its own four,
-three before and two after. Side by side these fit into the lanes, and one matrix product for each row of cells computes
-the 7x7 convolution at its even and its odd columns; images lie in sublanes.
+three before and two after. Side by side these fit into the lanes. One matrix product for each row of cells computes the
+7x7 convolution at its even and odd columns. Images lie in sublanes.
 """
 
 import functools
@@ -28,15 +28,16 @@ from anchordetr_jax.kernels.tpu.parts import (
 from anchordetr_jax.model.precision import at_least_float32
 
 FOLD = 4
-"""Pixels a side of a cell: the stride of the stem."""
+"""The side of a cell in pixels: the stride of the stem."""
 _CHUNK = 40
-"""Cells in one matrix product at most: enough to keep the MXU busy, and few enough to stay in registers."""
+"""The most cells in one matrix product: enough to keep the MXU busy, few enough to stay in registers."""
 _ROW_BYTES = 4096
-"""Of one channel of a row of pixels at most, or a step would need more than the 16 MB that kernels have on all TPUs."""
+"""The most bytes in one channel of a row of pixels. With more, a step would need more than the 16 MB that all TPUs
+have."""
 _OFFSETS = (range(-3, 0), range(FOLD), range(FOLD, FOLD + 2))
-"""Columns of pixels, from a cell's first one, that lie in the cell before, the cell itself and the one after."""
+"""Columns of pixels, counted from a cell's first, that lie in the cell before it, in itself and in the one after."""
 _SITES = [(row, column, channel) for part in _OFFSETS for row in range(FOLD) for column in part for channel in range(3)]
-"""Of each lane: the row in its cell, the column from the cell's first one, and the channel."""
+"""For each lane: the row in its cell, the column counted from the cell's first, and the channel."""
 
 
 def fits(x: jax.Array) -> bool:
@@ -50,9 +51,9 @@ def stem(cells: jax.Array, heights: jax.Array, layer: ConvolutionNorm, *, interp
 
     Args:
         cells: [B,h,w,4*4*3], B a multiple of `SUBLANES`; channels are rows, columns, colours. Padding is zero.
-        heights: int [B,2*w], how many rows of each column of the half-size grid are image.
+        heights: int [B,2*w], the number of valid rows in each column of the grid at half the size.
         layer: the convolution, kernel [7,7,3,64], and its BatchNorm.
-        interpret: without a TPU, slowly.
+        interpret: run without a TPU, slowly.
 
     Returns:
         [B,h,w,64].
@@ -99,9 +100,9 @@ def _kernel(
     *,
     rows: int,
 ) -> None:
-    """Places a row of cells, and completes the one before, whose neighbours are both there then.
+    """Places a row of cells, then completes the row before it, whose two neighbours are there now.
 
-    `sites` holds three rows by turns, `odd_before` the odd row of the half-size grid above.
+    `sites` holds three rows in turn, `odd_before` the odd row of the half-size grid above.
     """
     i = pl.program_id(1)
     w, B = cells.shape[1:3]
@@ -147,7 +148,7 @@ def _placement() -> np.ndarray:
 def _cell_kernel(kernel: jax.Array) -> jax.Array:
     """[7,7,3,64] -> [5,128,2*64]: from the lanes of a row of cells to even and odd columns of the half-size grid.
 
-    To its even row the cells above and those at it contribute, to its odd row those above, those at it and those below.
+    The even row reads the cells above and its own; the odd row reads the cells above, its own and those below.
     """
     row, column, channel = np.array(_SITES).T
 
@@ -164,8 +165,7 @@ def _cell_kernel(kernel: jax.Array) -> jax.Array:
 
 
 def _cost(cells: jax.Array, kernel_size: int) -> pl.CostEstimate:
-    """For the compiler and for counts of FLOPs, of four places of the half-size grid a cell. Products with zeros do not
-    count."""
+    """For the compiler and for counts of FLOPs, without products with zeros. A cell has 4 places at half the size."""
     count = cells.size // cells.shape[-1]
     return pl.CostEstimate(
         flops=2 * count * 4 * kernel_size, transcendentals=0, bytes_accessed=2 * count * LANES * cells.dtype.itemsize

@@ -1,19 +1,16 @@
 """Convolutions and their gradients as CPUs compute them, against JAX's own."""
 
+import functools
 import math
-from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from anchordetr_jax.kernels.cpu.convolutions import (
-    convolution3x3,
-    pixel_products,
-    plain_convolution3x3,
-    plain_pixel_products,
-)
+from anchordetr_jax.kernels import compiler_options
+from anchordetr_jax.kernels.cpu.convolutions import convolution
+from anchordetr_jax.model import layers
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -21,20 +18,15 @@ pytestmark = pytest.mark.usefixtures("x64")
 IMAGES, HEIGHT, WIDTH = 2, 9, 8
 
 
-def assert_same_gradients(
-    ours: Callable[[jax.Array, jax.Array], jax.Array],
-    expected: Callable[[jax.Array, jax.Array], jax.Array],
-    kernel_shape: tuple[int, ...],
-) -> None:
-    channels_in = kernel_shape[-2]
+def assert_same_gradients(kernel_shape: tuple[int, ...], stride: int, dilation: int) -> None:
     rng = np.random.default_rng(0)
-    x = jnp.asarray(rng.standard_normal((IMAGES, HEIGHT, WIDTH, channels_in)))
+    x = jnp.asarray(rng.standard_normal((IMAGES, HEIGHT, WIDTH, kernel_shape[-2])))
     kernel = jnp.asarray(rng.standard_normal(kernel_shape) * math.prod(kernel_shape[:-1]) ** -0.5)
     results = []
-    change = jnp.asarray(rng.standard_normal(jax.eval_shape(expected, x, kernel).shape))
-    for function in (ours, expected):
-        result, gradients = jax.vjp(function, x, kernel)
-        results.append((result, *gradients(change)))
+    for function in (convolution, layers.convolution):
+        compute = functools.partial(function, stride=stride, dilation=dilation)
+        result, gradients = jax.vjp(compute, x, kernel)
+        results.append((result, *gradients(jnp.cos(result))))
     for mine, other in zip(*results, strict=True):
         assert np.asarray(mine) == pytest.approx(np.asarray(other), abs=EXACT64)
 
@@ -44,17 +36,20 @@ def assert_same_gradients(
 def test_a_3x3_convolution_and_its_gradients_are_plain_ones(
     stride: int, dilation: int, channels: tuple[int, int]
 ) -> None:
-    assert_same_gradients(
-        lambda x, kernel: convolution3x3(x, kernel, stride, dilation, None),
-        lambda x, kernel: plain_convolution3x3(x, kernel, stride, dilation, None),
-        (3, 3, *channels),
-    )
+    assert_same_gradients((3, 3, *channels), stride, dilation)
 
 
+@pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("channels", [(3, 6), (3, 2048), (2048, 3)])
-def test_a_1x1_convolution_and_its_gradients_are_plain_ones(channels: tuple[int, int]) -> None:
-    assert_same_gradients(
-        lambda x, kernel: pixel_products(x, kernel, None),
-        lambda x, kernel: plain_pixel_products(x, kernel, None),
-        channels,
-    )
+def test_a_1x1_convolution_and_its_gradients_are_plain_ones(channels: tuple[int, int], stride: int) -> None:
+    assert_same_gradients((1, 1, *channels), stride, 1)
+
+
+def sums_that_the_compiler_would_repeat(x: jax.Array) -> jax.Array:
+    first = jax.lax.optimization_barrier(jnp.maximum(x @ x + x, 0))
+    return (first @ x + first) @ first
+
+
+def test_the_result_of_a_barrier_is_stored() -> None:
+    function = jax.jit(sums_that_the_compiler_would_repeat, compiler_options=compiler_options("cpu"))
+    assert "opt-barrier" in (function.lower(jnp.ones((8, 8))).compile().as_text() or "")

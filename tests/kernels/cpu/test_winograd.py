@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.kernels.cpu import winograd
-from anchordetr_jax.kernels.cpu.convolutions import plain_convolution3x3
+from anchordetr_jax.model.layers import convolution
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -19,8 +19,8 @@ def test_it_is_the_convolution(height: int, width: int, dilation: int) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((2, height, width, CHANNELS_IN)))
     kernel = jnp.asarray(rng.standard_normal((3, 3, CHANNELS_IN, CHANNELS_OUT)))
-    result = winograd.convolution3x3(x, kernel, dilation, None)
-    expected = plain_convolution3x3(x, kernel, 1, dilation, None)
+    result = winograd.convolution3x3(x, kernel, dilation)
+    expected = convolution(x, kernel, 1, dilation)
     assert np.asarray(result) == pytest.approx(np.asarray(expected), abs=EXACT64)
 
 
@@ -35,6 +35,6 @@ def test_it_is_the_convolution(height: int, width: int, dilation: int) -> None:
         (128, 11, 1, "float32", False),
     ],
 )
-def test_only_what_gains_by_it_is_computed_so(channels: int, size: int, stride: int, dtype: str, fits: bool) -> None:
+def test_it_is_used_only_where_it_is_faster(channels: int, size: int, stride: int, dtype: str, fits: bool) -> None:
     x = jnp.zeros((1, size, size, channels), dtype)
     assert winograd.fits(x, jnp.zeros((3, 3, channels, channels), dtype), stride) == fits

@@ -1,9 +1,11 @@
-"""A model apart from its arrays, which then live in flat dicts from a path such as `"backbone/layer2/0/conv1/kernel"`.
+"""A detector built for a platform, and apart from its arrays.
 
-The same paths serve conversion, checkpoints, learning-rate groups, freezing and sharding rules.
+The arrays live in flat dicts from a path such as `"backbone/layer2/blocks/0/conv1/kernel"`. The same paths serve
+conversion, checkpoints, learning-rate groups, freezing and sharding rules.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -11,13 +13,38 @@ from typing import Any
 import jax
 from flax import nnx
 
+from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.kernels import chosen_platform, install
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+
 Variables = dict[str, jax.Array]
 """Arrays by path, path parts joined by "/"."""
 
 
+def build(config: ModelConfig, *, rngs: nnx.Rngs, platform: str | None = None, interpret: bool = False) -> AnchorDETR:
+    """A detector with initial weights and, as `model.kernels` says, a platform's functions in its layers.
+
+    Args:
+        config: `num_classes` must be set.
+        rngs: for the initial weights.
+        platform: where it will run, as JAX names it ("cpu", "gpu", "tpu"). The default is JAX's default backend.
+        interpret: as for `kernels.install`.
+    """
+    model = AnchorDETR(config, rngs=rngs)
+    if chosen := chosen_platform(config.kernels, platform or jax.default_backend()):
+        install(model, chosen, interpret=interpret)
+    return model
+
+
+@functools.lru_cache(maxsize=16)  # It takes seconds, and many callers ask for the same one.
+def definition_of(config: ModelConfig, platform: str | None = None, *, interpret: bool = False) -> "ModelDefinition":
+    """The detector of these settings without its arrays; the arguments are those of `build`."""
+    return ModelDefinition.abstract(lambda: build(config, rngs=nnx.Rngs(0), platform=platform, interpret=interpret))
+
+
 @dataclasses.dataclass(frozen=True)
 class ModelDefinition:
-    """A model without its arrays: what `nnx.split` says of it, so that `merge` can build it again."""
+    """A model without its arrays: all that `merge` needs to build it again."""
 
     graphdef: nnx.GraphDef[Any]
     template: tuple[tuple[tuple[Any, ...], nnx.Variable[Any]], ...]
@@ -45,11 +72,11 @@ class ModelDefinition:
 
     @property
     def param_paths(self) -> frozenset[str]:
-        """Paths of the `nnx.Param`s: what can be trained, as frozen statistics cannot."""
+        """Paths of the `nnx.Param`s: everything that can be trained. Frozen statistics cannot."""
         return frozenset(_join(path) for path, variable in self.template if isinstance(variable, nnx.Param))
 
     def merge(self, *variables: Mapping[str, Any]) -> Any:
-        """The NNX model holding the given arrays (together: one for every path), inside `jax.jit` as well."""
+        """The NNX model with the given arrays, which together must have every path. It works inside `jax.jit` too."""
         values = {path: value for group in variables for path, value in group.items()}
         flat = [(path, variable.replace(values[_join(path)])) for path, variable in self.template]
         return nnx.merge(self.graphdef, nnx.from_flat_state(flat))
@@ -61,7 +88,7 @@ def variables_of(model: nnx.Module) -> Variables:
 
 
 def count(variables: Mapping[str, Any]) -> int:
-    """Number of scalars in all arrays together."""
+    """The number of scalars in all arrays together."""
     return sum(math.prod(value.shape) for value in variables.values())
 
 

@@ -1,9 +1,9 @@
-"""Initial weights with which attention begins at a query's own place, for training from nothing.
+"""Initial weights with which attention begins at a query's own place, for training from random weights.
 
-With the usual initial weights attention is flat over the image at first, and a DETR spends most of its schedule
-learning to look where its anchor is. Here the maps from position codes to embeddings start with zero mean and a set
-spread over the image, and key projections start equal to query projections, so that a query and a key at the same place
-agree from the first step on.
+With the usual initial weights attention is flat over the image, and a DETR spends most of its schedule on learning to
+look where its anchor point is. Here the maps from position codes to embeddings begin with zero mean and a fixed spread
+over the image, and key projections begin equal to query projections. So a query and a key at the same place agree from
+the first step on.
 """
 
 import jax
@@ -15,8 +15,10 @@ from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttentio
 from anchordetr_jax.model.layers import MLP
 from anchordetr_jax.model.positions import sine1d, sine2d
 
-SPREAD = 2.0  # standard deviation of the embeddings' features over the image
-SAMPLES = 32  # places along an edge of the image
+SPREAD = 2.0
+"""Standard deviation of the embeddings' features over the image."""
+SAMPLES = 32
+"""Places along an edge of the image at which the spread is measured."""
 
 _PAIRS = {
     RowColumnAttention: (("query_row", "key_row"), ("query_column", "key_column")),
@@ -24,11 +26,11 @@ _PAIRS = {
 }
 
 
-def start_local(module: nnx.Module, adapt_pos1d: MLP, adapt_pos2d: MLP) -> None:
+def initialize_locally(module: nnx.Module, adapt_pos1d: MLP, adapt_pos2d: MLP) -> None:
     """Changes the initial weights of all attention layers in `module` and of the two position maps."""
     ticks = (np.arange(SAMPLES) + 0.5) / SAMPLES
     points = np.stack(np.meshgrid(ticks, ticks), axis=-1).reshape(-1, 2)
-    C = adapt_pos1d.layers[0].in_features
+    C = adapt_pos1d.layers[0].kernel.shape[0]
     _spread(adapt_pos1d, sine1d(jnp.asarray(ticks), C))
     _spread(adapt_pos2d, sine2d(jnp.asarray(points), C))
     for _, part in nnx.iter_modules(module):
@@ -40,7 +42,6 @@ def _spread(mlp: MLP, codes: jax.Array) -> None:
     """Makes each layer's outputs vary over `codes` [places, C]: zero mean, deviation 1, and SPREAD at the end."""
     x = codes
     for layer, spread in zip(mlp.layers, (1.0, SPREAD), strict=True):
-        assert layer.bias is not None
         kernel = layer.kernel[...].astype(x.dtype)
         outputs = jnp.dot(x, kernel, precision="highest")
         scale = spread / jnp.sqrt(outputs.var(axis=0).mean())

@@ -1,1 +1,0 @@
-"""For NVIDIA GPUs (Pallas, Triton)."""
