@@ -144,7 +144,7 @@ def test_the_command_writes_the_classes_it_is_given(tmp_path: Path) -> None:
 
 
 def test_the_command_answers_a_wrong_class_with_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match=r"Error: The classes of a shapes data set are .* not blob"):
+    with pytest.raises(UserError, match=r"The classes of a shapes data set are .* not blob"):
         main([str(tmp_path), "--classes", "blob"])
 
 

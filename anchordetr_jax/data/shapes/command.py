@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from anchordetr_jax.data.shapes.outlines import CLASSES, FIRST_CLASSES, SECOND_CLASSES
 from anchordetr_jax.data.shapes.settings import ShapesConfig
 from anchordetr_jax.data.shapes.writing import write_shapes_dataset
-from anchordetr_jax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -50,22 +49,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes that draw")
     options = parser.parse_args(arguments)
     groups = {"first": FIRST_CLASSES, "second": SECOND_CLASSES}
-    try:
-        config = ShapesConfig(
-            classes=tuple(name for choice in options.classes for name in groups.get(choice, (choice,))),
-            short_side=tuple(options.short_side),
-            max_side=options.max_side,
-            object_size=tuple(options.object_size),
-            max_objects=options.max_objects,
-            hue_by_class=options.hue_by_class,
-        )
-        write_shapes_dataset(
-            options.out,
-            seed=options.seed,
-            train_images=options.train,
-            val_images=options.val,
-            config=config,
-            processes=options.processes,
-        )
-    except UserError as error:
-        raise SystemExit(f"Error: {error}") from None
+    config = ShapesConfig(
+        classes=tuple(name for choice in options.classes for name in groups.get(choice, (choice,))),
+        short_side=tuple(options.short_side),
+        max_side=options.max_side,
+        object_size=tuple(options.object_size),
+        max_objects=options.max_objects,
+        hue_by_class=options.hue_by_class,
+    )
+    write_shapes_dataset(
+        options.out,
+        seed=options.seed,
+        train_images=options.train,
+        val_images=options.val,
+        config=config,
+        processes=options.processes,
+    )
