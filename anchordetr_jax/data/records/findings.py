@@ -1,7 +1,7 @@
 """What is wrong with the records of a data set, and what was left out, changed or assumed: by kind, with counts."""
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 from anchordetr_jax.errors import UserError
@@ -31,7 +31,7 @@ class Finding(NamedTuple):
         """File, image and annotation, for a line of text."""
         ids = [f"image {self.image_id}"] if self.image_id is not None else []
         ids += [f"annotation {self.annotation_id}"] if self.annotation_id is not None else []
-        return f"{self.file}{' (' + ', '.join(ids) + ')' if ids else ''}"
+        return printable(f"{self.file}{' (' + ', '.join(ids) + ')' if ids else ''}")
 
 
 class Findings:
@@ -47,15 +47,21 @@ class Findings:
 
     def error(self, kind: str, detail: str, file: object = None, *, stops: bool = True, **ids: Any) -> None:
         """Adds something that stops training, or (without `stops`) only makes a score wrong."""
-        self.all.append(Finding("error", kind, str(file or self.source), detail, **ids, stops=stops))
+        self._add("error", kind, detail, file, stops, ids)
 
     def warning(self, kind: str, detail: str, file: object = None, **ids: Any) -> None:
         """Adds something that is dealt with."""
-        self.all.append(Finding("warning", kind, str(file or self.source), detail, **ids))
+        self._add("warning", kind, detail, file, False, ids)
 
     def note(self, kind: str, detail: str, file: object = None, **ids: Any) -> None:
         """Adds something that is good to know."""
-        self.all.append(Finding("note", kind, str(file or self.source), detail, **ids))
+        self._add("note", kind, detail, file, False, ids)
+
+    def _add(
+        self, severity: Severity, kind: str, detail: str, file: object, stops: bool, ids: Mapping[str, Any]
+    ) -> None:
+        place = printable(str(file or self.source))
+        self.all.append(Finding(severity, kind, place, printable(detail), **ids, stops=stops))
 
     def stop_if_needed(self) -> None:
         """Raises `UserError` for the first finding that stops training, with the number of others of its kind."""
@@ -84,3 +90,8 @@ def count_kinds(findings: Iterable[Finding]) -> dict[tuple[Severity, str], int]:
     """The number of findings of each kind, the worst kinds first."""
     counts = Counter((finding.severity, finding.kind) for finding in findings)
     return dict(sorted(counts.items(), key=lambda item: (SEVERITIES.index(item[0][0]), -item[1])))
+
+
+def printable(text: str) -> str:
+    """A text on one line, with escapes for characters that cannot be printed."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -64,7 +64,7 @@ class ImageFiles:
     def nearest(self, name: str) -> str | None:
         """The file whose name is the nearest to one that is missing; None in an empty folder."""
         below = self.below()[:COMPARED]
-        by_last = {posixpath.basename(path): path for path in below}
+        by_last = {posixpath.basename(path): path for path in reversed(below)}
         close = difflib.get_close_matches(posixpath.basename(listed_name(name)), by_last, n=1, cutoff=0.0)
         return by_last[close[0]] if close else None
 
