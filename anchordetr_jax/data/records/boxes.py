@@ -5,7 +5,9 @@ import numpy as np
 OVERHANG = 1.0
 """Pixels by which a box may exceed its image: rounding does that."""
 FEW = 4
-"""With fewer boxes than this, only areas tell that boxes are given by their corners."""
+"""Fewer boxes than this can look like corners by chance."""
+SENSIBLE = 0.95
+"""The share of boxes that must make sense as corners."""
 
 
 def boxes_by_row(
@@ -72,15 +74,18 @@ def look_for_another_form(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray
 def _corners(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray) -> tuple[str, str] | None:
     """Tells boxes that are x1, y1, x2, y2.
 
-    All of them must make sense as corners. Then one of three facts speaks for corners: as x, y, width, height many
+    Nearly all of them must make sense as corners. Then one of three facts speaks for corners: as x, y, width, height many
     boxes end beyond their images; the areas are those of the boxes between the corners; or (where areas are those of
     outlines) no area exceeds the box between the corners, and all are far smaller than width x height.
     """
-    total = len(xywh)
+    flat = (xywh[:, 2:] == xywh[:, :2]).any(axis=1)  # Corners of a box without area.
     first, second = xywh[:, :2], xywh[:, 2:]
-    sides = second - first
-    if not ((sides > 0) & (second <= sizes[:, ::-1] + OVERHANG) & (first >= -OVERHANG)).all():
+    sensible = ((second >= first) & (second <= sizes[:, ::-1] + OVERHANG) & (first >= -OVERHANG)).all(axis=1)
+    if sensible.mean() < SENSIBLE or 2 * int(flat.sum()) > len(xywh) or int((sensible & ~flat).sum()) < FEW:
         return None
+    xywh, areas, sizes = (values[sensible & ~flat] for values in (xywh, areas, sizes))
+    first, second, total = xywh[:, :2], xywh[:, 2:], len(xywh)
+    sides = second - first
     with np.errstate(invalid="ignore"):
         between, product = sides.prod(axis=1), second.prod(axis=1)
         beyond = overhang(xywh, sizes) > OVERHANG
@@ -92,9 +97,9 @@ def _corners(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray) -> tuple[st
     clear = "boxes are x1, y1, x2, y2 instead of x, y, width, height: subtract x1 from x2, and y1 from y2"
     if 2 * int(exact.sum()) > total:
         why = f"{int(exact.sum())} of {total} areas are (x2 - x1) * (y2 - y1)"
-    elif total >= FEW and 5 * int(beyond.sum()) >= total:
+    elif 5 * int(beyond.sum()) >= total:
         why = f"all {total} make sense so, and {int(beyond.sum())} end beyond their images otherwise"
-    elif total >= FEW and inside.all() and bool(smaller):
+    elif inside.all() and bool(smaller):
         why = f"all {total} areas fit into the boxes between the corners, and are far smaller than width x height"
     else:
         return None
