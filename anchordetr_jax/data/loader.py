@@ -147,6 +147,10 @@ class TrainingBatches:
         """For messages: the image's file."""
         return self.source.describe(row)
 
+    def reading_problem(self, row: int) -> str | None:
+        """One sentence that names an image and says why it cannot be read. None if it can."""
+        return reading_problem(self.source, row)
+
     def describe(self) -> str:
         """One line for the log: the number of images and boxes, the shapes, and the share of padding."""
         counts, waste = self.source.box_counts, self.plan(self.epochs.epoch_of_step(0)).padding_waste

@@ -181,7 +181,7 @@ class _Loop:
             yield batch
 
     def _take_step(self, batch: Batch) -> None:
-        self._progress.before_step(batch, self.run.data.describe_image)
+        self._progress.before_step(batch, self.run.data.describe_image, self.run.data.reading_problem)
         self.watchdog.begin_step(self.step + 1)
         self.state, metrics = self._train_step(self.state, global_batch(batch, self.run.mesh))
         self.step += 1

@@ -50,6 +50,9 @@ class TrainingData(Protocol):
     def describe_image(self, row: int) -> str:
         """The file of an image, for messages."""
 
+    def reading_problem(self, row: int) -> str | None:
+        """One sentence that names an image and says why it cannot be read. None if it can."""
+
     def describe(self) -> str:
         """One line for the log: the number of images, their shapes and the padding."""
 

@@ -187,6 +187,9 @@ class NoiseData:
     def describe_image(self, row: int) -> str:
         return f"image{row}.jpg"
 
+    def reading_problem(self, row: int) -> str | None:
+        return None
+
     def describe(self) -> str:
         return "noise"
 

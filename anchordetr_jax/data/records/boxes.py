@@ -74,13 +74,13 @@ def look_for_another_form(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray
 def _corners(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray) -> tuple[str, str] | None:
     """Tells boxes that are x1, y1, x2, y2.
 
-    Nearly all of them must make sense as corners. Then one of three facts speaks for corners: as x, y, width, height many
-    boxes end beyond their images; the areas are those of the boxes between the corners; or (where areas are those of
-    outlines) no area exceeds the box between the corners, and all are far smaller than width x height.
+    Nearly all of them must make sense as corners. Then one of three facts speaks for corners. As x, y, width, height,
+    many boxes end beyond their images. Or the areas are those of the boxes between the corners. Or (where areas are
+    those of outlines) no area exceeds the box between the corners, and all are far smaller than width x height.
     """
     flat = (xywh[:, 2:] == xywh[:, :2]).any(axis=1)  # Corners of a box without area.
     first, second = xywh[:, :2], xywh[:, 2:]
-    sensible = ((second >= first) & (second <= sizes[:, ::-1] + OVERHANG) & (first >= -OVERHANG)).all(axis=1)
+    sensible = ((second >= first) & (second <= sizes[:, ::-1] + OVERHANG) & (first >= -OVERHANG)).all(1)
     if sensible.mean() < SENSIBLE or 2 * int(flat.sum()) > len(xywh) or int((sensible & ~flat).sum()) < FEW:
         return None
     xywh, areas, sizes = (values[sensible & ~flat] for values in (xywh, areas, sizes))
@@ -92,14 +92,14 @@ def _corners(xywh: np.ndarray, areas: np.ndarray, sizes: np.ndarray) -> tuple[st
         margin = np.maximum(1.0, 0.01 * between)
         exact = (np.abs(areas - between) <= margin) | (np.abs(areas - (sides + 1).prod(axis=1)) <= margin)
         exact &= np.abs(areas - product) > np.maximum(1.0, 0.01 * product)
-        inside = areas <= between + margin
+        fitting = areas <= between + margin
         smaller = 2 * np.median(areas / product) < np.median(areas / between)
     clear = "boxes are x1, y1, x2, y2 instead of x, y, width, height: subtract x1 from x2, and y1 from y2"
     if 2 * int(exact.sum()) > total:
         why = f"{int(exact.sum())} of {total} areas are (x2 - x1) * (y2 - y1)"
     elif 5 * int(beyond.sum()) >= total:
         why = f"all {total} make sense so, and {int(beyond.sum())} end beyond their images otherwise"
-    elif inside.all() and bool(smaller):
+    elif fitting.all() and bool(smaller):
         why = f"all {total} areas fit into the boxes between the corners, and are far smaller than width x height"
     else:
         return None

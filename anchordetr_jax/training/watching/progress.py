@@ -67,10 +67,10 @@ class Progress:
         if jax.process_index() == 0:
             self._bar.write(line)
 
-    def before_step(self, batch: Batch, describe: Callable[[int], str]) -> None:
+    def before_step(self, batch: Batch, describe: Callable[[int], str], problem: Callable[[int], str | None]) -> None:
         """Names images that could not be read, each once. Says when a shape of images is new: the step is compiled.
 
-        `describe` names an image by its row, in case the step is refused.
+        `describe` names an image by its row, in case the step is refused. `problem` says why it cannot be read.
 
         Raises:
             UserError: none of the first images could be read.
@@ -83,7 +83,8 @@ class Progress:
                 self._named.add(row)
                 self.unreadable.add(row)
                 # Each process sees only its share of the images, so every process prints this.
-                self._bar.write(f"Cannot read {describe(row)}: training goes on without it.")
+                why = problem(row) or f"Image {describe(row)} could not be read."
+                self._bar.write(f"{why} Training goes on without it.")
         if len(self._named) >= _HOPELESS and not self._any_readable:
             raise UserError(
                 f"None of the first {len(self._named)} images can be read, for example {describe(min(self._named))}: "

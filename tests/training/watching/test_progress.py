@@ -20,7 +20,7 @@ def steps(in_row: list[int], *, images: int = 2) -> None:
     with Progress(0, 5, max_bad_steps=2) as progress:
         for step, bad in enumerate(in_row, start=1):
             rows = np.arange(10 * step, 10 * step + images, dtype=np.int32)
-            progress.before_step(batch(images=images)._replace(rows=rows), lambda row: f"{row}.jpg")
+            progress.before_step(batch(images=images)._replace(rows=rows), lambda row: f"{row}.jpg", lambda row: None)
             progress.after_step(step, metrics(bad), images=images)
         progress.flush()
 
@@ -46,7 +46,7 @@ def test_images_of_which_none_can_be_read_end_the_run_but_a_few_bad_ones_do_not(
     def see(progress: Progress, first: int, count: int, *, readable: bool) -> None:
         rows = np.arange(first, first + count, dtype=np.int32)
         seen = batch(images=count)._replace(rows=rows, valid=np.full(count, readable))
-        progress.before_step(seen, lambda row: f"{row}.jpg")
+        progress.before_step(seen, lambda row: f"{row}.jpg", lambda row: None)
 
     with Progress(0, 5, max_bad_steps=2) as progress:
         see(progress, 0, 7, readable=False)
