@@ -40,15 +40,9 @@ class InputProjection(nnx.Module):
 
     def __init__(self, channels_in: int, config: ModelConfig, *, kernel: int, stride: int, rngs: nnx.Rngs):
         C, dtype, area = config.hidden_dim, compute_dtype(config), kernel * kernel
+        init = xavier_uniform(channels_in * area, C * area)
         self.conv = Convolution(
-            channels_in,
-            C,
-            kernel_size=kernel,
-            stride=stride,
-            use_bias=True,
-            dtype=dtype,
-            rngs=rngs,
-            kernel_init=xavier_uniform(channels_in * area, C * area),
+            channels_in, C, kernel_size=kernel, stride=stride, use_bias=True, dtype=dtype, rngs=rngs, kernel_init=init
         )
         self.norm = GroupNorm(GROUPS, C, dtype=dtype)
 
@@ -60,8 +54,7 @@ class InputProjection(nnx.Module):
 class UnusedWeight(nnx.Variable[jax.Array]):
     """A weight that official checkpoints have and these settings do not use.
 
-    It is never trained, so weight decay does not change it. PyTorch's optimisers do the same with a parameter that gets
-    no gradient.
+    It is never trained or decayed. PyTorch's optimisers, too, leave a parameter without a gradient alone.
     """
 
 
@@ -78,14 +71,11 @@ class AnchorDETR(nnx.Module):
             self.backbone = CompactBackbone(dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
         else:
             self.backbone = ResNet(config.backbone, dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
+        stages = zip(self.backbone.channels, (3, 1, 1), (2, 1, 1), strict=True)
         self.input_projections = nnx.List(
             [
                 InputProjection(channels, config, kernel=kernel, stride=stride, rngs=rngs)
-                for channels, (kernel, stride) in zip(
-                    self.backbone.channels[-config.num_feature_levels :],
-                    ((3, 2), (1, 1), (1, 1))[-config.num_feature_levels :],
-                    strict=True,
-                )
+                for channels, kernel, stride in list(stages)[-config.num_feature_levels :]
             ]
         )
         self.encoder = Encoder(config, rngs=rngs)
@@ -125,9 +115,7 @@ class AnchorDETR(nnx.Module):
         encoded = self.encoder(features, grid)
         B, S, h, w, C = encoded.shape
         anchors = self.anchor_points()
-        queries = jnp.repeat(
-            self.patterns[...].astype(encoded.dtype), len(anchors), axis=0
-        )  # by pattern, then by anchor
+        queries = jnp.repeat(self.patterns[...].astype(encoded.dtype), len(anchors), axis=0)  # Pattern by pattern.
         queries = jnp.broadcast_to(queries[None], (B, *queries.shape))
         decoded = self.decoder(queries, self.query_positions(anchors), encoded.reshape(B * S, h, w, C), grid)
         return self.predict(decoded)
@@ -142,11 +130,8 @@ class AnchorDETR(nnx.Module):
             area = nearest_area(image_sizes, (images.shape[1], images.shape[2]), (h, w))
         else:
             area = leading_area(valid_sizes, (h, w))
-        stages = stages[-len(self.input_projections) :]
-        maps = [
-            projection(stage, area if invariant else None)
-            for projection, stage in zip(self.input_projections, stages, strict=True)
-        ]
+        used = zip(self.input_projections, stages[-len(self.input_projections) :], strict=True)
+        maps = [projection(stage, area if invariant else None) for projection, stage in used]
         return jnp.stack(maps, axis=1), area
 
     def anchor_points(self) -> jax.Array:

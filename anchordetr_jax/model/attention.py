@@ -16,14 +16,11 @@ from anchordetr_jax.model.valid_area import ValidArea
 
 
 class RowColumnMemory(NamedTuple):
-    """What queries attend to: the keys and values of a feature map, and which of its cells are valid."""
+    """What queries attend to: row keys [B,w,n,d], column keys [B,h,n,d], values [B,h,w,n,d] and which are valid."""
 
     row_keys: jax.Array
-    """[B,w,n,d]: one key per column, for attention along a row."""
     column_keys: jax.Array
-    """[B,h,n,d]: one key per row, for attention along a column."""
     values: jax.Array
-    """[B,h,w,n,d]."""
     area: ValidArea
 
 
@@ -101,10 +98,9 @@ class MultiHeadAttention(nnx.Module):
         """Makes the layer. `role`: it attends among the queries, to features, or between feature levels."""
         self.heads = heads
         self.role = role
-        self.query, self.key, self.value = (
-            _projection(channels, fused=3, role=role, dtype=dtype, rngs=rngs) for _ in range(3)
+        self.query, self.key, self.value, self.out = (
+            _projection(channels, role, fused=fused, dtype=dtype, rngs=rngs) for fused in (3, 3, 3, 0)
         )
-        self.out = _output(channels, role=role, dtype=dtype, rngs=rngs)
         self.attend = multi_head_attention
 
     def __call__(self, queries: jax.Array, keys: jax.Array, values: jax.Array, valid: jax.Array | None) -> jax.Array:
@@ -123,14 +119,10 @@ class RowColumnAttention(nnx.Module):
     role = "features"
 
     def __init__(self, channels: int, heads: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
-        def projection() -> Linear:
-            return _projection(channels, fused=5, role=self.role, dtype=dtype, rngs=rngs)
-
         self.heads = heads
-        self.query_row, self.query_column = projection(), projection()
-        self.key_row, self.key_column = projection(), projection()
-        self.value = projection()
-        self.out = _output(channels, role=self.role, dtype=dtype, rngs=rngs)
+        self.query_row, self.query_column, self.key_row, self.key_column, self.value, self.out = (
+            _projection(channels, self.role, fused=fused, dtype=dtype, rngs=rngs) for fused in (5, 5, 5, 5, 5, 0)
+        )
         self.attend = row_column_attention
         self.at_cells = at_cells
 
@@ -185,15 +177,10 @@ class RowColumnAttention(nnx.Module):
         return self.out.add_bias(self.out.product(attended), bias[0, 0])
 
 
-def _projection(channels: int, *, fused: int, role: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
-    """One of `fused` input projections, which PyTorch initialises as a single matrix."""
-    init, zeros = xavier_uniform(channels, fused * channels), nnx.initializers.zeros_init()
+def _projection(channels: int, role: str, *, fused: int, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
+    """One of `fused` input projections, which PyTorch initialises as a single matrix; 0: the output projection."""
+    init, zeros = xavier_uniform(channels, fused * channels) if fused else None, nnx.initializers.zeros_init()
     return Linear(channels, channels, dtype=dtype, rngs=rngs, kernel_init=init, bias_init=zeros, role=role)
-
-
-def _output(channels: int, *, role: str, dtype: DTypeLike, rngs: nnx.Rngs) -> Linear:
-    zeros = nnx.initializers.zeros_init()
-    return Linear(channels, channels, dtype=dtype, rngs=rngs, bias_init=zeros, role=role)
 
 
 def _split_heads(x: jax.Array, heads: int) -> jax.Array:

@@ -58,8 +58,7 @@ class CompactBackbone(nnx.Module):
         self.remat = remat
         self.dtype = jnp.dtype(dtype)
         self.strides = (4, 2, 1 if dilation else 2)
-        channels_in = 3
-        stems, stages = [], []
+        channels_in, stems, stages = 3, [], []
         for stride, width, blocks in zip(self.strides, WIDTHS, BLOCKS, strict=True):
             stems.append(Linear(stride * stride * channels_in, width, dtype=dtype, rngs=rngs))
             stages.append(nnx.List([Block(width, dtype=dtype, rngs=rngs) for _ in range(blocks)]))

@@ -15,10 +15,8 @@ from anchordetr_jax.model.attention import MultiHeadAttention, RowColumnAttentio
 from anchordetr_jax.model.layers import MLP
 from anchordetr_jax.model.positions import sine1d, sine2d
 
-SPREAD = 2.0
-"""Standard deviation of the embeddings' features over the image."""
-SAMPLES = 32
-"""Places along an edge of the image at which the spread is measured."""
+SPREAD = 2.0  # Standard deviation of the embeddings' features over the image.
+SAMPLES = 32  # Places along an edge of the image at which the spread is measured.
 
 _PAIRS = {
     RowColumnAttention: (("query_row", "key_row"), ("query_column", "key_column")),

@@ -38,9 +38,7 @@ def cell_centres(area: ValidArea, dtype: jnp.dtype) -> tuple[jax.Array, jax.Arra
 def grid_points(num_anchors: int) -> np.ndarray:
     """round(sqrt(num_anchors)) points a side as float32 [n*n, 2] (x, y) at (i + 1/2) / n; x varies slowest."""
     n = round(math.sqrt(num_anchors))
-    ticks = (np.arange(n, dtype=np.float32) + np.float32(0.5)) / np.float32(
-        n
-    )  # rounded as the official code rounds them
+    ticks = (np.arange(n, dtype=np.float32) + np.float32(0.5)) / np.float32(n)  # Rounded as in the official code.
     x, y = np.meshgrid(ticks, ticks, indexing="ij")
     return np.stack([x.ravel(), y.ravel()], axis=-1)
 

@@ -40,20 +40,14 @@ class Grid(NamedTuple):
 
 
 class FeedForwardWeights(NamedTuple):
-    """Weights of `feed_forward`, or their gradients."""
+    """Weights of `feed_forward`, or their gradients: kernels [C,F] and [F,C], all others [F] or [C]."""
 
     kernel1: jax.Array
-    """[C,F]."""
     bias1: jax.Array
-    """[F]."""
     kernel2: jax.Array
-    """[F,C]."""
     bias2: jax.Array
-    """[C]."""
     scale: jax.Array
-    """Of the norm, [C]."""
     bias: jax.Array
-    """Of the norm, [C]."""
 
 
 def feed_forward(x: jax.Array, weights: FeedForwardWeights) -> jax.Array:
@@ -147,14 +141,12 @@ class Encoder(nnx.Module):
         levels = config.num_feature_levels
         level_layers = config.encoder_layers // 2 if levels > 1 else 0
         self.remat = config.remat
-        self.spatial = nnx.List(
-            [SpatialEncoderLayer(config, rngs=rngs) for _ in range(config.encoder_layers - level_layers)]
-        )
+        spatial_layers = config.encoder_layers - level_layers
+        self.spatial = nnx.List([SpatialEncoderLayer(config, rngs=rngs) for _ in range(spatial_layers)])
         self.level = nnx.List([LevelEncoderLayer(config, rngs=rngs) for _ in range(level_layers)])
         if levels > 1:
-            shape = (levels, config.hidden_dim)
-            dtype = at_least_float32(compute_dtype(config))
-            self.level_embedding = nnx.Param(jax.random.normal(rngs.params(), shape, dtype))
+            shape, wide = (levels, config.hidden_dim), at_least_float32(compute_dtype(config))
+            self.level_embedding = nnx.Param(jax.random.normal(rngs.params(), shape, wide))
 
     def __call__(self, x: jax.Array, grid: Grid) -> jax.Array:
         """x [B,S,h,w,C] -> [B,S,h,w,C]. `grid` describes the B*S maps, ordered by image, then by level."""
