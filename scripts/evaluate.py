@@ -1,12 +1,12 @@
-"""Detects on the images of a data set with a checkpoint, and scores the detections with COCO's own code.
+"""Detects objects in the images of a data set, and scores the detections with COCO's own code.
 
 python scripts/evaluate.py --checkpoint runs/mine [--config configs/NAME.py] [--output results.json] [--report DIR]
 
-The network and its classes come from the checkpoint; data paths and batch sizes from --config, or, without it, from the
-settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. Images come from
-a COCO folder, from a prepared TFDS data set (--config.data.source=tfds) or from any folder of images
-(--config.data.source=folder), which is detected on but not scored. An evaluation that was stopped goes on when it is
-given again. On several hosts every process runs this command, with the flags that train.py takes for it.
+The network and its classes come from the checkpoint. Data paths and batch sizes come from --config or, without it, from
+the settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. Images come
+from a COCO folder, from a prepared TFDS data set (--config.data.source=tfds) or from any folder of images
+(--config.data.source=folder), which has no annotations for scores. A stopped evaluation continues when the same command
+is given again. On several hosts every process runs this command, with the same flags as train.py.
 """
 
 import re
@@ -29,11 +29,15 @@ from anchordetr_jax.evaluation.processes import process_zero_says
 from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
 from anchordetr_jax.files import write_json
+from anchordetr_jax.prediction.run_folder import better_checkpoint
 
 read_config = cli.define_config(required=False)
 CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, or one checkpoint.", required=True)
 SPLIT = flags.DEFINE_enum(
-    "split", "val", ["val", "train", "test-dev"], "Images to evaluate on. test-dev: detected on, for COCO's server."
+    "split",
+    "val",
+    ["val", "train", "test", "test-dev"],
+    "Images to evaluate on. test is scored if it has annotations. test-dev is for COCO's server and gets no scores.",
 )
 OUTPUT = flags.DEFINE_string(
     "output",
@@ -41,14 +45,18 @@ OUTPUT = flags.DEFINE_string(
     "File for the detections, in COCO's result format: results.json by default, for test-dev "
     "detections_test-dev2017_NAME_results.json.",
 )
-NAME = flags.DEFINE_string("name", None, "The detector's name in that of the test-dev file; the run's by default.")
+NAME = flags.DEFINE_string(
+    "name", None, "The name of the detector in the name of the test-dev file; by default the name of the run."
+)
 SCORES = flags.DEFINE_string("scores", None, "File for the scores; by default beside --output, as NAME.scores.json.")
-REPORT = flags.DEFINE_string("report", None, "Folder for precision-recall curves and a grid of the worst misses.")
+REPORT = flags.DEFINE_string("report", None, "Folder for precision-recall curves and a grid of the worst mistakes.")
 PREDICTIONS = flags.DEFINE_string("predictions", None, "PNG file for a grid of predictions beside the truth.")
-RESTART = flags.DEFINE_bool("restart", False, "Begin with the first image, whatever a stopped evaluation has left.")
+RESTART = flags.DEFINE_bool(
+    "restart", False, "Begin with the first image, also where a stopped evaluation has left detections."
+)
 connect_processes = cli.define_processes()
 
-SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test-dev": "test"}
+SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test": "test", "test-dev": "test"}
 
 
 def main() -> None:
@@ -62,7 +70,9 @@ def main() -> None:
     dataset = open_source(config.data, SPLITS[SPLIT.value], meta.categories)
     check_categories(meta.categories, dataset.categories, dataset.name)
     if REPORT.value and dataset.ground_truth() is None:
-        raise UserError(f"{dataset.name} has no annotations to report on; leave --report out.")
+        raise UserError(f"{dataset.name} has no annotations to report on: leave --report out.")
+    if jax.process_index() == 0 and (remark := better_checkpoint(CHECKPOINT.value)):
+        print(f"Note: {remark}", file=sys.stderr)
     arithmetic = {name: getattr(config.model, name) for name in ARITHMETIC}
     model, _ = load_model(meta.path, sharding=replicated(mesh), **arithmetic)
 
@@ -78,7 +88,7 @@ def main() -> None:
     if jax.process_index() == 0:
         try:
             write(output, dataset, result, meta.path)
-        except Exception as error:  # raised only once the other processes know
+        except Exception as error:  # It is raised after the other processes know.
             failure = error
     if process_zero_says(failure is None):
         journal.remove()
@@ -89,7 +99,7 @@ def main() -> None:
 
 
 def default_output(checkpoint: str) -> str:
-    """`results.json`, or, for test-dev, the name that COCO's server asks for."""
+    """`results.json`, or for test-dev the name that COCO's server wants."""
     if SPLIT.value != "test-dev":
         return "results.json"
     folders = [part for part in epath.Path(checkpoint).parts if part != CHECKPOINTS_FOLDER and not part.isdecimal()]
@@ -98,7 +108,7 @@ def default_output(checkpoint: str) -> str:
 
 
 def write(output: str, dataset: DetectionSource, result: EvaluationResult, checkpoint: str) -> None:
-    """Writes all files that were asked for."""
+    """Writes the results, the scores and the pictures that the flags name."""
     write_json(output, result.results)
     if result.scores is not None:
         scores = SCORES.value or epath.Path(output).with_suffix(".scores.json")
@@ -110,7 +120,7 @@ def write(output: str, dataset: DetectionSource, result: EvaluationResult, check
 
 
 def scores_of(result: EvaluationResult, scores: Scores, checkpoint: str) -> dict[str, object]:
-    """The contents of the file of scores."""
+    """The contents of the file with the scores."""
     return {
         **scores.to_dict(),
         "checkpoint": checkpoint,
@@ -124,26 +134,30 @@ def scores_of(result: EvaluationResult, scores: Scores, checkpoint: str) -> dict
 
 
 def report(output: str, dataset: DetectionSource, result: EvaluationResult) -> None:
-    """Prints what was found, the summary last."""
+    """Prints the scores, the summary last."""
     detected = result.num_images - result.kept_images
     print(
         f"{detected} images in {result.seconds:.0f} s ({result.images_per_second:.1f} images/s), "
         f"{result.compilations} compilations, {result.cached_compilations} of them loaded from JAX's cache, "
-        f"{result.padding:.1%} of the images' pixels padding; detections are in {output}"
+        f"{result.padding:.1%} padding; the detections are in {output}"
     )
     if result.kept_images:
-        print(f"{result.kept_images} more images had been detected on before.")
-    for path in result.unreadable:
-        print(f"Not readable, counted as without detections: {path}")
+        print(f"The detections of {result.kept_images} more images are from the stopped evaluation.")
+    for problem in result.unreadable:
+        print(f"Not readable, counted as an image without detections: {problem}")
     if result.scores is None:
         print(
-            f"No scores, as {dataset.name} comes without annotations: "
+            f"No scores, because {dataset.name} has no annotations: "
             f"{len(result.results)} detections of {result.num_images} images are in {output}"
         )
         return
-    for note in result.scores.notes:
-        print(f"Note: {note}")
-    print(f"\n{result.scores.table}\n\n{class_table(result.scores)}\n\n{summary_line(result.metrics)}")
+    print(f"\n{result.scores.table}\n\n{class_table(result.scores)}\n")
+    if (best := result.scores.threshold) is not None:
+        print(
+            f"The score threshold with the best F1 score is {best.score:g}: F1 {best.f1:.3f}, precision "
+            f"{best.precision:.3f}, recall {best.recall:.3f} (IoU 0.50)\n"
+        )
+    print(summary_line(result.metrics))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Draws what Anchor DETR's detections are made of: anchor points, patterns, and row and column attention.
+"""Draws how Anchor DETR makes its detections: anchor points, patterns, and row and column attention.
 
 python scripts/explain.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.3]
 
-DIR gets, for each of the first few images, NAME_anchors.png (all anchor points; the detections, joined to theirs and
-coloured by pattern) and NAME_attention.png (where the best detections' queries looked), and, of all images together,
-patterns.png (which sizes and shapes of objects each pattern finds). The more images, the more the last one tells.
+DIR gets two pictures for each of the first few images. NAME_anchors.png shows all anchor points, and each detection
+with a line to its anchor point, in the colour of its pattern. NAME_attention.png shows where the queries of the best
+detections look. One more picture, patterns.png, shows which sizes and shapes of objects each pattern finds in all
+images. It tells more with more images.
 """
 
 import sys
@@ -23,16 +24,18 @@ from anchordetr_jax.prediction.output_names import output_names
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.", required=True)
 THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Detections with a lower score are left out.")
-DETECTIONS = flags.DEFINE_integer("detections", 6, "Attention is drawn for so many detections of an image.")
-LAYER = flags.DEFINE_integer("layer", None, "Decoder layer whose attention is drawn, from 1; the last one by default.")
+DETECTIONS = flags.DEFINE_integer("detections", 6, "The number of detections per image whose attention is drawn.")
+LAYER = flags.DEFINE_integer(
+    "layer", None, "The decoder layer whose attention is drawn, from 1; by default the last one."
+)
 PICTURES = flags.DEFINE_integer(
-    "pictures", 8, "Images that get pictures of their own; patterns.png counts all.", lower_bound=0
+    "pictures", 8, "The number of images that get pictures of their own; patterns.png counts all images.", lower_bound=0
 )
 
 
 def main(arguments: list[str]) -> None:
     if not 0 <= THRESHOLD.value <= 1:
-        raise UserError(f"--threshold is a score between 0 and 1, not {THRESHOLD.value:g}.")
+        raise UserError(f"--threshold must be a score between 0 and 1, not {THRESHOLD.value:g}.")
     if DETECTIONS.value < 1:
         raise UserError(f"--detections must be at least 1, not {DETECTIONS.value}.")
     if not arguments:
@@ -42,7 +45,7 @@ def main(arguments: list[str]) -> None:
     detector = read_detector()
     layers = detector.model.config.decoder_layers
     if LAYER.value is not None and not 1 <= LAYER.value <= layers:
-        raise UserError(f"--layer must be from 1 to {layers}, the decoder layers of this detector, not {LAYER.value}.")
+        raise UserError(f"--layer must be from 1 to {layers}, the number of decoder layers, not {LAYER.value}.")
     names = output_names([str(image.path) for image in images])
     explanations: list[Explanation] = []
     for image, name in zip(tqdm.tqdm(images, unit="image", dynamic_ncols=True), names, strict=True):
@@ -51,7 +54,7 @@ def main(arguments: list[str]) -> None:
         except UserError as error:
             if len(images) == 1:
                 raise
-            tqdm.tqdm.write(f"{error} It is passed over.", file=sys.stderr)
+            tqdm.tqdm.write(f"{error} It is left out.", file=sys.stderr)
             continue
         if len(explanations) < PICTURES.value:
             draw(explanation, Path(OUTPUT.value) / Path(name).stem)

@@ -2,9 +2,10 @@
 
 python scripts/export.py --checkpoint runs/mine --shape 800x1088 --output DIR [--batch 1,8] [--onnx]
 
-DIR gets programs for JAX on CPU, CUDA and TPU (one a batch size; by default one for every size), from uint8 pixels to
-detections, their weights, metadata.json, and sample.py, which takes jax, flatbuffers, numpy and Pillow alone. --onnx
-adds ONNX models. --checkpoint is a run's workdir, one checkpoint, or a .pth or .safetensors file with official weights.
+DIR gets programs for JAX on CPU, CUDA and TPU, from uint8 pixels to detections: one program per batch size, by default
+one for all sizes. It also gets the weights, metadata.json, and sample.py, which needs only jax, flatbuffers, numpy and
+Pillow. --onnx adds ONNX models. --checkpoint is a run's workdir, one checkpoint, or a .pth or .safetensors file with
+official weights.
 """
 
 from pathlib import Path
@@ -16,8 +17,10 @@ from anchordetr_jax.export.programs import SAMPLE_FILE, export_detector, parse_b
 
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for the files.", required=True)
-SHAPE = flags.DEFINE_string("shape", None, "HEIGHTxWIDTH that images are padded to, such as 800x1088.", required=True)
-BATCH = flags.DEFINE_list("batch", ["any"], "Batch sizes, a program for each; 'any' is one for every size.")
+SHAPE = flags.DEFINE_string("shape", None, "HEIGHTxWIDTH to which images are padded, such as 800x1088.", required=True)
+BATCH = flags.DEFINE_list(
+    "batch", ["any"], "Batch sizes, with one program for each; 'any' is one program for every size."
+)
 ONNX = flags.DEFINE_bool("onnx", False, "Write ONNX models too (float32).")
 
 
@@ -26,7 +29,7 @@ def main() -> None:
     detector = read_detector()
     remarks = export_detector(detector, OUTPUT.value, shape, batches, onnx=ONNX.value)
     if ONNX.value and detector.model.config.dtype != "float32":
-        remarks.append(f"ONNX models compute in float32; the program for JAX in {detector.model.config.dtype}.")
+        remarks.append(f"ONNX models compute in float32, the program for JAX in {detector.model.config.dtype}.")
     for remark in remarks:
         print(remark)
     print(f"{OUTPUT.value} is ready. Try it: python {Path(OUTPUT.value) / SAMPLE_FILE} IMAGE")

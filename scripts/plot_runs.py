@@ -1,8 +1,8 @@
-"""Lays the curves of several runs over one another: training loss, AP, AP50 and learning rate.
+"""Draws the curves of several runs into one picture: training loss, AP, AP50 and learning rate.
 
 python scripts/plot_runs.py RUN… [--output runs.png]
 
-RUN is the workdir of a run, finished or still going on, or its metrics.jsonl.
+RUN is the workdir of a finished or running run, or its metrics.jsonl.
 """
 
 import os
@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
 
 
 def names_of(files: Sequence[str]) -> list[str]:
-    """Of each run as much of its folder's path, from its end, as tells it from the others."""
+    """A name for each run: the last folders of its path, as many as are needed to distinguish it from the others."""
     paths = [os.path.abspath(file).split(os.sep)[:-1] or [file] for file in files]
     for length in range(1, max(map(len, paths)) + 1):
         names = ["/".join(path[-length:]) for path in paths]

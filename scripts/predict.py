@@ -1,10 +1,10 @@
-"""Detects objects on images, folders of them, and videos, and draws what it finds.
+"""Detects objects in images, folders of images and videos, and draws them.
 
 python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5]
 
-DIR gets a picture with boxes for every image, an MP4 for every video (which takes `pip install av`), and
+DIR gets a picture with boxes for every image, an MP4 for every video (this needs `pip install av`), and
 detections.json in COCO's form. --checkpoint is a run's workdir, one checkpoint, or a .pth or .safetensors file with
-official weights. A file that cannot be read is named and passed over; the command fails only if none could be read.
+official weights. The command names each file that it cannot read and continues; it fails if it can read none.
 """
 
 import collections
@@ -23,8 +23,9 @@ from absl import flags
 from anchordetr_jax import cli
 from anchordetr_jax.data.images import SUFFIXES
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.results import not_finite_sentence
 from anchordetr_jax.files import write_json
-from anchordetr_jax.prediction.detections import Detections
+from anchordetr_jax.prediction.detections import Detections, nothing_found_sentence
 from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
 from anchordetr_jax.prediction.output_names import output_names
@@ -33,7 +34,7 @@ from anchordetr_jax.prediction.video import UnreadableVideoError, VideoReader, V
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures and detections.json.", required=True)
 THRESHOLD = flags.DEFINE_float("threshold", 0.5, "Detections with a lower score are left out.")
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "Images or frames that the network gets at a time.")
+BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "The number of images or frames that the network gets at a time.")
 DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.")
 
 DETECTIONS_FILE = "detections.json"
@@ -41,7 +42,7 @@ DETECTIONS_FILE = "detections.json"
 
 def main(arguments: list[str]) -> None:
     if not 0 <= THRESHOLD.value <= 1:
-        raise UserError(f"--threshold is a score between 0 and 1, not {THRESHOLD.value:g}.")
+        raise UserError(f"--threshold must be a score between 0 and 1, not {THRESHOLD.value:g}.")
     if BATCH_SIZE.value < 1:
         raise UserError(f"--batch_size must be at least 1, not {BATCH_SIZE.value}.")
     paths = all_files(arguments)
@@ -55,33 +56,33 @@ def main(arguments: list[str]) -> None:
         detect_on_images(detector, [path for path in paths if not is_video(path)], output, targets, results)
         for path in filter(is_video, paths):
             detect_on_video(detector, path, output / targets[path], results)
-    finally:  # also what was found before Ctrl-C
+    finally:  # Also after Ctrl-C.
         if results.records:
             write_json(output / DETECTIONS_FILE, results.as_coco(paths))
     report(output, results)
 
 
 class Results:
-    """What was found, on its way to `detections.json`."""
+    """The detections of all images and frames, and what to say about them."""
 
     def __init__(self, detector: Detector, num_given: int):
         self.detector = detector
         self.num_given = num_given
         self.records: dict[tuple[str, int], tuple[dict[str, Any], Detections]] = {}
-        """An image's entry and its detections by file, and, of a video, frame."""
+        """The entry of an image and its detections, by file and (of a video) frame."""
         self.unreadable = 0
 
     def add(self, path: str, detections: Detections, **frame: Any) -> None:
-        """Keeps the detections of an image, or of a `frame` of a video, and says which."""
+        """Keeps the detections of an image, or of a `frame` of a video."""
         height, width = detections.image_size
         image = {"file_name": path, "width": width, "height": height, **frame}
         self.records[path, frame.get("frame", 0)] = (image, detections)
 
     def skip(self, problem: UserError) -> None:
-        """Names a file that cannot be read, and goes on if it is one of several."""
+        """Names a file that cannot be read, and continues if there are several files."""
         if self.num_given == 1:
             raise problem
-        tqdm.tqdm.write(f"{problem} It is passed over.", file=sys.stderr)
+        tqdm.tqdm.write(f"{problem} It is left out.", file=sys.stderr)
         self.unreadable += 1
 
     @property
@@ -92,8 +93,16 @@ class Results:
     def num_objects(self) -> int:
         return sum(len(detections) for _, detections in self.records.values())
 
+    @property
+    def best_score(self) -> float:
+        return max((detections.best_score for _, detections in self.records.values()), default=0.0)
+
+    @property
+    def not_finite(self) -> int:
+        return sum(detections.not_finite for _, detections in self.records.values())
+
     def as_coco(self, paths: Sequence[str]) -> dict[str, Any]:
-        """A data set in COCO's form whose annotations have scores; its images in the order of the files."""
+        """A data set in COCO's form whose annotations have scores. Its images are in the order of the files."""
         places = {path: place for place, path in enumerate(paths)}
         images: list[dict[str, Any]] = []
         annotations: list[dict[str, Any]] = []
@@ -109,7 +118,7 @@ class Results:
 
 
 def all_files(arguments: Sequence[str]) -> list[str]:
-    """The images and videos given, those in folders too, each once."""
+    """All images and videos, also those in folders, each once."""
     if not arguments:
         raise UserError("Say which images: python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
     found: dict[str, str] = {}
@@ -121,7 +130,7 @@ def all_files(arguments: Sequence[str]) -> list[str]:
 
 
 def check_output(output: Path, targets: dict[str, str]) -> None:
-    """Makes the folder, and sees to it that nothing is drawn over what is drawn from."""
+    """Makes the folder. Raises `UserError` if it cannot, or a picture would replace an image."""
     try:
         output.mkdir(parents=True, exist_ok=True)
         probe = output / f".{os.getpid()}.probe"
@@ -138,7 +147,7 @@ def check_output(output: Path, targets: dict[str, str]) -> None:
 def detect_on_images(
     detector: Detector, paths: list[str], output: Path, targets: dict[str, str], results: Results
 ) -> None:
-    """Detects and draws; pictures are drawn and written while the next batch is computed."""
+    """Detects and draws. Pictures are drawn and written while the next batch is computed."""
     drawing: collections.deque[Any] = collections.deque()
     with (
         ThreadPoolExecutor(max_workers=4) as pool,
@@ -166,13 +175,13 @@ def draw(detections: Detections, target: Path) -> None:
     """Writes an image's picture."""
     picture = detections.draw()
     try:
-        picture.save(target, quality=92)  # of JPEG files; PNG has no such thing
+        picture.save(target, quality=92)  # JPEG files use it, PNG files do not.
     except OSError as error:
         raise UserError(f"Cannot write {target} ({error.strerror or error}); check the disk.") from error
 
 
 def detect_on_video(detector: Detector, path: str, target: Path, results: Results) -> None:
-    """Detects on every frame and writes the video anew, with boxes; without its sound."""
+    """Detects on every frame and writes a video with boxes, without sound."""
     try:
         with VideoReader(path) as reader, VideoWriter(target, reader.rate) as writer:
             rate = float(reader.rate)
@@ -197,7 +206,7 @@ def chunks(frames: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]
 
 
 def read_ahead(parts: Iterator[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
-    """The parts, each decoded while the one before is worked on."""
+    """The parts. Each is decoded while the caller works on the part before it."""
     with ThreadPoolExecutor(max_workers=1) as pool:
         coming: Future[list[np.ndarray]] = pool.submit(next, parts, [])
         while part := coming.result():
@@ -206,12 +215,16 @@ def read_ahead(parts: Iterator[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
 
 
 def report(output: Path, results: Results) -> None:
-    """Says what came of it; an error if nothing did."""
+    """Prints a summary. Raises `UserError` if no file could be read."""
     if not results.records:
         raise UserError(f"None of the {results.num_given} files could be read.")
+    if results.not_finite:
+        print(f"Warning: {not_finite_sentence(results.not_finite)}", file=sys.stderr)
     frames = "" if len(results.records) == results.num_files else f" ({len(results.records)} images and frames)"
     skipped = f"; {results.unreadable} could not be read" if results.unreadable else ""
     print(f"{results.num_objects} objects in {results.num_files} files{frames} are in {output}{skipped}")
+    if results.num_objects == 0 and results.best_score > 0:
+        print(nothing_found_sentence(THRESHOLD.value, results.best_score, results.detector.recommended_threshold))
 
 
 if __name__ == "__main__":

@@ -1,10 +1,11 @@
-"""Detections of an evaluation under way, kept on disk so that one that was killed goes on where it was."""
+"""The detections of a running evaluation on disk, so that a killed evaluation continues where it stopped."""
 
 import contextlib
 import dataclasses
 import hashlib
 import io
 import json
+import re
 import secrets
 import time
 import zipfile
@@ -23,13 +24,13 @@ from anchordetr_jax.files import write_atomically
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 
 SECONDS_BETWEEN_PARTS = 5.0
-"""So long detections wait before they are written: what a killed evaluation may lose."""
+"""Detections are written after this time at the latest, so a killed evaluation loses no more."""
 
 
 def fingerprint(model: AnchorDETR, source: DetectionSource, config: Config) -> str:
-    """Names all that detections follow from: weights, network, images (by name and size, not by pixel) and settings.
+    """A digest of everything that detections depend on: weights, network, images (names and sizes) and settings.
 
-    How images are batched is not part of it, as it changes nothing. The weights must lie on this process's devices.
+    Batches are not part of it, because they change nothing. The weights must be on the devices of this process.
     """
     settings = {
         "version": __version__,
@@ -51,32 +52,32 @@ def fingerprint(model: AnchorDETR, source: DetectionSource, config: Config) -> s
 
 
 class Journal:
-    """A folder of parts, each with the detections of some images; a part is written in one piece and never changed.
+    """A folder of parts, each with the detections of some images. A part is written in one piece and never changes.
 
-    All processes of an evaluation may use the same folder, or each one of its own under the same name.
+    All processes of an evaluation can use one folder, or each process a folder of its own with the same name.
     """
 
     def __init__(self, folder: epath.PathLike, *, seconds: float = SECONDS_BETWEEN_PARTS):
         """Nothing is read or written yet.
 
         Args:
-            folder: local, or one that `etils.epath` knows; made when there is something to keep.
-            seconds: least time between two parts.
+            folder: on this machine or in a bucket. It is made when there is something to keep.
+            seconds: the shortest time between two parts.
         """
         self.folder = epath.Path(folder)
         self.notes: list[str] = []
-        """Sentences about parts that were found and are of no use."""
+        """Sentences about parts that cannot be used."""
         self._seconds = seconds
         self._fingerprint = ""
-        self._session = secrets.token_hex(4)  # parts of processes and of runs do not overwrite one another
+        self._session = secrets.token_hex(4)  # So that processes and runs do not overwrite each other's parts.
         self._parts = 0
         self._waiting: list[DatasetDetections] = []
         self._written = time.monotonic()
 
     def read(self, fingerprint: str, num_images: int) -> DatasetDetections | None:
-        """What was kept of an evaluation with this fingerprint, each image once; None if nothing was.
+        """The detections of an evaluation with this fingerprint, each image once; None if there are none.
 
-        From here on, `add` keeps detections of this evaluation.
+        After this call, `add` keeps detections of this evaluation.
         """
         self._fingerprint, self.notes = fingerprint, []
         self._written = time.monotonic()
@@ -84,14 +85,14 @@ class Journal:
         for path in sorted(self._files()):
             part = _read_part(path)
             if part is None or (part[0] == fingerprint and not _are_rows(part[1].rows, num_images)):
-                self.notes.append(f"{path} is damaged, and is ignored: its images are detected on again.")
+                self.notes.append(f"{path} is damaged and is not used: its images are detected on again.")
             elif part[0] != fingerprint:
                 foreign += 1
             else:
                 parts.append(part[1])
         if foreign:
             self.notes.append(
-                f"{self.folder} is of an evaluation with another checkpoint, data set or settings, and is ignored."
+                f"{self.folder} is of an evaluation with another checkpoint, data set or settings, and is not used."
             )
         if not parts:
             return None
@@ -100,9 +101,9 @@ class Journal:
         return jax.tree.map(lambda array: array[first], found)
 
     def add(self, images: DatasetDetections) -> None:
-        """Keeps the detections of a finished batch, without fillers. Images that could not be read get another chance.
+        """Keeps the detections of a finished batch, without fillers and images that could not be read.
 
-        Raises `UserError` when the folder cannot be written to.
+        Raises `UserError` when nothing can be written into the folder.
         """
         kept = (images.rows >= 0) & images.readable
         if kept.any():
@@ -111,7 +112,7 @@ class Journal:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what waits to be written. Raises like `add`."""
+        """Writes the detections that are not written yet. Raises like `add`."""
         if not self._waiting:
             return
         buffer = io.BytesIO()
@@ -122,18 +123,22 @@ class Journal:
         self._written = time.monotonic()
 
     def remove(self) -> None:
-        """Removes all parts, also those of other evaluations, and the folder if nothing else is in it."""
+        """Removes all parts, also those of other evaluations, and the folder if it is empty then."""
         for path in [*self._files(), *self._torn_files()]:
             path.unlink(missing_ok=True)
-        with contextlib.suppress(OSError, ValueError):  # absent, or not ours alone (etils says it so)
+        with contextlib.suppress(OSError, ValueError):  # It does not exist, or has other files (ValueError of etils).
             self.folder.rmdir()
 
     def _files(self) -> list[epath.Path]:
-        return list(self.folder.glob("*.npz")) if self.folder.is_dir() else []
+        return [path for path in self._entries() if path.suffix == ".npz" and not path.name.startswith(".")]
 
     def _torn_files(self) -> list[epath.Path]:
-        """What a process that was killed while writing a part has left."""
-        return list(self.folder.glob(".*.npz.*.partial")) if self.folder.is_dir() else []
+        """Incomplete files of processes that were killed while they wrote a part."""
+        return [path for path in self._entries() if re.fullmatch(r"\..*\.npz\..*\.partial", path.name)]
+
+    def _entries(self) -> list[epath.Path]:
+        # Not by `glob`, which would take brackets in the name of a folder for a pattern.
+        return list(self.folder.iterdir()) if self.folder.is_dir() else []
 
 
 def _are_rows(rows: np.ndarray, num_images: int) -> bool:
@@ -141,7 +146,7 @@ def _are_rows(rows: np.ndarray, num_images: int) -> bool:
 
 
 def _read_part(path: epath.Path) -> tuple[str, DatasetDetections] | None:
-    """A part's fingerprint and detections; None if it is damaged."""
+    """The fingerprint and the detections of a part; None if it is damaged."""
     try:
         with np.load(io.BytesIO(path.read_bytes())) as contents:
             values: dict[str, Any] = {name: contents[name] for name in contents.files}

@@ -1,4 +1,4 @@
-"""What the processes of an evaluation tell one another. All of them must make each call, in the same order."""
+"""What the processes of an evaluation exchange. All processes must make the same calls in the same order."""
 
 from collections.abc import Mapping
 
@@ -12,10 +12,10 @@ from anchordetr_jax.evaluation.results import DatasetDetections, joined
 
 
 def agree_on_found(found: DatasetDetections | None, num_images: int) -> tuple[DatasetDetections | None, np.ndarray]:
-    """Settles what need not be detected again, when every process has found detections of some images (or None).
+    """Agrees on the images that are not detected on again, when each process has detections of some images (or None).
 
-    Returns those that this process is to contribute, so that each image comes from one process, and bool [num_images]:
-    which images some process has found.
+    Returns the detections that this process gives, so that each image comes from one process, and bool [num_images]:
+    which images any process has.
     """
     mine = np.zeros(num_images, np.uint8)
     if found is not None:
@@ -30,9 +30,9 @@ def agree_on_found(found: DatasetDetections | None, num_images: int) -> tuple[Da
 
 
 def gather(share: DatasetDetections | None) -> DatasetDetections:
-    """The shares of all processes, on every process, as arrays of one size: shorter shares are filled with row -1.
+    """The shares of all processes, on every process. Shorter shares get fillers (row -1), so that all have one size.
 
-    None is a share without images; not all may be.
+    None is a share without images. At least one process must have images.
     """
     if jax.process_count() == 1:
         assert share is not None
@@ -45,7 +45,7 @@ def gather(share: DatasetDetections | None) -> DatasetDetections:
 
 
 def no_detections(length: int, most: int) -> DatasetDetections:
-    """Fillers, for `length` images of `most` detections."""
+    """Fillers: `length` images with `most` detections each."""
     return DatasetDetections(
         rows=np.full(length, -1, np.int32),
         readable=np.zeros(length, bool),
@@ -56,28 +56,28 @@ def no_detections(length: int, most: int) -> DatasetDetections:
 
 
 def float_type() -> type[np.floating]:
-    """The widest that JAX carries between processes."""
+    """The widest floats that JAX sends between processes."""
     return np.float64 if jax.config.read("jax_enable_x64") else np.float32
 
 
 def metrics_of_process_zero(metrics: Mapping[str, float] | None) -> dict[str, float]:
-    """Process 0's numbers on every process, to the bit; it may have none, {}.
+    """The scores of process 0 on every process, to the last bit; {} if it has none.
 
-    None: it failed. Raises `UserError` on the others then, or they would wait for it for ever.
+    None means that process 0 failed: then the others raise `UserError`, because they would wait for ever.
     """
     if jax.process_count() == 1:
         return dict(metrics or {})
     values = np.array([(metrics or {}).get(name, 0.0) for name in METRIC_NAMES], np.float64)
     state = 2 if metrics is None else int(bool(metrics))
-    # As integers: JAX would cut float64 to float32.
+    # As integers, because JAX would round float64 to float32.
     message = np.concatenate([[state], values.view(np.int32)]).astype(np.int32)
     message = np.asarray(multihost_utils.broadcast_one_to_all(message))
     if message[0] == 2 and jax.process_index() > 0:
-        raise UserError("Process 0 could not score the detections; its own message says why.")
+        raise UserError("Process 0 could not score the detections. Its own message says why.")
     shared = np.ascontiguousarray(message[1:]).view(np.float64)
     return dict(zip(METRIC_NAMES, shared.tolist(), strict=True)) if message[0] == 1 else {}
 
 
 def process_zero_says(yes: bool) -> bool:
-    """Process 0's answer, on every process."""
+    """The answer of process 0, on every process."""
     return yes if jax.process_count() == 1 else bool(multihost_utils.broadcast_one_to_all(np.int32(yes)))

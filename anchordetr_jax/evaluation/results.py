@@ -31,6 +31,14 @@ def joined(parts: Sequence[DatasetDetections]) -> DatasetDetections:
     return DatasetDetections(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
 
 
+def not_finite_sentence(count: int) -> str:
+    """What to say about detections that are left out because they are not finite."""
+    return (
+        f"{count} detections were left out because their score or box is not finite (NaN or infinite): check the "
+        "weights, or compute in float32."
+    )
+
+
 def coco_results(
     images: DatasetDetections, image_ids: Sequence[int], categories: Categories
 ) -> tuple[list[dict[str, Any]], int]:

@@ -1,4 +1,4 @@
-"""What a checkpoint and a data set must agree on before one is evaluated on the other."""
+"""What a checkpoint and a data set must have in common for an evaluation."""
 
 import dataclasses
 
@@ -8,36 +8,36 @@ from anchordetr_jax.errors import UserError
 
 
 def evaluation_config(trained: Config, given: Config) -> Config:
-    """The settings to evaluate a checkpoint with: its own network, on the data that `given` describes.
+    """The settings for the evaluation of a checkpoint: its own network, on the data that `given` describes.
 
     Args:
-        trained: the checkpoint's settings.
-        given: the user's. Its data, augmentation, evaluation and mesh settings are taken, and how the model computes
-            (`ARITHMETIC`).
+        trained: the settings of the checkpoint.
+        given: the settings of the user. From these come data, augmentation, evaluation and mesh, and how the model
+            computes (`ARITHMETIC`).
 
     Raises:
-        UserError: `given` describes another network than the checkpoint's.
+        UserError: `given` describes another network than the checkpoint has.
     """
     for field in dataclasses.fields(ModelConfig):
         ours, theirs = getattr(given.model, field.name), getattr(trained.model, field.name)
         if field.name in ARITHMETIC or ours == theirs or (field.name == "num_classes" and ours == 0):
             continue
         raise UserError(
-            f"The checkpoint is of another architecture than --config describes: its model.{field.name} is {theirs!r}, "
-            f"not {ours!r}; leave --config out, or give the one it was trained with."
+            f"The checkpoint has another architecture than --config describes: its model.{field.name} is {theirs!r}, "
+            f"not {ours!r}. Leave --config out, or give the one that it was trained with."
         )
     model = dataclasses.replace(trained.model, **{name: getattr(given.model, name) for name in ARITHMETIC})
-    # Which output stands for which category was settled in training.
+    # Training decided which class output stands for which category.
     return dataclasses.replace(given, model=model, data=dataclasses.replace(given.data, labels=trained.data.labels))
 
 
 def check_categories(checkpoint: Categories | None, dataset: Categories, annotations_file: str) -> None:
-    """Raises `UserError`, naming the first difference, unless a data set has the classes that a checkpoint knows.
+    """Raises `UserError`, which names the first difference, unless a data set has the classes of a checkpoint.
 
     Args:
-        checkpoint: its classes; None (converted weights that nobody named) agrees with everything.
-        dataset: those of the data set.
-        annotations_file: to be named.
+        checkpoint: its classes; None (converted weights without class names) fits every data set.
+        dataset: the classes of the data set.
+        annotations_file: its name, for the message.
     """
     if checkpoint is None:
         return
@@ -48,7 +48,7 @@ def check_categories(checkpoint: Categories | None, dataset: Categories, annotat
         if ours != theirs:
             raise UserError(
                 f"The classes differ: category {category_id} is {_named(ours)} in the checkpoint and {_named(theirs)} "
-                f"in {annotations_file}; evaluate on the classes that the checkpoint was trained for."
+                f"in {annotations_file}. Evaluate on the classes that the checkpoint was trained for."
             )
 
 

@@ -1,7 +1,6 @@
-"""Why a detector sees what it sees: which anchor point and pattern a detection comes from, and where its query looked.
+"""How a detector makes its detections: the anchor point and pattern of each, and where its query looks.
 
-Attention weights are those that the model computes on its way to the detections; its cross-attention layers record
-them.
+The attention weights are those that the model computes for the detections; its cross-attention layers record them.
 """
 
 import dataclasses
@@ -34,9 +33,9 @@ class Explanation:
     """The K best queries of one image. Positions are relative to the image: (0, 0) is its upper left corner."""
 
     image: np.ndarray
-    """uint8 RGB [h, w, 3], as the network saw it."""
+    """uint8 RGB [h, w, 3], as the network sees it."""
     scores: np.ndarray
-    """float [K], falling: of a query's best class."""
+    """float [K], in descending order: the score of each query's best class."""
     names: tuple[str, ...]
     """K class names."""
     labels: np.ndarray
@@ -46,9 +45,9 @@ class Explanation:
     patterns: np.ndarray
     """int [K], from 0."""
     anchors: np.ndarray
-    """int [K]: which of the anchor points."""
+    """int [K]: indices of `anchor_points`."""
     anchor_points: np.ndarray
-    """float [A,2], (x, y); learned ones may lie outside the image."""
+    """float [A,2], (x, y). Learned anchor points can be outside the image."""
     num_patterns: int
     row_attention: np.ndarray | None
     """float [L,n,K,w]: attention of each decoder layer and head over the w feature columns (along a row); None with
@@ -58,7 +57,8 @@ class Explanation:
     cell_attention: np.ndarray | None
     """float [L,n,K,h,w]: standard attention over feature cells; None with row-column attention."""
     extent: tuple[float, float]
-    """(height, width) of the feature cells together, relative to the image: at least 1, for the last ones overhang."""
+    """(height, width) of all feature cells together, relative to the image: at least 1, because the last cells can be
+    partly outside the image."""
 
     @property
     def num_layers(self) -> int:
@@ -68,7 +68,7 @@ class Explanation:
         return len(attention)
 
     def attention(self, query: int, layer: int = -1) -> np.ndarray:
-        """Attention of one of the K queries over feature cells, float [h, w], the mean over heads; it sums to one.
+        """Attention of one of the K queries over feature cells, float [h, w]: the mean over heads, with the sum 1.
 
         With row-column attention it is the product of both for each head (Anchor DETR, equation 8).
         """
@@ -80,22 +80,22 @@ class Explanation:
         return np.einsum("nw,nh->hw", rows, columns) / len(rows)
 
     def marginals(self, query: int, layer: int = -1) -> tuple[np.ndarray, np.ndarray]:
-        """Attention over feature columns [w] and over feature rows [h], means over heads; each sums to one."""
+        """Attention over feature columns [w] and over feature rows [h]: means over heads, each with the sum 1."""
         attention = self.attention(query, layer)
         return attention.sum(axis=0), attention.sum(axis=1)
 
     def without_attention(self) -> "Explanation":
-        """The same without attention and pixels, to be kept of many images."""
-        light = np.broadcast_to(np.uint8(0), self.image.shape)  # its size is all that is left of the image
+        """This explanation without attention and pixels, which take much memory."""
+        light = np.broadcast_to(np.uint8(0), self.image.shape)  # Keeps the size of the image alone.
         return dataclasses.replace(self, image=light, row_attention=None, column_attention=None, cell_attention=None)
 
     def above(self, threshold: float, most: int | None = None) -> list[int]:
-        """Which of the queries score at least `threshold`: at most `most`, and at least the best one."""
+        """The queries that score at least `threshold`: at most `most` of them, and always the best one."""
         return list(range(max(1, int((self.scores >= threshold).sum()))))[:most]
 
 
 def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explanation:
-    """What the `most` best queries of an image are made of.
+    """Explains the `most` best queries of an image.
 
     Raises `UserError` when the image cannot be read.
     """
@@ -143,8 +143,9 @@ def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explan
 def _best_queries(
     graphdef: Any, most: int, state: Any, images: jax.Array, image_sizes: jax.Array, classes: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array, jax.Array, tuple[jax.Array, ...]]:
-    """Scores, classes (indices into `classes`), boxes (xyxy) and numbers of an image's best queries, the anchor points,
-    and the queries' attention [L,n,most,...]: over columns and over rows, or over cells."""
+    """The best queries of an image: scores, classes (indices of `classes`), boxes (xyxy) and numbers of queries.
+    Then the anchor points, and the attention of these queries [L,n,most,...]: over columns and over rows, or over
+    cells."""
     model = nnx.merge(graphdef, state)
     recorded = [_record_weights(layer.cross_attention) for layer in model.decoder.layers]
     predictions = model(images, image_sizes)

@@ -1,6 +1,5 @@
 """Pictures of explanations (matplotlib, without pyplot): anchor points, patterns, attention."""
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,17 +13,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 from PIL import Image
 
 from anchordetr_jax.explanation.explain import Explanation
-from anchordetr_jax.files import write_atomically
 from anchordetr_jax.pictures.boxes import class_colour
+from anchordetr_jax.pictures.panels import save_figure
+from anchordetr_jax.pictures.text import plot_fonts, plot_label
 
 PATTERN_COLOURS = ("#e6194b", "#1f77d0", "#f5a300", "#16a05d", "#8e44ad", "#00a3b4", "#8a5a2b", "#d94fb0")
+DPI = 130
 MAX_DOTS = 4000
-"""Detections drawn as dots for one pattern."""
+"""The largest number of detections that are drawn as dots for one pattern."""
 
 
 def anchor_picture(explanation: Explanation, path: epath.PathLike, *, threshold: float) -> None:
-    """Writes the image with all anchor points on it, and the detections, each in the colour of its pattern and joined
-    to its anchor point."""
+    """Writes the image with all anchor points. Each detection has the colour of its pattern and a line to its anchor
+    point."""
     height, width, _ = explanation.image.shape
     figure, axes = _image_figure(explanation.image, 9.0, dim=0.55)
     points = explanation.anchor_points * [width, height]
@@ -44,15 +45,23 @@ def anchor_picture(explanation: Explanation, path: epath.PathLike, *, threshold:
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(6, len(handles)), frameon=False)
     detections = "1 detection" if len(chosen) == 1 else f"{len(chosen)} detections"
-    axes.set_title(f"{len(points)} anchor points; {detections} joined to theirs, coloured by pattern", fontsize=10)
-    _write(figure, path)
+    axes.set_title(
+        f"{len(points)} anchor points; {detections}, each with a line to its anchor point, coloured by pattern",
+        fontsize=10,
+    )
+    save_figure(figure, path, dpi=DPI)
 
 
 def attention_picture(
     explanation: Explanation, path: epath.PathLike, *, queries: Sequence[int], layer: int = -1
 ) -> None:
-    """Writes the attention of some queries laid over the image, a panel each, with the attention along rows above it
-    and along columns beside it."""
+    """Writes one panel per query: its attention over the image, with the attention along rows above the image and the
+    attention along columns beside it."""
+    with plot_fonts(explanation.names):
+        save_figure(_attention_figure(explanation, queries, layer), path, dpi=DPI)
+
+
+def _attention_figure(explanation: Explanation, queries: Sequence[int], layer: int) -> Figure:
     height, width, _ = explanation.image.shape
     columns = min(len(queries), 3 if width >= height else 4)
     rows = -(-len(queries) // columns)
@@ -68,20 +77,20 @@ def attention_picture(
         grid[0, 1].axis("off")
         _draw_attention(explanation, query, layer, grid[1, 0], grid[0, 0], grid[1, 1])
         cell.suptitle(
-            f"{place + 1}. {explanation.names[query]} {explanation.scores[query]:.2f}, "
+            f"{place + 1}. {plot_label(explanation.names[query])} {explanation.scores[query]:.2f}, "
             f"pattern {explanation.patterns[query] + 1}",
             fontsize=10,
         )
-    _write(figure, path)
+    return figure
 
 
 def pattern_picture(explanations: Sequence[Explanation], path: epath.PathLike, *, threshold: float) -> None:
-    """Writes which sizes and shapes of objects each pattern finds, over the detections of all images."""
+    """Writes which sizes and shapes of objects each pattern finds, from the detections of all images."""
     num_patterns = explanations[0].num_patterns
     chosen = [np.flatnonzero(explanation.scores >= threshold) for explanation in explanations]
     sides = np.concatenate([e.boxes[i, 2:] - e.boxes[i, :2] for e, i in zip(explanations, chosen, strict=True)])
     patterns = np.concatenate([e.patterns[i] for e, i in zip(explanations, chosen, strict=True)])
-    # Shapes are those in pixels: a square's ratio is 1 in an image of any proportions.
+    # The ratio is in pixels: that of a square is 1 in every image.
     proportions = np.concatenate(
         [np.full(len(i), e.image.shape[1] / e.image.shape[0]) for e, i in zip(explanations, chosen, strict=True)]
     )
@@ -131,7 +140,7 @@ def pattern_picture(explanations: Sequence[Explanation], path: epath.PathLike, *
     right.legend(frameon=False)
     images = "1 image" if len(explanations) == 1 else f"{len(explanations)} images"
     figure.suptitle(f"What each pattern finds: detections with a score of at least {threshold:g}, in {images}")
-    _write(figure, path)
+    save_figure(figure, path, dpi=DPI)
 
 
 def pattern_colour(pattern: int) -> str:
@@ -167,7 +176,7 @@ def _draw_attention(explanation: Explanation, query: int, layer: int, main: Axes
 
 
 def _heated(image: np.ndarray, attention: np.ndarray, extent: tuple[float, float]) -> np.ndarray:
-    """The image, greyed and darkened, with attention [h, w] glowing over it; uint8 [H, W, 3]."""
+    """The image in dark grey, with attention [h, w] over it in bright colours; uint8 [H, W, 3]."""
     height, width, _ = image.shape
     whole = (max(1, round(extent[1] * width)), max(1, round(extent[0] * height)))
     strength = attention / max(float(attention.max()), 1e-12)
@@ -180,13 +189,13 @@ def _heated(image: np.ndarray, attention: np.ndarray, extent: tuple[float, float
 
 
 def _image_figure(image: np.ndarray, long_side: float, dim: float) -> tuple[Figure, Axes]:
-    """A figure of the image, paled by `dim`, its long side so many inches."""
+    """A figure with the image, whose colours are weakened by `dim`. Its long side is `long_side` inches."""
     height, width, _ = image.shape
     scale = long_side / max(height, width)
     figure = Figure(figsize=(max(5.0, width * scale), max(2.0, height * scale) + 0.8), layout="constrained")
     axes = figure.subplots()
     axes.imshow((255 - (255 - image) * dim).astype(np.uint8), extent=(0, width, height, 0))
-    # Learned anchor points may lie beside the image.
+    # Learned anchor points can be outside the image.
     axes.set(xticks=[], yticks=[], xlim=(-0.03 * width, 1.03 * width), ylim=(1.03 * height, -0.03 * height))
     axes.spines[:].set_visible(False)
     return figure, axes
@@ -197,9 +206,3 @@ def _percent_ticks(axes: Axes) -> None:
         axis.set_major_locator(FixedLocator([0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]))
         axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axis.set_minor_locator(NullLocator())
-
-
-def _write(figure: Figure, path: epath.PathLike) -> None:
-    data = io.BytesIO()
-    figure.savefig(data, format="png", dpi=130)
-    write_atomically(path, data.getvalue())

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import math
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, overload
@@ -185,12 +186,16 @@ class Detections:
         )
 
 
-def not_finite_sentence(count: int) -> str:
-    """What to say about detections that are left out because they are not finite."""
-    return (
-        f"{count} detections were left out because their score or box is not finite (NaN or infinite): check the "
-        "weights, or compute in float32."
-    )
+def nothing_found_sentence(threshold: float, best_score: float, recommended: float | None) -> str:
+    """What to say when no detection reaches the threshold: the best score, and the thresholds that help.
+
+    `recommended` is the threshold that the last evaluation recommends, where it is known.
+    """
+    shown = math.floor(best_score * 1000) / 1000  # Rounded down, so that this threshold gives a detection.
+    helps = f"--threshold {shown:g} shows that detection"
+    if recommended is not None:
+        helps += f", and the last evaluation of the run recommends --threshold {recommended:g} (the best F1 score)"
+    return f"The best score is {shown:g}, and the threshold is {threshold:g}: {helps}."
 
 
 def _unknown_class(name: str, classes: Sequence[str]) -> str:

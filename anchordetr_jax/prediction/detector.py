@@ -22,10 +22,12 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.transforms import Draw, apply_draw, evaluation_draws
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.results import not_finite_sentence
 from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.prediction.detections import Detections, not_finite_sentence
+from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
+from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_threshold
 from anchordetr_jax.weights.pretrained import load_pretrained
 
 READERS = 8
@@ -69,6 +71,7 @@ class Detector:
         eval_size: int = 800,
         max_size: int = 1333,
         max_detections: int = 100,
+        recommended_threshold: float | None = None,
     ):
         """Makes a detector from a model in memory. `from_pretrained` loads one from a file.
 
@@ -79,10 +82,12 @@ class Detector:
             eval_size: the short side of an image is resized to this number of pixels…
             max_size: …but the long side to at most this number.
             max_detections: the largest number of detections per image.
+            recommended_threshold: the score threshold with the best F1 score, where an evaluation tells it.
         """
         self.model = model
         self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
         self.max_detections = max_detections
+        self.recommended_threshold = recommended_threshold
         self.names = _class_names(categories, names, model.config.num_classes)
         self.category_ids = {
             label: label if categories is None else categories.category_of(label) or 0 for label in self.names
@@ -103,7 +108,7 @@ class Detector:
         max_size: int | None = None,
         max_detections: int | None = None,
     ) -> "Detector":
-        """Loads a detector.
+        """Loads a detector. Logs a sentence if the newest checkpoint of a run is taken, and another one is better.
 
         Args:
             path: a run's workdir, its checkpoints folder, one checkpoint, or a `.pth` or `.safetensors` file with
@@ -122,6 +127,8 @@ class Detector:
         """
         overrides: dict[str, Any] = {"padding": padding} | ({} if dtype is None else {"dtype": dtype})
         model, config, categories = load_pretrained(path, dilation=dilation, annotations=annotations, **overrides)
+        if remark := better_checkpoint(path):
+            logging.warning("%s", remark)
         return cls(
             model,
             categories,
@@ -129,6 +136,7 @@ class Detector:
             eval_size=eval_size or config.augment.eval_size,
             max_size=max_size or config.augment.max_size,
             max_detections=max_detections or config.eval.max_detections,
+            recommended_threshold=recommended_threshold(path),
         )
 
     def __repr__(self) -> str:
@@ -160,7 +168,7 @@ class Detector:
                 raise outcome
             results[index] = outcome
         if left_out := sum(detections.not_finite for detections in results.values()):
-            logging.warning(not_finite_sentence(left_out))
+            logging.warning("%s", not_finite_sentence(left_out))
         return [results[index] for index in range(len(given))] if many else results[0]
 
     def predict_each(

@@ -1,4 +1,4 @@
-"""Images as people hand them over: paths, URLs of local files, folders, Pillow images, arrays, and lists of these."""
+"""Images as people give them: paths, URLs of local files, folders, Pillow images, arrays, and lists of these."""
 
 import dataclasses
 import os
@@ -21,7 +21,7 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".m4v", ".mpg", ".mpe
 
 @dataclasses.dataclass(frozen=True)
 class GivenImage:
-    """One image, in a file (`path`) or in memory (`content`), not decoded yet."""
+    """One image that is not decoded yet, in a file (`path`) or in memory (`content`)."""
 
     name: str
     """For messages."""
@@ -30,7 +30,10 @@ class GivenImage:
     """A Pillow image or an array."""
 
     def size(self) -> tuple[int, int]:
-        """(height, width) as shown, without decoding a file if that can be; raises like `pixels`."""
+        """(height, width) as viewers show it. A file is decoded only if its header does not tell.
+
+        Raises like `pixels`.
+        """
         if self.path is not None:
             try:
                 with epath.Path(self.path).open("rb") as file:
@@ -43,7 +46,7 @@ class GivenImage:
         return height, width
 
     def pixels(self) -> np.ndarray:
-        """uint8 RGB [h, w, 3], turned as EXIF says. Raises `UserError` naming the image if it cannot be decoded."""
+        """uint8 RGB [h, w, 3], turned as EXIF says. Raises `UserError` with the name of an image that is damaged."""
         if self.path is not None:
             return read_image(self.path)
         if isinstance(self.content, Image.Image):
@@ -52,9 +55,9 @@ class GivenImage:
 
 
 def gather_images(images: Any, name: str = "An image") -> tuple[list[GivenImage], bool]:
-    """All images given, in order, and whether they are many: a list of any length, a folder, or an array [n, h, w, c].
+    """All images, in their order, and whether many were given: a list, a folder, or an array [n, h, w, c].
 
-    Raises `UserError`, with `name`, for something that holds no image; files are not opened.
+    Files are not opened. Raises `UserError`, with `name`, for something that is no image.
     """
     if isinstance(images, GivenImage):
         return [images], False
@@ -82,7 +85,7 @@ def gather_images(images: Any, name: str = "An image") -> tuple[list[GivenImage]
 
 
 def local_path(path: str | os.PathLike[str]) -> str:
-    """The path that a `file://` URL stands for; other paths as they are.
+    """The path of a `file://` URL. Other paths stay as they are.
 
     Raises `UserError` for a URL of the web, and like `stored_path` for a bucket.
     """
@@ -93,18 +96,18 @@ def local_path(path: str | os.PathLike[str]) -> str:
     if scheme.lower() == "file":
         url = urllib.parse.urlsplit(text)
         if url.netloc not in ("", "localhost"):
-            raise UserError(f"{text} names another machine: a file here is file:///PATH.")
+            raise UserError(f"{text} names another machine: a file on this machine is file:///PATH.")
         return urllib.request.url2pathname(url.path)
     return os.fspath(stored_path(text))
 
 
 def is_video(path: str) -> bool:
-    """Whether a file is a video, by its name."""
+    """Whether the name of a file is that of a video."""
     return path.lower().endswith(VIDEO_SUFFIXES)
 
 
 def list_folder(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
-    """Paths of the images directly in a folder, in the order of their names.
+    """Paths of the images in a folder, without its subfolders, in the order of their names.
 
     Raises `UserError` if there is none.
     """
@@ -112,7 +115,7 @@ def list_folder(folder: str, suffixes: tuple[str, ...] = SUFFIXES) -> list[str]:
     named = [path for path in entries if path.suffix.lower() in suffixes and not path.name.startswith(".")]
     found = [os.fspath(path) for path in named if not path.is_dir()]
     if not found:
-        below = "; folders in it are not searched" if any(path.is_dir() for path in entries) else ""
+        below = "; its subfolders are not searched" if any(path.is_dir() for path in entries) else ""
         raise UserError(f"Folder {folder} holds no image ({', '.join(suffixes)}){below}.")
     return found
 

@@ -1,4 +1,4 @@
-"""Names for the pictures of many images in one folder, so that none replaces another."""
+"""File names for the pictures of many images in one folder, so that no picture replaces another one."""
 
 import os
 from collections import Counter
@@ -13,9 +13,9 @@ KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
 def output_names(paths: Sequence[str]) -> list[str]:
     """A file name for the picture of each image, and for each video.
 
-    JPEG and PNG files keep their names; pictures of other images become PNG, videos MP4. Where names would be the same
-    (upper and lower case are, to some file systems), as many folders are put before them as tell them apart:
-    `monday_1.jpg` and `tuesday_1.jpg`.
+    JPEG and PNG files keep their names. Pictures of other images become PNG, videos become MP4. Where names are equal,
+    the names of folders come before them: `monday_1.jpg` and `tuesday_1.jpg`. Some file systems do not distinguish
+    upper and lower case, so names that differ by case alone count as equal.
     """
     parts = [PurePath(os.path.abspath(path)).parts for path in paths]
     plain = _distinct_within_folders(parts)
@@ -31,7 +31,8 @@ def output_names(paths: Sequence[str]) -> list[str]:
 
 
 def _distinct_within_folders(parts: Sequence[tuple[str, ...]]) -> list[str]:
-    """Names that differ where the folder is the same; those that change their suffix give way: `1_tif.png`."""
+    """Names that differ within each folder. Of two equal names, the one with a changed suffix becomes longer, such as
+    `1_tif.png`."""
     names = [_picture_name(part[-1]) for part in parts]
     counts = Counter((part[:-1], name.casefold()) for part, name in zip(parts, names, strict=True))
     for i, (part, name) in enumerate(zip(parts, names, strict=True)):
@@ -54,7 +55,7 @@ def _picture_name(name: str) -> str:
 
 
 def _numbered(names: Sequence[str]) -> list[str]:
-    """The names, with numbers where one has been before."""
+    """The names, with a number where the same name came before."""
     given = {name.casefold() for name in names}
     taken: set[str] = set()
     numbered = []

@@ -1,4 +1,4 @@
-"""Videos frame by frame, in and out, with PyAV (`pip install av`), which brings its own FFmpeg."""
+"""Reading and writing videos frame by frame, with PyAV (`pip install av`), which contains FFmpeg."""
 
 import fractions
 import os
@@ -16,7 +16,7 @@ FALLBACK_RATE = fractions.Fraction(25)
 
 
 class UnreadableVideoError(UserError):
-    """A video whose frames cannot be had, or not all of them."""
+    """A video whose frames cannot be read, or not all of them."""
 
 
 class VideoReader:
@@ -41,12 +41,12 @@ class VideoReader:
 
     @property
     def rate(self) -> fractions.Fraction:
-        """Frames a second."""
+        """Frames per second."""
         return self._stream.average_rate or FALLBACK_RATE
 
     @property
     def num_frames(self) -> int | None:
-        """As far as the file tells without being decoded."""
+        """The number of frames, where the file tells it without being decoded."""
         if self._stream.frames:
             return self._stream.frames
         if self._container.duration is None:
@@ -58,7 +58,7 @@ class VideoReader:
         try:
             for frame in self._container.decode(self._stream):
                 pixels = frame.to_ndarray(format="rgb24")
-                # FFmpeg gives the angle counter-clockwise, as numpy turns.
+                # FFmpeg gives the angle counter-clockwise, which is the direction of numpy.
                 yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / RIGHT_ANGLE)))
         except self._errors as error:
             raise UnreadableVideoError(f"Video {self.path} is damaged ({_reason(error)}).") from None
@@ -73,8 +73,8 @@ class VideoReader:
 
 
 class VideoWriter:
-    """Writes an MP4 file (H.264, which browsers play), frame by frame. A context manager; the file appears once it is
-    complete, or, after an error, not at all."""
+    """Writes an MP4 file (H.264, which browsers play), frame by frame. A context manager. The file appears when it is
+    complete; after an error it does not appear at all."""
 
     def __init__(self, path: str | os.PathLike[str], rate: fractions.Fraction):
         self.path = Path(path)
@@ -86,8 +86,8 @@ class VideoWriter:
         self._stream: Any = None
 
     def add(self, frame: np.ndarray) -> None:
-        """uint8 RGB [h, w, 3], of one size throughout. Raises `UserError` when the file cannot be written."""
-        height, width = (side - side % 2 for side in frame.shape[:2])  # the codec stores colours for 2 x 2 pixels
+        """Adds a frame, uint8 RGB [h, w, 3]; all frames have one size. Raises `UserError` if it cannot be written."""
+        height, width = (side - side % 2 for side in frame.shape[:2])  # The codec stores one colour per 2 x 2 pixels.
         try:
             if self._container is None:
                 self._container = self._av.open(os.fspath(self._partial), "w")
@@ -121,7 +121,7 @@ def _import_av(path: str | os.PathLike[str]) -> Any:
         import av
     except ImportError:
         raise UnreadableVideoError(
-            f"{os.fspath(path)} is a video, which takes the package av: pip install av."
+            f"{os.fspath(path)} is a video, which needs the package av: pip install av."
         ) from None
     return av
 

@@ -214,14 +214,17 @@ def test_one_compilation_a_shape_however_many_models(root):
     assert first.results != second.results
 
 
-def test_an_unreadable_image_is_named_and_counts_as_empty(scored_root, capsys):
+def test_an_unreadable_image_is_named_with_the_reason_and_counts_as_empty(scored_root, caplog):
     whole = run(settings(scored_root), Moments())
     damaged = scored_root / "val2017" / "2.png"
     damaged.write_bytes(damaged.read_bytes()[:300])
     config = settings(scored_root)
     result = Evaluator(open_split(config.data, "val"), config, one_device()).run(any_model(), progress=True)
-    assert result.unreadable == (str(damaged),)
-    assert str(damaged) in capsys.readouterr().err
+    (problem,) = result.unreadable
+    assert problem.startswith(f"Image file {damaged} is damaged")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("1 of 5 images could not be read.")
+    assert problem in message
     assert_same(result.results, [entry for entry in whole.results if entry["image_id"] != 30], CLOSE32)
     assert result.scores is not None
     assert result.scores.num_images == 5
@@ -230,16 +233,31 @@ def test_an_unreadable_image_is_named_and_counts_as_empty(scored_root, capsys):
 
 def test_a_missing_image_is_named_too(root):
     (root / "val2017" / "0.png").unlink()
-    assert run(settings(root), Moments()).unreadable == (str(root / "val2017" / "0.png"),)
+    (problem,) = run(settings(root), Moments()).unreadable
+    assert str(root / "val2017" / "0.png") in problem
 
 
-def test_all_images_unreadable_still_ends_with_a_score(scored_root):
-    for path in (scored_root / "val2017").iterdir():
-        path.write_bytes(b"not an image")
-    result = run(settings(scored_root), Moments())
-    assert len(result.unreadable) == 5
-    assert result.results == []
-    assert result.metrics["AP"] == 0
+@pytest.mark.parametrize("damage", ["missing", "damaged"])
+def test_without_any_readable_image_there_is_an_error_and_no_score(scored_root, damage):
+    config = settings(scored_root)
+    evaluator = Evaluator(open_split(config.data, "val"), config, one_device())
+    paths = sorted((scored_root / "val2017").iterdir())
+    for path in paths:
+        path.unlink() if damage == "missing" else path.write_bytes(b"not an image")
+    message = r"^None of the 5 images of .*instances_val2017\.json can be read\. The first one: Image file .*4\.png"
+    with pytest.raises(UserError, match=message):
+        run(config, Moments())  # before anything is computed
+    with pytest.raises(UserError, match=message):
+        evaluator.run(any_model(), progress=False)
+
+
+def test_a_warning_is_given_once_per_evaluator(scored_root, caplog):
+    (scored_root / "val2017" / "0.png").unlink()
+    config = settings(scored_root)
+    evaluator = Evaluator(open_split(config.data, "val"), config, one_device())
+    for _ in range(2):
+        evaluator.run(any_model(), progress=False)
+    assert len(caplog.records) == 1
 
 
 def test_detections_that_are_not_finite_are_counted_and_left_out(scored_root):

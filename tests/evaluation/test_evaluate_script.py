@@ -99,7 +99,7 @@ def test_it_scores_writes_and_draws(root, evaluate, tmp_path):
             assert image.width > 100
 
 
-def test_a_second_run_compiles_nothing_anew_and_leaves_no_journal(root, evaluate, tmp_path):
+def test_a_second_run_compiles_nothing_again_and_leaves_no_journal(root, evaluate, tmp_path):
     first, second = (evaluate("--checkpoint", root / "checkpoint") for _ in range(2))
     assert "2 images in 1 batches of 1 shape (64x64)" in first.stderr
     assert "1 compilations, 1 of them loaded from JAX's cache" in second.stdout
@@ -114,8 +114,8 @@ def test_results_that_cannot_be_written_leave_the_journal(root, evaluate, tmp_pa
     assert ran.stderr.splitlines()[-1].startswith("Error: Cannot write results.json")
     (tmp_path / "results.json").rmdir()
     ran = evaluate("--checkpoint", root / "checkpoint")
-    assert "Going on after 2 of 2 images" in ran.stderr
-    assert "2 more images had been detected on before." in ran.stdout
+    assert "The evaluation continues after 2 of 2 images" in ran.stderr
+    assert "The detections of 2 more images are from the stopped evaluation." in ran.stdout
     assert not (tmp_path / "results.json.partial").exists()
 
 
@@ -126,7 +126,7 @@ def test_test_dev_is_written_as_the_server_takes_it(root, evaluate, tmp_path):
     ran = evaluate("--checkpoint", root / "checkpoint", "--split", "test-dev", "--config.data.test_images=val2017")
     assert ran.returncode == 0, ran.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["detections_test-dev2017_checkpoint_results.json"]
-    assert ran.stdout.splitlines()[-1].startswith("No scores, as ")
+    assert ran.stdout.splitlines()[-1].startswith("No scores, because ")
     entries = json.loads((tmp_path / "detections_test-dev2017_checkpoint_results.json").read_text())
     assert {entry["image_id"] for entry in entries} == {0, 1}
     for entry in entries:
@@ -142,8 +142,10 @@ def test_a_plain_folder_gets_results_and_no_scores(root, evaluate, tmp_path):
     flags = ("--config.data.source=folder", f"--config.data.root={folder}", "--predictions", "grid.png")
     ran = evaluate("--checkpoint", root / "checkpoint", *flags)
     assert ran.returncode == 0, ran.stderr
-    assert f"Not readable, counted as without detections: {folder / 'broken.jpg'}" in ran.stdout
-    assert re.fullmatch(r"No scores, as .* \d+ detections of 3 images are in results.json", ran.stdout.splitlines()[-1])
+    assert f"Not readable, counted as an image without detections: Image file {folder / 'broken.jpg'}" in ran.stdout
+    assert re.fullmatch(
+        r"No scores, because .* \d+ detections of 3 images are in results.json", ran.stdout.splitlines()[-1]
+    )
     evaluate("--checkpoint", root / "checkpoint", "--output", "coco.json")
     of_folder, of_coco = (json.loads((tmp_path / name).read_text()) for name in ("results.json", "coco.json"))
     assert [{**entry, "image_id": entry["image_id"] + 1} for entry in of_coco] == of_folder

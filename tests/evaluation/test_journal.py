@@ -179,7 +179,7 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(many, script_environm
         any_model(), progress=False, journal=Journal(tmp_path / "journal", seconds=0)
     )
     assert 3 <= result.kept_images <= 11
-    assert f"Going on after {result.kept_images} of 17 images" in capsys.readouterr().err
+    assert f"The evaluation continues after {result.kept_images} of 17 images" in capsys.readouterr().err
     assert len(opened) == len(set(opened)) == 17 - result.kept_images
     assert_same(result.results, expected, SCORE32)
 

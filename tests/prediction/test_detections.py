@@ -1,3 +1,4 @@
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -17,6 +18,8 @@ def detections(source: str | None = None) -> Detections:
         category_ids=np.array([7, 3, 7]),
         image_size=(30, 40),
         source=source,
+        classes=("cat", "dog", "wolf", "hot dog"),
+        best_score=0.9,
     )
 
 
@@ -40,6 +43,21 @@ def test_some_are_picked_by_slice_mask_places_score_and_class() -> None:
     assert found.of("dog").labels.tolist() == [1, 1]
 
 
+def test_a_known_class_without_detections_gives_none() -> None:
+    assert len(detections().of("wolf")) == 0
+
+
+def test_a_misspelt_class_is_refused_with_the_classes_nearest_first() -> None:
+    with pytest.raises(UserError, match=r"no class 'Dogg'\. It has 'dog', 'hot dog', .*'cat'"):
+        detections().of("cat", "Dogg")
+
+
+def test_many_classes_are_not_all_listed() -> None:
+    many = dataclasses.replace(detections(), classes=tuple(f"class {i}" for i in range(91)))
+    with pytest.raises(UserError, match=r"It has 'class 7', .* and 81 more\.$"):
+        many.of("class 7!")
+
+
 def test_what_was_seen_cannot_be_written_over() -> None:
     with pytest.raises(ValueError, match="read-only"):
         detections().boxes[0, 0] = 5
@@ -47,6 +65,7 @@ def test_what_was_seen_cannot_be_written_over() -> None:
 
 def test_the_text_of_detections_counts_classes() -> None:
     assert repr(detections("a.jpg")) == "<Detections in a.jpg of 40 x 30 pixels: 2 dog, 1 cat>"
+    assert repr(detections()[[]]) == "<Detections in an image of 40 x 30 pixels: none (best score 0.90)>"
 
 
 def test_coco_entries_have_category_ids_and_sides() -> None:
@@ -67,7 +86,7 @@ def test_drawing_on_another_image_is_refused() -> None:
 
 
 def test_drawing_of_an_image_in_memory_asks_for_it() -> None:
-    with pytest.raises(UserError, match="needs it"):
+    with pytest.raises(UserError, match="give that image to draw"):
         detections().draw()
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
@@ -12,6 +13,7 @@ from PIL import Image
 from anchordetr_jax import Detector, UserError
 from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.prediction import detector as predict
+from anchordetr_jax.prediction.detections import nothing_found_sentence
 from anchordetr_jax.weights.convert import export_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
@@ -82,6 +84,38 @@ def test_only_detections_from_the_threshold_on_are_reported_inside_the_image(det
     assert everything.boxes.min() >= 0
     assert everything.boxes[:, [0, 2]].max() <= 60
     assert everything.boxes[:, [1, 3]].max() <= 40
+
+
+def test_detections_know_all_classes_and_the_best_score_below_the_threshold(detector: Detector, folder: Path) -> None:
+    everything = detector.predict(folder / "0.png", threshold=0)
+    nothing = detector.predict(folder / "0.png", threshold=1)
+    assert len(nothing) == 0
+    assert nothing.classes == ("cat", "dog")
+    assert nothing.best_score == everything.scores[0]
+
+
+def test_detections_that_are_not_finite_are_counted_and_said(
+    checkpoint: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = Detector.from_pretrained(checkpoint)
+    state = jax.tree.map(lambda leaf: jax.numpy.full_like(leaf, jax.numpy.nan), detector._state)
+    detector._state = state
+    found = detector.predict(folder / "0.png", threshold=0)
+    assert len(found) == 0
+    assert found.not_finite == MODEL.num_patterns * MODEL.num_anchors * 2
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith(f"{found.not_finite} detections were left out because their score or box is not finite")
+
+
+@pytest.mark.parametrize(
+    ("best", "recommended", "sentence"),
+    [
+        (0.4239, None, "The best score is 0.423, and the threshold is 0.5: --threshold 0.423 shows that detection."),
+        (0.4, 0.35, "shows that detection, and the last evaluation of the run recommends --threshold 0.35 "),
+    ],
+)
+def test_a_threshold_that_helps_is_said(best: float, recommended: float | None, sentence: str) -> None:
+    assert sentence in nothing_found_sentence(0.5, best, recommended)
 
 
 def test_a_picture_is_seen_as_its_exif_data_turns_it(detector: Detector, folder: Path, tmp_path: Path) -> None:

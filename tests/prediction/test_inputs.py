@@ -67,7 +67,7 @@ def test_a_folder_gives_its_images_by_name_and_passes_over_the_rest(tmp_path: Pa
 
 def test_a_folder_without_images_is_named(tmp_path: Path) -> None:
     (tmp_path / "below").mkdir()
-    with pytest.raises(UserError, match=r"holds no image.*folders in it are not searched"):
+    with pytest.raises(UserError, match=r"holds no image.*its subfolders are not searched"):
         gather_images(tmp_path)
 
 

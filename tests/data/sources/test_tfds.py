@@ -136,7 +136,7 @@ def test_scores_are_those_of_the_annotation_file_to_the_bit(coco: AnnotatedImage
     results = near_misses(content_of(coco)["annotations"])
     truth = same.ground_truth()
     assert truth is not None
-    expected, found = coco_scores(coco.name, results), coco_scores(truth, results)
+    expected, found = coco_scores(content_of(coco), results), coco_scores(truth, results)
     assert found.metrics == expected.metrics
     assert found.per_class == expected.per_class
     assert 0.1 < found.metrics["AP"] < 0.9
