@@ -11,7 +11,7 @@ from etils import epath
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import RECALL_POINTS, Scores
-from anchordetr_jax.evaluation.mistakes import worst_images
+from anchordetr_jax.evaluation.mistakes import Mistakes, worst_images
 from anchordetr_jax.pictures.grids import Boxes, Example, ImageMistakes, mistakes_grid, prediction_grid
 from anchordetr_jax.pictures.precision_recall import PrecisionRecall, plot_precision_recall
 
@@ -84,7 +84,7 @@ def worst_examples(dataset: DetectionSource, results: Sequence[Mapping[str, Any]
                 missed=_boxes_of(dataset, mistakes.missed),
                 false_positives=_boxes_of(dataset, mistakes.false_positives, with_scores=True),
                 found=_boxes_of(dataset, mistakes.found),
-                title=f"{name}: {len(mistakes.missed)} missed, {len(mistakes.false_positives)} false positive",
+                title=_title(name, mistakes),
             )
         )
     return examples
@@ -115,3 +115,8 @@ def _image_or_none(dataset: DetectionSource, row: int) -> np.ndarray | None:
         return dataset.open_image(row)
     except UserError:
         return None
+
+
+def _title(name: str, mistakes: Mistakes) -> str:
+    wrong = len(mistakes.false_positives)
+    return f"{name}: {len(mistakes.missed)} missed, {wrong} false positive{'' if wrong == 1 else 's'}"

@@ -6,13 +6,14 @@ font of the system is taken. Where the system has none, the log says so once.
 
 import contextlib
 import functools
+import logging
 import re
 import threading
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import matplotlib
-from absl import logging
+from absl import logging as absl_logging
 from matplotlib import font_manager
 from matplotlib.ft2font import FT2Font
 from PIL import ImageDraw, ImageFont
@@ -50,8 +51,15 @@ def plot_fonts(texts: Iterable[str]) -> Iterator[None]:
     families = [font_manager.FontProperties(fname=path).get_name() for path in _fonts.paths]
     for path in _fonts.paths[1:]:
         font_manager.fontManager.addfont(path)
-    with matplotlib.rc_context({"font.family": families}):
-        yield
+    # Matplotlib's search for fonts says of each font that it has no normal weight, although it is drawn well.
+    search = logging.getLogger(font_manager.__name__)
+    level = search.level
+    search.setLevel(logging.ERROR)
+    try:
+        with matplotlib.rc_context({"font.family": families}):
+            yield
+    finally:
+        search.setLevel(level)
 
 
 def text_width(text: str, size: float) -> float:
@@ -96,9 +104,9 @@ class _Fonts:
                 self.paths.append(best)
                 wanted -= characters_of(best)
             if wanted and not self._missing:
-                logging.warning(
+                absl_logging.warning(
                     "No font on this machine has the characters %s: pictures show boxes in their place. Install a font "
-                    "that has them, such as the Debian packages fonts-noto-cjk and fonts-noto-core.",
+                    "that has them, such as the Debian packages fonts-noto-cjk and fonts-symbola.",
                     " ".join(sorted(wanted)[:20]),
                 )
             self._missing |= wanted

@@ -156,7 +156,7 @@ def test_a_report_without_annotations_is_refused_at_once(root, evaluate, tmp_pat
     flags = ("--config.data.source=folder", f"--config.data.root={root / 'val2017'}", "--report", "report")
     ran = evaluate("--checkpoint", root / "checkpoint", *flags)
     assert ran.returncode == 1
-    assert ran.stderr.splitlines()[-1].endswith("has no annotations to report on; leave --report out.")
+    assert ran.stderr.splitlines()[-1].endswith("has no annotations to report on: leave --report out.")
     assert not list(tmp_path.iterdir())
 
 
