@@ -200,12 +200,12 @@ def test_images_without_annotations_are_detected_on_but_not_scored(root):
     assert (result.scores, result.metrics) == (None, {})
 
 
-def test_what_is_to_be_computed_is_described(root):
+def test_the_batches_are_described(root):
     evaluator = Evaluator(open_split(settings(root).data, "val"), settings(root), one_device())
     assert re.fullmatch(r"5 images in \d batches of 2 shapes \(.*\), \d+\.\d% padding", evaluator.describe())
 
 
-def test_one_compilation_a_shape_however_many_models(root):
+def test_each_shape_is_compiled_once_for_all_models(root):
     config = settings(root)
     evaluator = Evaluator(open_split(config.data, "val"), config, one_device())
     first = evaluator.run(any_model(0), progress=False)

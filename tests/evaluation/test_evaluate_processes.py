@@ -42,7 +42,7 @@ def free_port():
 
 
 @pytest.mark.processes
-def test_two_processes_find_what_one_finds_and_go_on_where_each_was(scored_root, script_environment, tmp_path):
+def test_two_processes_find_the_same_as_one_and_continue_their_journals(scored_root, script_environment, tmp_path):
     (scored_root / "val2017" / "1.png").write_bytes(b"not an image")
     expected = run(settings(scored_root, batch_size=1), Moments(), journal=Journal(tmp_path / "journal", seconds=0))
     parts = sorted((tmp_path / "journal").iterdir())

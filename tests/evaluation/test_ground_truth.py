@@ -61,7 +61,7 @@ def test_ids_that_are_no_ids_are_given_again_and_said(ids: list[Any]) -> None:
     assert "numbered again for scoring" in note
 
 
-def test_sound_ids_need_no_word() -> None:
+def test_valid_ids_give_no_note() -> None:
     assert coco_scores(TRUTH, RESULTS).notes == ()
     assert coco_scores(changed(id=[-1, 7, -5, 10**15, 3, 2]), RESULTS).metrics == coco_scores(TRUTH, RESULTS).metrics
 

@@ -60,8 +60,9 @@ def detections(*rows):
 
 @pytest.fixture
 def journal(tmp_path):
-    """One that an evaluation with the fingerprint "a" of ten images has begun: rows 3 and 1, then 7."""
-    journal = Journal(tmp_path / "journal", seconds=0)
+    """The journal of an evaluation of ten images with the fingerprint "a": rows 3 and 1, then 7. Some libraries take
+    the brackets in the name of its folder for a pattern."""
+    journal = Journal(tmp_path / "runs[1]" / "journal", seconds=0)
     assert journal.read("a", 10) is None
     journal.add(detections(3, 1))
     journal.add(detections(7))
@@ -72,14 +73,14 @@ def again(journal):
     return Journal(journal.folder, seconds=0)
 
 
-def test_what_was_added_is_found(journal):
+def test_added_detections_are_found(journal):
     found = again(journal).read("a", 10)
     assert found.rows.tolist() == [1, 3, 7]
     for ours, theirs in zip(found, detections(3, 1), strict=True):
         np.testing.assert_array_equal(ours[:2], theirs[::-1])
 
 
-def test_of_a_batch_fillers_and_unreadable_images_are_not_kept(journal):
+def test_fillers_and_unreadable_images_of_a_batch_are_not_kept(journal):
     batch = detections(5, -1, 6)
     journal.add(batch._replace(readable=np.array([True, True, False])))
     assert again(journal).read("a", 10).rows.tolist() == [1, 3, 5, 7]
@@ -92,11 +93,11 @@ def test_an_image_is_found_once(journal):
     assert again(journal).read("a", 10).rows.tolist() == [1, 2, 3, 7]
 
 
-def test_another_evaluation_is_ignored_with_a_sentence(journal):
+def test_another_evaluation_is_not_used_and_a_sentence_says_so(journal):
     other = again(journal)
     assert other.read("b", 10) is None
     assert other.notes == [
-        f"{journal.folder} is of an evaluation with another checkpoint, data set or settings, and is ignored."
+        f"{journal.folder} is of an evaluation with another checkpoint, data set or settings, and is not used."
     ]
 
 
@@ -110,16 +111,16 @@ def test_a_damaged_part_is_named_and_the_others_count(journal, damage):
         first.write_bytes({"torn": data[:-100], "changed": data[:300] + b"?" * 40 + data[340:], "emptied": b""}[damage])
     reader = again(journal)
     assert reader.read("a", 10).rows.tolist() == [7]
-    assert reader.notes == [f"{first} is damaged, and is ignored: its images are detected on again."]
+    assert reader.notes == [f"{first} is damaged and is not used: its images are detected on again."]
 
 
-def test_rows_that_the_data_set_lacks_are_damage(journal):
+def test_rows_that_are_not_in_the_data_set_are_damage(journal):
     reader = again(journal)
     assert reader.read("a", 5).rows.tolist() == [1, 3]
     assert len(reader.notes) == 1
 
 
-def test_nothing_is_written_before_its_time(tmp_path):
+def test_nothing_is_written_before_the_time_between_parts(tmp_path):
     journal = Journal(tmp_path / "journal", seconds=1000)
     journal.read("a", 10)
     journal.add(detections(0))
@@ -128,7 +129,7 @@ def test_nothing_is_written_before_its_time(tmp_path):
     assert len(list(journal.folder.iterdir())) == 1
 
 
-def test_removing_leaves_nothing_but_files_of_others(journal):
+def test_removing_leaves_only_the_files_of_others(journal):
     (journal.folder / ".x.npz.123.partial").write_bytes(b"torn")
     (journal.folder / "notes.txt").write_text("mine")
     journal.remove()
@@ -139,7 +140,7 @@ def test_removing_leaves_nothing_but_files_of_others(journal):
     journal.remove()
 
 
-def test_the_fingerprint_tells_evaluations_apart_that_differ_in_their_detections(root):
+def test_evaluations_with_other_detections_have_other_fingerprints(root):
     config = settings(root)
     dataset = open_split(config.data, "val")
     model = any_model()
@@ -155,7 +156,7 @@ def test_the_fingerprint_tells_evaluations_apart_that_differ_in_their_detections
 
 
 @pytest.mark.processes
-def test_an_evaluation_that_is_killed_goes_on_where_it_was(many, script_environment, tmp_path, capsys, monkeypatch):
+def test_a_killed_evaluation_continues_where_it_stopped(many, script_environment, tmp_path, capsys, monkeypatch):
     root, expected = many
     killed = subprocess.run(
         [sys.executable, "-c", KILLED, str(root), str(tmp_path / "journal")],
@@ -168,6 +169,7 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(many, script_environm
     assert killed.returncode == -9, killed.stderr
     config = settings(root, batch_size=3)  # other batches than before
     dataset = open_split(config.data, "val")
+    evaluator = Evaluator(dataset, config, one_device())
     opened, open_image = [], dataset.open_image
 
     def counting(row):
@@ -175,16 +177,14 @@ def test_an_evaluation_that_is_killed_goes_on_where_it_was(many, script_environm
         return open_image(row)
 
     monkeypatch.setattr(dataset, "open_image", counting)
-    result = Evaluator(dataset, config, one_device()).run(
-        any_model(), progress=False, journal=Journal(tmp_path / "journal", seconds=0)
-    )
+    result = evaluator.run(any_model(), progress=False, journal=Journal(tmp_path / "journal", seconds=0))
     assert 3 <= result.kept_images <= 11
     assert f"The evaluation continues after {result.kept_images} of 17 images" in capsys.readouterr().err
     assert len(opened) == len(set(opened)) == 17 - result.kept_images
     assert_same(result.results, expected, SCORE32)
 
 
-def test_an_evaluation_that_is_interrupted_keeps_what_it_has(many, tmp_path, monkeypatch):
+def test_an_interrupted_evaluation_keeps_its_detections(many, tmp_path, monkeypatch):
     root, expected = many
     journal = Journal(tmp_path / "journal", seconds=1000)
 
@@ -212,7 +212,7 @@ def test_a_finished_evaluation_whose_results_were_not_written_detects_nothing_ag
     assert_same(result.results, expected, SCORE32)
 
 
-def test_an_image_that_could_not_be_read_gets_another_chance(root, tmp_path):
+def test_an_unreadable_image_is_read_again_by_the_next_evaluation(root, tmp_path):
     damaged = root / "val2017" / "2.png"
     whole = damaged.read_bytes()
     damaged.write_bytes(whole[:300])

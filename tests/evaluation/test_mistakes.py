@@ -24,13 +24,13 @@ def test_a_good_detection_finds_its_object():
     assert mistakes.cost == 0
 
 
-def test_the_right_place_with_the_wrong_class_is_missed_and_invented():
+def test_the_right_place_with_the_wrong_class_is_a_miss_and_a_false_positive():
     mistakes = find_mistakes(1, [annotation(BOX, category=1)], [entry(BOX, 0.75, category=2)])
     assert (len(mistakes.missed), len(mistakes.false_positives)) == (1, 1)
     assert mistakes.cost == 1.75
 
 
-def test_a_second_detection_of_one_object_is_invented():
+def test_a_second_detection_of_one_object_is_a_false_positive():
     mistakes = find_mistakes(1, [annotation(BOX)], [entry(BOX, 0.6), entry(BOX, 0.8)])
     assert mistakes.false_positives == (entry(BOX, 0.6),)
 
@@ -40,7 +40,7 @@ def test_a_detection_below_the_score_threshold_does_not_find():
     assert (len(mistakes.missed), len(mistakes.false_positives)) == (1, 0)
 
 
-def test_detections_in_a_crowd_of_their_class_are_not_held_against_the_detector():
+def test_detections_in_a_crowd_of_their_class_are_no_mistakes():
     crowd = annotation([0.0, 0.0, 200.0, 200.0], crowd=1)
     assert find_mistakes(1, [crowd], [entry(BOX, 0.9)]).cost == 0
     assert find_mistakes(1, [crowd], [entry(BOX, 0.9, category=2)]).cost == 0.9

@@ -36,7 +36,7 @@ def test_outputs_that_no_category_uses_are_left_out():
     assert [entry["category_id"] for entry in results] == [7]
 
 
-def test_the_order_is_that_of_image_ids_whatever_the_batches():
+def test_entries_are_in_the_order_of_the_image_ids_for_all_batches():
     results, _ = coco_results(images([1, 0, 2]), [30, 20, 10], CONTIGUOUS)
     assert [entry["image_id"] for entry in results] == [10, 10, 20, 20, 30, 30]
     assert results == coco_results(images([2, 1, 0]), [30, 20, 10], CONTIGUOUS)[0]

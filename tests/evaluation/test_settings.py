@@ -10,19 +10,19 @@ from anchordetr_jax.evaluation.settings import check_categories, evaluation_conf
 TRAINED = Config(model=ModelConfig(num_classes=91, decoder_layers=3), data=DataConfig(root="then", labels="raw"))
 
 
-def test_the_network_is_the_checkpoints_and_the_data_are_the_users():
+def test_the_network_comes_from_the_checkpoint_and_the_data_from_the_user():
     given = Config(model=ModelConfig(decoder_layers=3), data=DataConfig(root="now"), eval=EvalConfig(batch_size=3))
     config = evaluation_config(TRAINED, given)
     assert config.model == TRAINED.model
     assert (config.data.root, config.eval.batch_size) == ("now", 3)
 
 
-def test_what_an_output_stands_for_is_the_checkpoints():
+def test_the_meaning_of_class_outputs_comes_from_the_checkpoint():
     given = Config(model=ModelConfig(decoder_layers=3), data=DataConfig(labels="contiguous"))
     assert evaluation_config(TRAINED, given).data.labels == "raw"
 
 
-def test_how_the_network_computes_is_the_users():
+def test_how_the_network_computes_comes_from_the_user():
     given = Config(model=ModelConfig(decoder_layers=3, dtype="bfloat16", padding="official"))
     model = evaluation_config(TRAINED, given).model
     assert (model.dtype, model.padding, model.num_classes) == ("bfloat16", "official", 91)
@@ -38,7 +38,7 @@ def test_another_network_is_refused_by_name(change):
 KNOWN = Categories(ids=(1, 3), names=("cat", "dog"))
 
 
-def test_the_same_classes_agree_whatever_their_outputs():
+def test_equal_classes_agree_with_any_outputs():
     check_categories(KNOWN, dataclasses.replace(KNOWN, scheme="raw"), "instances.json")
 
 
@@ -54,6 +54,6 @@ def test_unnamed_classes_agree_with_any():
         ((1, 2, 3), ("cat", "hen", "dog"), "category 2 is absent in the checkpoint and 'hen' in"),
     ],
 )
-def test_the_first_difference_of_classes_is_named(ids, names, difference):
+def test_the_first_difference_between_classes_is_named(ids, names, difference):
     with pytest.raises(UserError, match=difference):
         check_categories(KNOWN, Categories(ids=ids, names=names), "instances.json")

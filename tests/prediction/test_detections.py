@@ -58,7 +58,7 @@ def test_many_classes_are_not_all_listed() -> None:
         many.of("class 7!")
 
 
-def test_what_was_seen_cannot_be_written_over() -> None:
+def test_the_arrays_are_read_only() -> None:
     with pytest.raises(ValueError, match="read-only"):
         detections().boxes[0, 0] = 5
 

@@ -77,7 +77,7 @@ def test_names_and_ids_are_the_checkpoints(detector: Detector, folder: Path) -> 
     assert {(one.label, one.name, one.category_id) for one in found} == {(0, "cat", 3), (1, "dog", 7)}
 
 
-def test_only_detections_from_the_threshold_on_are_reported_inside_the_image(detector: Detector, folder: Path) -> None:
+def test_detections_score_at_least_the_threshold_and_are_inside_the_image(detector: Detector, folder: Path) -> None:
     everything = detector.predict(folder / "0.png", threshold=0)
     some = detector.predict(folder / "0.png", threshold=float(everything.scores[4]))
     assert np.array_equal(some.scores, everything.scores[:5])
@@ -148,7 +148,7 @@ def test_photographs_of_the_usual_proportions_need_little_padding() -> None:
     assert (800, 1088) in shapes
 
 
-def test_a_bad_image_is_named_and_passed_over_only_where_asked(
+def test_a_damaged_image_is_an_error_of_predict_and_an_outcome_of_predict_each(
     detector: Detector, folder: Path, tmp_path: Path
 ) -> None:
     (tmp_path / "bad.png").write_text("hello")
@@ -169,7 +169,7 @@ def test_no_images_give_no_detections(detector: Detector) -> None:
     assert detector.predict([]) == []
 
 
-def test_an_official_file_is_loaded_once_it_is_known_whether_it_is_dc5(tmp_path: Path) -> None:
+def test_an_official_file_is_loaded_when_the_caller_says_whether_it_is_dc5(tmp_path: Path) -> None:
     resnet = dataclasses.replace(MODEL, backbone="resnet50", num_classes=91, decoder_layers=1)
     save_detector(tmp_path / "resnet", resnet, None)
     export_weights(tmp_path / "resnet", tmp_path / "full.pth")

@@ -56,7 +56,7 @@ def test_what_is_one_image_and_what_are_many() -> None:
         assert gather_images(several)[1]
 
 
-def test_a_folder_gives_its_images_by_name_and_passes_over_the_rest(tmp_path: Path) -> None:
+def test_a_folder_gives_its_images_by_name_and_leaves_out_other_files(tmp_path: Path) -> None:
     for name in ("b.jpg", "a.PNG", "notes.txt", "._a.jpg"):
         (tmp_path / name).touch()
     (tmp_path / "folder.jpg").mkdir()
@@ -89,7 +89,7 @@ def test_urls_of_local_files_are_paths(tmp_path: Path) -> None:
         ("s3://bucket/a.jpg", "pip install s3fs"),
     ],
 )
-def test_what_holds_no_image_is_refused(given: Any, message: str) -> None:
+def test_other_things_than_images_are_refused(given: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
         gather_images(given)
 

@@ -8,7 +8,7 @@ def test_jpeg_and_png_keep_their_names_and_the_rest_becomes_png_or_mp4() -> None
     assert output_names(["/a/x.JPG", "/a/y.png", "/a/z.tif", "/a/v.avi"]) == ["x.JPG", "y.png", "z.png", "v.mp4"]
 
 
-def test_equal_names_from_different_folders_are_told_apart_by_them() -> None:
+def test_equal_names_from_different_folders_get_the_names_of_the_folders() -> None:
     assert output_names(["/d/mon/1.jpg", "/d/tue/1.jpg", "/d/tue/2.jpg"]) == ["mon_1.jpg", "tue_1.jpg", "2.jpg"]
     assert output_names(["/x/s/1.jpg", "/y/s/1.jpg"]) == ["x_s_1.jpg", "y_s_1.jpg"]
 

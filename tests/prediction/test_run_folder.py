@@ -35,11 +35,11 @@ def test_a_better_checkpoint_than_the_newest_is_named(run: Path, folder: str) ->
 
 
 @pytest.mark.parametrize("folder", ["checkpoints/200", "best", "best/100"])
-def test_a_chosen_checkpoint_needs_no_word(run: Path, folder: str) -> None:
+def test_nothing_is_said_of_a_chosen_checkpoint(run: Path, folder: str) -> None:
     assert better_checkpoint(run / folder) is None
 
 
-def test_the_best_checkpoint_needs_no_word(run: Path) -> None:
+def test_nothing_is_said_of_the_best_checkpoint(run: Path) -> None:
     write_scores(run, {100: 0.2, 200: 0.3})
     try:
         assert better_checkpoint(run) is None

@@ -34,7 +34,7 @@ def test_a_video_that_fails_half_way_leaves_no_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [None, b"hello", b""])
-def test_what_is_no_video_is_named(tmp_path: Path, content: bytes | None) -> None:
+def test_another_file_than_a_video_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "bad.mp4").write_bytes(content)
     with pytest.raises(UnreadableVideoError, match=r"bad\.mp4 cannot be opened"):
