@@ -15,7 +15,6 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.evaluation.ground_truth import scorable
 from anchordetr_jax.evaluation.threshold import Threshold, best_threshold
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -80,19 +79,20 @@ def coco_scores(
     """Scores detections with pycocotools.
 
     Args:
-        truth: the ground truth, in the form of a COCO annotation file.
+        truth: the ground truth of a `DetectionSource`, in the form of a COCO annotation file.
         results: COCO result entries, {"image_id", "category_id", "bbox": [x, y, w, h] in pixels, "score"}. May be
             empty. Entries of an unknown category are ignored, as in pycocotools.
         image_ids: the images to score. Default: all images of `truth`. In an image without entries, nothing was found.
         name: what messages call the ground truth.
 
     Raises:
-        UserError: the ground truth cannot be scored, or an entry or `image_ids` names an unknown image.
+        UserError: an entry or `image_ids` names an unknown image.
     """
-    contents, notes = scorable(truth, name)
+    # pycocotools takes annotations with equal ids for one annotation, and a match with id 0 for no match.
+    annotations = [{**record, "id": number} for number, record in enumerate(truth["annotations"], start=1)]
     with contextlib.redirect_stdout(io.StringIO()):
         ground_truth = COCO()
-        ground_truth.dataset = contents
+        ground_truth.dataset = {**truth, "annotations": annotations}
         ground_truth.createIndex()
     known = set(ground_truth.getImgIds())
     for image_id in results_image_ids(results):
@@ -114,6 +114,12 @@ def coco_scores(
     with contextlib.redirect_stdout(table):
         evaluation.summarize()
 
+    notes = []
+    if evaluation.stats[0] < 0:
+        notes.append(
+            f"{name} has no object to find (crowd regions do not count), so every score is -1: COCO's value for "
+            "'nothing to measure'."
+        )
     # Axes of precision: IoU threshold, recall, class, area (0: all), largest number of detections (2: 100).
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
     return Scores(
@@ -124,7 +130,7 @@ def coco_scores(
         table=table.getvalue().rstrip("\n"),
         precision=precision,
         threshold=best_threshold(evaluation),
-        notes=notes,
+        notes=tuple(notes),
     )
 
 

@@ -147,6 +147,24 @@ def test_asking_for_an_unknown_image_is_refused():
         coco_scores(annotations_of([]), [], image_ids=[0, 12])
 
 
+@pytest.mark.parametrize("ids", [[1, 1], [0, 1], [None, None], ["a", "b"]])
+def test_the_ids_of_annotations_change_nothing(ids):
+    contents = annotations_of([(0, 3, [10, 10, 50, 60], 0), (1, 3, [10, 10, 30, 40], 0)])
+    results = [entry(box["image_id"], box["category_id"], box["bbox"], 0.9) for box in contents["annotations"]]
+    for record, number in zip(contents["annotations"], ids, strict=True):
+        record["id"] = number
+    assert coco_scores(contents, results).metrics["AP"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("boxes", [[], [(0, 3, [10, 10, 50, 60], 1)]])
+def test_ground_truth_without_objects_explains_its_scores(boxes):
+    scores = coco_scores(annotations_of(boxes), [entry(0, 3, [10, 10, 50, 60], 0.9)], name="val.json")
+    assert scores.metrics["AP"] == -1
+    (note,) = scores.notes
+    assert note.startswith("val.json has no object to find (crowd regions do not count), so every score is -1")
+    assert coco_scores(annotations_of([(0, 3, [10, 10, 50, 60], 0)]), []).notes == ()
+
+
 def test_class_table_is_aligned_and_marks_classes_without_objects():
     scores = coco_scores(annotations_of([(0, 3, [10, 10, 50, 60], 0)]), [])
     header, cat, light = class_table(scores).splitlines()

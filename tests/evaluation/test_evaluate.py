@@ -1,6 +1,7 @@
 import contextlib
 import dataclasses
 import io
+import itertools
 import json
 import re
 from typing import Any
@@ -143,6 +144,40 @@ def test_scores_equal_pycocotools_on_the_written_results(scored_root, tmp_path):
         evaluation.summarize()
     assert list(result.metrics.values()) == evaluation.stats.tolist()
     assert 0.1 < result.metrics["AP"] < 1
+
+
+@pytest.mark.parametrize(
+    ("field", "values"),
+    [
+        ("id", [1, 2, 3] * 5),  # numbered from 1 in each image
+        ("id", [None] * 15),
+        ("id", ["text"] * 15),
+        ("id", list(range(15))),
+        ("id", [-1, -2, 10**12] + [7.5] * 12),
+        ("area", [None] * 15),
+        ("area", ["wide"] * 15),
+        ("iscrowd", [None] * 15),
+        ("iscrowd", ["0", 0.0, False] * 5),
+    ],
+)
+def test_odd_values_in_annotations_give_the_scores_of_the_repaired_file(scored_root, field, values):
+    expected = run(settings(scored_root), Moments()).metrics
+    path = scored_root / "annotations" / "instances_val2017.json"
+    contents = json.loads(path.read_text())
+    for record, value in zip(contents["annotations"], itertools.cycle(values)):
+        record[field] = value
+    path.write_text(json.dumps(contents))
+    assert run(settings(scored_root), Moments()).metrics == expected
+
+
+def test_test_images_that_have_annotations_are_scored(scored_root):
+    config = settings(scored_root)
+    data = dataclasses.replace(
+        config.data, test_images="val2017", test_annotations="annotations/instances_val2017.json"
+    )
+    result = Evaluator(open_split(data, "test"), config, one_device()).run(any_model(), progress=False)
+    assert result.metrics == run(config, Moments()).metrics
+    assert result.metrics["AP"] > 0
 
 
 @pytest.mark.parametrize("batch_size", [2, 7, 16])
