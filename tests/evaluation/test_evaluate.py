@@ -272,16 +272,14 @@ def test_a_missing_image_is_named_too(root):
     assert str(root / "val2017" / "0.png") in problem
 
 
-@pytest.mark.parametrize("damage", ["missing", "damaged"])
-def test_without_any_readable_image_there_is_an_error_and_no_score(scored_root, damage):
+def test_without_any_readable_image_there_is_an_error_and_no_score(scored_root):
     config = settings(scored_root)
     evaluator = Evaluator(open_split(config.data, "val"), config, one_device())
-    paths = sorted((scored_root / "val2017").iterdir())
-    for path in paths:
-        path.unlink() if damage == "missing" else path.write_bytes(b"not an image")
+    for path in (scored_root / "val2017").iterdir():
+        path.write_bytes(path.read_bytes()[:300])  # The header is sound, the pixels are not.
     message = r"^None of the 5 images of .*instances_val2017\.json can be read\. The first one: Image file .*4\.png"
     with pytest.raises(UserError, match=message):
-        run(config, Moments())  # before anything is computed
+        run(config, Moments())  # Before anything is computed.
     with pytest.raises(UserError, match=message):
         evaluator.run(any_model(), progress=False)
 

@@ -19,7 +19,8 @@ def truth(objects: list[tuple[int, int, float]]) -> dict[str, Any]:
     return {
         "images": [{"id": i} for i in range(3)],
         "annotations": [
-            {"image_id": image, "category_id": category, "bbox": [x, 0.0, 10.0, 10.0]} for image, category, x in objects
+            {"image_id": image, "category_id": category, "bbox": [x, 0.0, 10.0, 10.0], "area": 100.0, "iscrowd": 0}
+            for image, category, x in objects
         ],
         "categories": [{"id": 1, "name": "cat"}, {"id": 2, "name": "dog"}],
     }
