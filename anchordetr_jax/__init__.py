@@ -10,13 +10,14 @@ has started. docs/architecture.md says what each folder does.
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from anchordetr_jax.version import __version__
+
 if TYPE_CHECKING:
     from anchordetr_jax.errors import UserError as UserError
     from anchordetr_jax.prediction.detections import Detection as Detection
     from anchordetr_jax.prediction.detections import Detections as Detections
     from anchordetr_jax.prediction.detector import Detector as Detector
 
-__version__ = "0.1.0"
 __all__ = ["Detection", "Detections", "Detector", "UserError", "__version__"]
 
 _HOMES = {

@@ -16,12 +16,12 @@ import numpy as np
 from etils import epath
 from flax import nnx
 
-from anchordetr_jax import __version__
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.evaluation.results import DatasetDetections, joined
 from anchordetr_jax.files import write_atomically
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.version import __version__
 
 SECONDS_BETWEEN_PARTS = 5.0
 """Detections are written after this time at the latest, so a killed evaluation loses no more."""
