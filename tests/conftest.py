@@ -60,13 +60,57 @@ SLOWEST_FILES = (
 """They run first, so that no process of pytest-xdist is left with one of them when the others have nothing to do."""
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Orders the tests by file: the slowest ones first, then as they were."""
+QUICK_TESTS = (
+    "test_config.py",
+    "test_cli.py",
+    "test_files.py",
+    "detection/",
+    "model/test_positions.py",
+    "model/test_valid_area.py",
+    "model/test_padding.py::test_an_image_alone_padded_and_beside_another_has_one_result[odd-dc5]",
+    "data/sources/test_coco.py",
+    "data/test_batching.py",
+    "data/test_buckets.py",
+    "data/test_transforms.py",
+    "checkpoints/",
+    "weights/test_class_outputs.py",
+    "weights/test_state_dict.py",
+    "weights/test_convert.py::test_export_and_import_give_back_every_bit",
+    "evaluation/test_coco_metrics.py",
+    "evaluation/test_evaluate.py::test_scores_equal_pycocotools_on_the_written_results",
+    "evaluation/test_evaluate.py::test_batch_size_does_not_change_detections",
+    "training/test_step.py::test_the_loss_falls_on_a_batch_that_is_repeated",
+    "training/test_step.py::test_micro_batches_add_up_to_the_gradient_of_the_whole_batch",
+    "training/test_step.py::test_both_matchers_take_the_same_step",
+    "training/test_loop.py::test_a_run_that_is_stopped_and_resumed_ends_like_one_that_is_not",
+    "prediction/test_detector.py::test_an_image_gives_the_same_detections_alone_and_in_any_batch",
+    "verification/test_agreement.py",
+    "verification/test_comparison.py",
+    "verification/test_golden.py::test_values_of_the_official_code_are_reproduced[r50_c5]",
+)
+"""They are marked `quick`, as single tests elsewhere may be: some of each kind, those that find most in little time.
+
+Tests of these that start processes are left out.
+"""
+
+
+@pytest.hookimpl(tryfirst=True)  # Before tests are chosen by their markers.
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Orders the tests by file, the slowest ones first and the others as they were, and marks the quick ones."""
     folder = Path(__file__).parent
     ranks = {folder / name: rank for rank, name in enumerate(SLOWEST_FILES)}
-    if missing := [str(path) for path in ranks if not path.exists()]:
-        raise pytest.UsageError(f"SLOWEST_FILES in tests/conftest.py names files that do not exist: {missing}.")
     items.sort(key=lambda item: ranks.get(item.path, len(ranks)))
+    found = set()
+    for item in items:
+        names = [name for name in QUICK_TESTS if item.nodeid.startswith(f"tests/{name}")]
+        if names and item.get_closest_marker("processes") is None:
+            item.add_marker("quick")
+        found.update(names)
+    missing = [path.name for path in ranks if not path.exists()]
+    if config.option.markexpr == "quick":
+        missing += [name for name in QUICK_TESTS if name not in found]
+    if missing:
+        raise pytest.UsageError(f"tests/conftest.py names tests that do not exist: {', '.join(missing)}.")
 
 
 @pytest.fixture
