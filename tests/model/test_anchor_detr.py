@@ -76,9 +76,9 @@ def test_what_the_settings_leave_unused_is_not_trained(attention, small_detector
 
 
 @pytest.mark.usefixtures("x64")
-def test_recomputing_activations_changes_neither_value_nor_gradient():
+def test_recomputing_activations_changes_neither_value_nor_gradient(small_detector):
     def loss_and_gradient(remat: bool):
-        graphdef, state = nnx.split(new(dtype="float64", remat=remat))
+        graphdef, state = nnx.split(small_detector(backbone="compact", dtype="float64", remat=remat))
         image = jax.random.normal(jax.random.key(0), (1, 32, 48, 3), jnp.float64)
 
         def loss(state):

@@ -1,9 +1,7 @@
 """Outputs that the official code computed, for every variant, in float64."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import numpy as np
 import pytest
 
@@ -42,18 +40,10 @@ def test_differences_of_bfloat16_are_reported_and_not_judged():
     assert all(1e-4 < error < 0.2 for error in logits)  # it was computed in bfloat16, and in nothing coarser
 
 
-@pytest.mark.usefixtures("x64")
+@pytest.mark.usefixtures("x64", "optimized")
 def test_golden_values_are_reproduced_by_plain_functions():
     table = verify_golden(FOLDER / "r50_dc5_train.npz", kernels="none")
     assert table.passed, str(table)
-
-
-@pytest.fixture
-def optimized() -> Iterator[None]:
-    """Interpreted kernels are loops, which take ten times as long without the compiler's optimisations."""
-    jax.config.update("jax_disable_most_optimizations", False)
-    yield
-    jax.config.update("jax_disable_most_optimizations", True)
 
 
 @pytest.mark.usefixtures("x64", "optimized")

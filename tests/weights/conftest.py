@@ -16,14 +16,15 @@ SMALL = ModelConfig(
 )
 
 
-@pytest.fixture
-def small_resnet(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Backbones have one block a stage, and are recognised by that."""
-    monkeypatch.setitem(resnet.BLOCKS, "resnet50", (1, 1, 1, 1))
-    monkeypatch.setitem(architecture.DEPTHS, 1, "resnet50")
-    definition_of.cache_clear()
-    yield
-    definition_of.cache_clear()
+@pytest.fixture(scope="module")  # Definitions are kept from test to test: making one takes a second.
+def small_resnet() -> Iterator[None]:
+    """Backbones have one block per stage, and are recognised by that."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(resnet.BLOCKS, "resnet50", (1, 1, 1, 1))
+        patch.setitem(architecture.DEPTHS, 1, "resnet50")
+        definition_of.cache_clear()
+        yield
+        definition_of.cache_clear()
 
 
 def random_variables(config: ModelConfig) -> dict[str, np.ndarray]:
