@@ -1,8 +1,8 @@
-"""The assignment problem solved in XLA, for where a host callback is slow or not to be had.
+"""The assignment problem solved in XLA, for runtimes where a host callback is slow or impossible.
 
 The method is the shortest augmenting path of Jonker and Volgenant (Computing 38, 1987): rows are assigned one after
-another, each by a Dijkstra search over columns in reduced costs. Only real rows are ever looked at, because a padded
-row of constant cost would tie with every column, and a search among ties visits them all.
+another, each by a Dijkstra search over columns in reduced costs. Padded rows are never searched: a row of constant cost
+ties with every column, and a search among ties visits all of them.
 """
 
 from typing import NamedTuple
@@ -20,8 +20,8 @@ def solve_assignments(costs: jax.Array, num_rows: jax.Array) -> jax.Array:
         num_rows: int [P]. The first num_rows rows of a problem are real; the others are padding.
 
     Returns:
-        int32 [P, N], -1 for padding and, where a problem has more real rows than columns, for the rows left over. Exact
-        up to rounding in the dtype of the costs; which of several best assignments is not specified.
+        int32 [P, N]. -1 for padding, and for the rows that are left over if a problem has more real rows than columns.
+        Exact up to rounding in the dtype of the costs. If several assignments are best, it is one of them.
     """
     problems, rows, columns = costs.shape
     if problems == 0 or rows == 0 or columns == 0:
@@ -33,23 +33,23 @@ def solve_assignments(costs: jax.Array, num_rows: jax.Array) -> jax.Array:
 
 
 def _with_private_columns(costs: jax.Array) -> jax.Array:
-    """Adds a column for each row that no other row may take, so dear that only rows left over take theirs."""
+    """Adds a private column for each row, with a cost so high that only a row that is left over takes it."""
     _, rows, columns = costs.shape
     low, high = costs.min(axis=(1, 2), keepdims=True), costs.max(axis=(1, 2), keepdims=True)
-    # Giving a row a real column can move every other one, each by at most the range of the costs.
-    dear = high + (high - low + 1) * (columns + 1)
+    # A real column for one row can move all other rows, each by at most the range of the costs.
+    high_cost = high + (high - low + 1) * (columns + 1)
     own = jnp.eye(rows, dtype=bool)[None]
-    return jnp.concatenate([costs, jnp.where(own, dear, jnp.inf)], axis=2)
+    return jnp.concatenate([costs, jnp.where(own, high_cost, jnp.inf)], axis=2)
 
 
 class _Search(NamedTuple):
-    """State of one problem: the assignment so far, the prices, and the search that is under way for one row."""
+    """State of one problem: the assignment so far, the prices, and the present search for one row."""
 
     column_of: jax.Array  # int32 [N]: each row's column, or -1
     row_of: jax.Array  # int32 [Q]: each column's row, or -1
     price: jax.Array  # [Q]: the columns' dual variables, at most 0, and 0 for free columns
     root: jax.Array  # the row to be assigned
-    row: jax.Array  # the row whose costs are looked at next
+    row: jax.Array  # the row whose costs come next
     reached: jax.Array  # length of the shortest path to that row
     distance: jax.Array  # [Q]: length of the shortest path known to each column
     previous: jax.Array  # int32 [Q]: the row from which that path comes
@@ -57,7 +57,7 @@ class _Search(NamedTuple):
 
 
 def _solve(costs: jax.Array, num_rows: jax.Array) -> jax.Array:
-    """One problem: costs [N, Q] with N <= Q, or with infinite costs as long as every row has a column of its own."""
+    """One problem: costs [N, Q] with N <= Q. Costs may be infinite if every row has a private column."""
     rows, columns = costs.shape
     count = jnp.clip(num_rows, 0, rows)
     column_ids = jnp.arange(columns, dtype=jnp.int32)
@@ -76,29 +76,29 @@ def _solve(costs: jax.Array, num_rows: jax.Array) -> jax.Array:
         )
 
     def step(state: _Search) -> _Search:
-        """Looks at one row's costs and goes on to the nearest open column; if that is free, the search is over."""
+        """Reads the costs of one row and moves to the nearest open column. If that column is free, the search ends."""
         reduced = costs[state.row] - state.price
         own = state.column_of[state.row]
-        base = jnp.where(own < 0, 0, reduced[own])  # the root has none yet; that only shifts all distances alike
+        base = jnp.where(own < 0, 0, reduced[own])  # the root has none yet; this shifts all distances equally
         distance = state.reached + (reduced - base)
         closer = ~state.visited & (distance < state.distance)
         distance = jnp.where(closer, distance, state.distance)
         previous = jnp.where(closer, state.row, state.previous)
         open_distance = jnp.where(state.visited, jnp.inf, distance)
         nearest = open_distance.min()
-        # Of equally near columns a free one, which ends the search. A plain minimum, because argmin, a reduction over
-        # pairs, is several times slower on the CPU.
+        # Among equally near columns it takes a free one, which ends the search. It uses a minimum, because argmin is a
+        # reduction over pairs and several times slower on CPUs.
         order = jnp.where(state.row_of < 0, column_ids, column_ids + columns)
         best = jnp.where(open_distance == nearest, order, 2 * columns).min() % columns
         free = state.row_of[best] < 0
 
         def shift(carry: tuple[jax.Array, jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array, jax.Array]:
-            """Gives a column to the row before it on the path, and goes on with the one that this row had."""
+            """Gives a column to the row before it on the path, and continues with the column that this row had."""
             column, column_of, row_of = carry
             row = previous[column]
             return column_of[row], column_of.at[row].set(column), row_of.at[column].set(row)
 
-        # The root's own column is -1, which ends the loop; where no free column was found it does not begin.
+        # The root has column -1, which ends the loop. Without a free column the loop does not begin.
         start = jnp.where(free & (state.root < count), best, -1)
         _, column_of, row_of = lax.while_loop(
             lambda carry: carry[0] >= 0, shift, (start, state.column_of, state.row_of)

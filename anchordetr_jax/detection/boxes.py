@@ -7,8 +7,8 @@ as long as it is the same for all. Overlaps are taken between xyxy boxes.
 import jax
 import jax.numpy as jnp
 
-# Areas below this count as none. It is the smallest whose square, which the gradient of a quotient divides by, float32
-# holds; a box of relative area 1e-18 is far below a pixel.
+# Areas below this count as zero. The gradient of a quotient divides by the square of the area, and float32 holds no
+# smaller square than that of 1e-18. Such a relative area is far below a pixel.
 _SMALLEST_AREA = 1e-18
 
 
@@ -30,26 +30,26 @@ def box_area(boxes: jax.Array) -> jax.Array:
 
 
 def iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
-    """Intersection over union [...] of xyxy boxes [..., 4] with others, one by one; 0 where neither has an area."""
+    """Intersection over union [...] of xyxy boxes [..., 4] with others, one by one; 0 if neither has an area."""
     return _overlap(_edges(boxes), _edges(others))[0]
 
 
 def giou(boxes: jax.Array, others: jax.Array) -> jax.Array:
     """Generalised intersection over union [...] of xyxy boxes [..., 4] with others, one by one (arXiv 1902.09630).
 
-    IoU minus the share of the enclosing box that neither covers: 1 for equal boxes, towards -1 for small ones far
-    apart. Never NaN, nor is its gradient: a union or an enclosing box without area adds 0.
+    IoU minus the share of the enclosing box that neither box covers: 1 for equal boxes, near -1 for small boxes far
+    apart. Neither it nor its gradient is ever NaN: a union or an enclosing box without area adds 0.
     """
     return _giou(_edges(boxes), _edges(others))
 
 
 def pairwise_iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
-    """Intersection over union [..., N, M] of every xyxy box of [..., N, 4] with every one of [..., M, 4]."""
+    """Intersection over union [..., N, M] of all xyxy boxes [..., N, 4] with all others [..., M, 4]."""
     return _overlap(*_paired(boxes, others))[0]
 
 
 def pairwise_giou(boxes: jax.Array, others: jax.Array) -> jax.Array:
-    """Generalised intersection over union [..., N, M] of xyxy boxes [..., N, 4] with [..., M, 4], each with each."""
+    """Generalised intersection over union [..., N, M] of all xyxy boxes [..., N, 4] with all others [..., M, 4]."""
     return _giou(*_paired(boxes, others))
 
 
@@ -59,7 +59,7 @@ def pairwise_distance(boxes: jax.Array, others: jax.Array) -> jax.Array:
     return jnp.abs(a - e) + jnp.abs(b - f) + jnp.abs(c - g) + jnp.abs(d - h)
 
 
-# The four edges as arrays of their own: an array whose last axis is 4 long wastes most of a vector register.
+# The four edges are separate arrays: an array with a last axis of length 4 wastes most of a vector register.
 _Edges = tuple[jax.Array, jax.Array, jax.Array, jax.Array]
 
 
@@ -94,11 +94,11 @@ def _area(edges: _Edges) -> jax.Array:
 
 
 def _not_negative(length: jax.Array) -> jax.Array:
-    # Not jnp.maximum, whose gradient is 1/2 at 0: boxes that just touch must be drawn together as in the official loss.
+    # jnp.maximum has the gradient 1/2 at 0. The official loss has 1 there, for boxes that just touch.
     return jnp.where(length < 0, 0, length)
 
 
 def _quotient(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """part / whole, and 0 with gradient 0 where the whole is nothing."""
+    """part / whole; 0 with gradient 0 where the whole has no area."""
     some = whole > _SMALLEST_AREA
     return jnp.where(some, part / jnp.where(some, whole, 1), 0)

@@ -30,10 +30,10 @@ def detection_losses(
         boxes: [L, B, Q, 4], cxcywh relative to the valid image.
         targets: of the B images.
         matches: int [L, B, N], the query of each target, -1 for none (from `matching.match`).
-        num_boxes: what sums are divided by: the number of boxes of the whole batch, over all devices and accumulated
-            parts. Taken as 1 if less.
+        num_boxes: the divisor of the sums: the number of boxes of the whole batch, over all devices and accumulated
+            parts. At least 1 is used.
         config: shape of the focal loss.
-        image_weights: float [B], 1 for real images and 0 for fillers, which contribute nothing, whatever they contain.
+        image_weights: float [B], 1 for real images and 0 for fillers, which contribute nothing whatever they contain.
 
     Returns:
         "class", "box" and "giou", [L] each: sums over images, queries and classes, or over images and matched pairs,
@@ -48,8 +48,8 @@ def detection_losses(
     rows = matches.shape[-1]
     weights = jnp.ones(images, dtype) if image_weights is None else image_weights.astype(dtype)
 
-    # Whatever is not to count is exchanged for harmless numbers *before* it is computed with: multiplying by 0
-    # afterwards would let NaN through, in the value or in the gradient.
+    # Entries that do not count are replaced by harmless numbers before anything is computed from them. Multiplying by
+    # 0 afterwards would let NaN through, in the value or in the gradient.
     counted = (weights > 0)[None, :, None]
     logits = jnp.where(counted[..., None], logits, 0)
     real = (lax.broadcasted_iota(jnp.int32, (images, rows), 1) < targets.num_boxes[:, None])[None]
@@ -93,7 +93,7 @@ def class_error(right: ArrayLike, matched: ArrayLike) -> jax.Array:
 
 
 def total_loss(losses: dict[str, jax.Array], config: LossConfig) -> jax.Array:
-    """What is minimised, a scalar: the weighted losses of `detection_losses`, summed over decoder layers."""
+    """The scalar that training minimises: the weighted losses of `detection_losses`, summed over decoder layers."""
     weighted = (
         config.class_weight * losses["class"] + config.box_weight * losses["box"] + config.giou_weight * losses["giou"]
     )
@@ -105,13 +105,13 @@ def focal_loss(logits: jax.Array, labels: jax.Array, *, alpha: float, gamma: flo
 
     Args:
         logits: float [..., K].
-        labels: int [...], the class of each; -1 (or anything that is no class) for none.
+        labels: int [...], the class of each; -1 (or any number that is not a class) means none.
         alpha: weight of the positive logit; the negative ones weigh 1 - alpha.
-        gamma: how much less an easy logit counts. 0 or more, fractions too.
+        gamma: the focusing parameter, 0 or more: the higher, the less easy logits count.
     """
     classes = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
     positive = classes == labels[..., None]
-    # In logarithms, so that neither value nor gradient overflows, or divides 0 by 0, however far out a logit is.
+    # In logarithms, neither value nor gradient overflows or divides 0 by 0, however large a logit is.
     margin = jnp.where(positive, logits, -logits)
     log_right = jax.nn.log_sigmoid(margin)
     log_wrong = log_right - margin  # log sigmoid(-x) = log sigmoid(x) - x
@@ -121,8 +121,8 @@ def focal_loss(logits: jax.Array, labels: jax.Array, *, alpha: float, gamma: flo
 def _label_of_query(matches: jax.Array, matched: jax.Array, labels: jax.Array, queries: int) -> jax.Array:
     """The label [L, B, Q] of the target that each query is matched to, -1 for none.
 
-    By comparison with every target rather than by scattering: images stay independent, so that a batch split over
-    devices needs no communication.
+    It compares with every target instead of scattering. Images stay independent, so a batch that is split over devices
+    needs no communication.
     """
     query_ids = lax.broadcasted_iota(jnp.int32, (*matches.shape, queries), matches.ndim)
     taken = (matches[..., None] == query_ids) & matched[..., None]

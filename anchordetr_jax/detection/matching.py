@@ -1,4 +1,4 @@
-"""Which query answers for which target: bipartite matching of least cost, each decoder layer afresh.
+"""Bipartite matching of queries and targets with the least cost, separately for each decoder layer.
 
 As in DETR (arXiv 2005.12872, section 3.1), with the focal class cost of Deformable DETR (arXiv 2010.04159).
 """
@@ -18,12 +18,12 @@ from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, pairwise_distance, pa
 
 _log = logging.getLogger(__name__)
 
-# The focal loss's shape as the class cost uses it; fixed in the official code, whatever the loss is set to.
+# The shape of the focal loss in the class cost. The official code fixes it, whatever the settings of the loss are.
 _ALPHA = 0.25
 _GAMMA = 2
 _EPSILON = 1e-8
 
-# Stands for a cost that is not finite, or larger. Far above any real one, yet float32 still adds to it.
+# Replaces a cost that is larger or not finite. It is far above any real cost, and float32 can still add to it.
 _UNUSABLE_COST = 1e6
 
 
@@ -35,7 +35,7 @@ class Targets(NamedTuple):
     labels: jax.Array
     """int32 [B, N], class outputs."""
     num_boxes: jax.Array
-    """int32 [B]: the first num_boxes rows of an image are real, the others padding of any content."""
+    """int32 [B]: the first num_boxes rows of an image are real, the others are padding with any content."""
 
 
 def matching_costs(logits: jax.Array, boxes: jax.Array, targets: Targets, config: MatcherConfig) -> jax.Array:
@@ -48,7 +48,7 @@ def matching_costs(logits: jax.Array, boxes: jax.Array, targets: Targets, config
         config: weights of the three parts (class, L1 between boxes, generalised IoU).
 
     Returns:
-        float32, or float64 where logits and boxes are; always finite, with a large cost where a prediction is not.
+        float32, or float64 if logits and boxes are. Always finite: a prediction that is not has a large cost.
     """
     dtype = jnp.promote_types(jnp.promote_types(logits.dtype, boxes.dtype), jnp.float32)
     boxes = boxes.astype(dtype)
@@ -71,15 +71,15 @@ def matching_costs(logits: jax.Array, boxes: jax.Array, targets: Targets, config
 
 
 def match(logits: jax.Array, boxes: jax.Array, targets: Targets, config: MatcherConfig) -> jax.Array:
-    """The query of each target, so that the costs of each image and decoder layer add up to the least.
+    """The query of each target, with the least sum of costs for each image and decoder layer.
 
-    Arguments as in `matching_costs`. With `config.backend == "host"` the computation holds one host callback for
-    everything; in a program over several devices it must stand inside `jax.shard_map`, so that each device calls back
-    for its own images.
+    The arguments are those of `matching_costs`. With `config.backend == "host"` there is one host callback for
+    everything. In a program over several devices it must stand inside `jax.shard_map`, so that each device calls its
+    host for its own images.
 
     Returns:
-        int32 [L, B, N]: query indices, different ones within an image and layer. -1 for padding and, where an image has
-        more targets than there are queries, for the targets left over. No gradient flows through it.
+        int32 [L, B, N]: query indices, all different within an image and layer. -1 for padding, and for the targets
+        that are left over if an image has more targets than queries. No gradient flows through it.
     """
     logits, boxes, targets = lax.stop_gradient((logits, boxes, targets))
     costs = matching_costs(logits, boxes, targets, config)
@@ -92,7 +92,7 @@ def match(logits: jax.Array, boxes: jax.Array, targets: Targets, config: Matcher
 
 
 def _solve_on_host(costs: jax.Array, num_boxes: jax.Array) -> np.ndarray:
-    """Solves [L, B, N, Q] with scipy, real rows only. Uses numpy alone, as calling JAX inside a callback can hang."""
+    """Solves [L, B, N, Q] with scipy, real rows only. It uses numpy only: calling JAX inside a callback can hang."""
     costs_host, counts = np.asarray(costs), np.asarray(num_boxes)
     layers, images, rows, _ = costs_host.shape
     matches = np.full((layers, images, rows), -1, np.int32)
@@ -102,8 +102,8 @@ def _solve_on_host(costs: jax.Array, num_boxes: jax.Array) -> np.ndarray:
             try:
                 target, query = linear_sum_assignment(costs_host[layer, image, :count])
             except Exception:
-                # None is expected, the costs being finite; but one that left a callback would be undefined behaviour.
-                _log.exception("Matching image %d, decoder layer %d failed: its targets go unmatched.", image, layer)
+                # Finite costs raise nothing. But an exception that leaves a callback is undefined behaviour.
+                _log.exception("Matching image %d, decoder layer %d failed: its targets stay unmatched.", image, layer)
                 continue
             matches[layer, image, target] = query
     return matches

@@ -1,4 +1,4 @@
-"""From predictions to the detections that are reported."""
+"""From predictions to the best detections."""
 
 from typing import NamedTuple
 
@@ -23,23 +23,23 @@ class TopDetections(NamedTuple):
 def top_detections(
     logits: jax.Array, boxes: jax.Array, original_sizes: jax.Array, max_detections: int = 100
 ) -> TopDetections:
-    """The best of all pairs of a query and a class, by sigmoid score. A query may be reported under several classes.
+    """The best pairs of a query and a class, by sigmoid score. One query may be reported under several classes.
 
     Args:
         logits: [B, Q, K] of the last decoder layer.
         boxes: [B, Q, 4], cxcywh relative to the valid image.
-        original_sizes: int [B, 2], (height, width) in pixels of the image as it was before any resizing.
-        max_detections: how many to report; all Q * K if that is fewer.
+        original_sizes: int [B, 2], (height, width) in pixels of the image before it was resized.
+        max_detections: the number of detections to report; all Q * K if that is fewer.
 
     Returns:
-        Detections in float32, or float64 where the predictions are. Of equal scores, the lower query comes first, then
+        Detections in float32, or float64 if the predictions are. With equal scores the lower query comes first, then
         the lower class.
     """
     images, queries, classes = logits.shape
     dtype = jnp.promote_types(jnp.promote_types(logits.dtype, boxes.dtype), jnp.float32)
     scores = jax.nn.sigmoid(logits.astype(dtype)).reshape(images, queries * classes)
     scores, pairs = lax.top_k(scores, min(max_detections, queries * classes))
-    # The quotient in this form, and no remainder, because ONNX's converter knows no other for a batch of any size.
+    # ONNX's converter knows only this form of a quotient, and no remainder, for a batch of any size.
     best = lax.div(pairs, jnp.full_like(pairs, classes))
     corners = jnp.take_along_axis(cxcywh_to_xyxy(boxes.astype(dtype)), best[..., None], axis=1)
     height, width = original_sizes[:, 0], original_sizes[:, 1]
