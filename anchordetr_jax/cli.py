@@ -31,10 +31,10 @@ import ml_collections
 from absl import app, flags, logging
 from PIL import Image
 
-from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config, flat_settings
+from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.exit_status import exit_status as exit_status  # Scripts without flags of absl use it alone.
-from anchordetr_jax.setting_names import nearest_setting
+from anchordetr_jax.setting_names import OLD_SWITCHES, flat_settings, nearest_setting
 
 if TYPE_CHECKING:
     from anchordetr_jax.prediction.detector import Detector
@@ -275,7 +275,7 @@ def _with_changes_as_flags(argv: Sequence[str]) -> list[str]:
                 result.extend(remaining)
             continue
         no, name, text = match.groups()
-        if text is None and (no or isinstance(_default(name), bool)):
+        if text is None and (no or isinstance(_default(name), bool) or name in OLD_SWITCHES):
             text = str(not no)
         elif text is None and (text := next(remaining, None)) is None:
             raise UserError(f"The flag --config.{name} needs a value: --config.{name}=VALUE.")

@@ -15,12 +15,8 @@ from typing import Any, Literal
 import ml_collections
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.setting_names import nearest_setting
-
-
-def _require(condition: bool, name: str, value: Any, what: str) -> None:
-    if not condition:
-        raise UserError(f"Setting '{name}' must be {what}, not {value!r}.")
+from anchordetr_jax.setting_checks import checked_settings, require
+from anchordetr_jax.setting_names import with_present_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -71,20 +67,20 @@ class ModelConfig:
     than the named one the plain functions compute. Results differ by rounding only."""
 
     def __post_init__(self) -> None:
-        _require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")
+        require(self.num_feature_levels in (1, 3), "model.num_feature_levels", self.num_feature_levels, "1 or 3")
         if self.num_feature_levels == 3 and not self.dilation:
             raise UserError(
                 "model.num_feature_levels=3 needs model.dilation=True: without it the levels' grids differ in size."
             )
         for name in ("num_patterns", "num_anchors", "hidden_dim", "num_heads", "ffn_dim", "decoder_layers"):
-            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
-        _require(0 < self.anchor_border < 0.5, "model.anchor_border", self.anchor_border, "between 0 and 0.5")
-        _require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 (taken from the data set) or more")
-        _require(self.encoder_layers >= 0, "model.encoder_layers", self.encoder_layers, "0 or more")
-        _require(
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "at least 1")
+        require(0 < self.anchor_border < 0.5, "model.anchor_border", self.anchor_border, "between 0 and 0.5")
+        require(self.num_classes >= 0, "model.num_classes", self.num_classes, "0 (taken from the data set) or more")
+        require(self.encoder_layers >= 0, "model.encoder_layers", self.encoder_layers, "0 or more")
+        require(
             self.hidden_dim % self.num_heads == 0, "model.hidden_dim", self.hidden_dim, "a multiple of model.num_heads"
         )
-        _require(
+        require(
             self.hidden_dim % 32 == 0, "model.hidden_dim", self.hidden_dim, "a multiple of 32 (normalisation groups)"
         )
         if self.kernels == "tpu" and (self.attention != "rcda" or self.hidden_dim // self.num_heads % 16):
@@ -183,14 +179,12 @@ class DataConfig:
     """Batches that are read ahead (by each worker)."""
 
     def __post_init__(self) -> None:
-        _require(
-            0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "0 (none) or more, and less than 1"
-        )
-        _require(self.max_boxes >= 0, "data.max_boxes", self.max_boxes, "0 (as many as the data set needs) or more")
-        _require(self.num_buckets >= 1, "data.num_buckets", self.num_buckets, "at least 1")
-        _require(self.shape_multiple >= 1, "data.shape_multiple", self.shape_multiple, "at least 1")
-        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more")
-        _require(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
+        require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "0 (none) or more, and less than 1")
+        require(self.max_boxes >= 0, "data.max_boxes", self.max_boxes, "0 (as many as the data set needs) or more")
+        require(self.num_buckets >= 1, "data.num_buckets", self.num_buckets, "at least 1")
+        require(self.shape_multiple >= 1, "data.shape_multiple", self.shape_multiple, "at least 1")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "0 or more")
+        require(self.prefetch >= 1, "data.prefetch", self.prefetch, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -216,13 +210,13 @@ class AugmentConfig:
 
     def __post_init__(self) -> None:
         for name in ("flip_probability", "crop_probability"):
-            _require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
+            require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
         for name in ("train_sizes", "crop_resize_sizes"):
             sizes = getattr(self, name)
-            _require(len(sizes) > 0 and min(sizes) >= 1, f"augment.{name}", sizes, "one or more positive sizes")
+            require(len(sizes) > 0 and min(sizes) >= 1, f"augment.{name}", sizes, "one or more positive sizes")
         for name in ("max_size", "crop_min", "crop_max", "eval_size"):
-            _require(getattr(self, name) >= 1, f"augment.{name}", getattr(self, name), "at least 1")
-        _require(self.crop_min <= self.crop_max, "augment.crop_min", self.crop_min, "at most augment.crop_max")
+            require(getattr(self, name) >= 1, f"augment.{name}", getattr(self, name), "at least 1")
+        require(self.crop_min <= self.crop_max, "augment.crop_min", self.crop_min, "at most augment.crop_max")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -254,8 +248,8 @@ class OptimizerConfig:
 
     def __post_init__(self) -> None:
         for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
-            _require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
-        _require(self.drop_epoch >= 1, "optimizer.drop_epoch", self.drop_epoch, "at least 1")
+            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+        require(self.drop_epoch >= 1, "optimizer.drop_epoch", self.drop_epoch, "at least 1")
         self.rates_by_pattern()
 
     def rates_by_pattern(self) -> dict[str, float]:
@@ -328,12 +322,12 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name in ("epochs", "batch_size", "log_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps"):
-            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
-        _require(self.accumulate >= 1, "train.accumulate", self.accumulate, "at least 1")
-        _require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 (none) or more, and less than 1")
-        _require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
+        require(self.accumulate >= 1, "train.accumulate", self.accumulate, "at least 1")
+        require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 (none) or more, and less than 1")
+        require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
         for name in ("patience", "timeout_seconds"):
-            _require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")
+            require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")
         if self.evaluate_every == 0 and (self.keep_best or self.patience):
             raise UserError(
                 "train.keep_best and train.patience need evaluations: set train.evaluate_every to 1 or more."
@@ -353,7 +347,7 @@ class EvalConfig:
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "max_detections"):
-            _require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "at least 1")
+            require(getattr(self, name) >= 1, f"eval.{name}", getattr(self, name), "at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -364,7 +358,7 @@ class MeshConfig:
     """Number of devices that share the large parameters; each keeps a part. 1: every device keeps all of them."""
 
     def __post_init__(self) -> None:
-        _require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
+        require(self.fsdp >= 1, "mesh.fsdp", self.fsdp, "at least 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -399,94 +393,15 @@ def config_to_dict(config: Config) -> dict[str, Any]:
     return dataclasses.asdict(config)
 
 
-def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested settings as one dict with dotted names: `{"train": {"epochs": 3}}` -> `{"train.epochs": 3}`."""
-    flat: dict[str, Any] = {}
-    for name, value in settings.items():
-        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
-    return flat
-
-
 def config_from_dict(settings: Mapping[str, Any] | ml_collections.ConfigDict) -> Config:
     """The settings, checked. Raises `UserError` that names the first setting with a wrong name, type or value.
 
     Missing settings take their defaults, so that files of an older version still load.
     """
     plain = settings.to_dict() if isinstance(settings, ml_collections.ConfigDict) else settings
-    return _build(Config, _renamed(plain), prefix="")
+    return checked_settings(Config, with_present_names(plain))
 
 
 def choices(group: type, setting: str) -> tuple[str, ...]:
     """The values that a setting with a fixed list of values may have, such as `choices(ModelConfig, "dtype")`."""
     return typing.get_args(typing.get_type_hints(group)[setting])
-
-
-def _renamed(settings: Any) -> Any:
-    """Translates settings of older versions to their present names and values."""
-    if not isinstance(settings, Mapping):
-        return settings
-    settings = dict(settings)
-    train, model = settings.get("train"), settings.get("model")
-    if isinstance(train, Mapping) and "init_from" in train:
-        settings["train"] = {name: value for name, value in train.items() if name != "init_from"}
-        settings["init_from"] = train["init_from"] or settings.get("init_from", "")
-    if settings.get("architecture") == "start":
-        settings["architecture"] = "init_from"
-    if isinstance(model, Mapping) and not _FORMS.isdisjoint(model):
-        settings["model"] = {name: value for name, value in model.items() if name not in _FORMS}
-        settings["model"]["kernels"] = _kernels_of_forms(model)
-    return settings
-
-
-_FORMS = frozenset({"cpu_forms", "tpu_forms", "gpu_forms"})
-"""Three settings that became `model.kernels`."""
-
-
-def _kernels_of_forms(model: Mapping[str, Any]) -> str:
-    """`model.kernels` from the settings before it. The functions for GPUs do not exist any more: plain ones compute."""
-    for name in sorted(_FORMS & model.keys()):
-        _require(isinstance(model[name], bool), f"model.{name}", model[name], "True or False (now: model.kernels)")
-    if model.get("tpu_forms"):
-        return "tpu"
-    return str(model.get("kernels", "auto")) if model.get("cpu_forms", True) else "none"
-
-
-def _build(cls: type, settings: Any, prefix: str) -> Any:
-    if not isinstance(settings, Mapping):
-        raise UserError(f"Setting {prefix.rstrip('.')!r} is a group of settings, not {settings!r}.")
-    hints = typing.get_type_hints(cls)
-    values = {}
-    for name, value in settings.items():
-        if name not in hints:
-            raise _unknown(f"{prefix}{name}", value, hints)
-        if dataclasses.is_dataclass(hints[name]):
-            values[name] = _build(hints[name], value, f"{prefix}{name}.")
-        else:
-            values[name] = _checked(value, hints[name], f"{prefix}{name}")
-    return cls(**values)
-
-
-def _unknown(name: str, value: Any, group: Mapping[str, Any]) -> UserError:
-    """What to say of a setting that does not exist, in a group with these settings."""
-    if isinstance(value, Mapping) and value:
-        name = next(iter(flat_settings({name: value})))
-    settings = config_to_dict(Config())
-    near = nearest_setting(name, [*settings, *flat_settings(settings)])
-    hint = f"did you mean '{near}'?" if near else f"known here: {', '.join(group)}."
-    return UserError(f"There is no setting '{name}'; {hint}")
-
-
-def _checked(value: Any, hint: Any, name: str) -> Any:
-    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
-    if origin is Literal:
-        _require(value in arguments, name, value, "one of " + ", ".join(map(repr, arguments)))
-        return value
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, typing.Iterable):
-            raise UserError(f"Setting '{name}' must be a tuple of {arguments[0].__name__}, not {value!r}.")
-        return tuple(_checked(item, arguments[0], name) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, hint) or (hint is not bool and isinstance(value, bool)):
-        raise UserError(f"Setting '{name}' must be of type {hint.__name__}, not {value!r}.")
-    return value

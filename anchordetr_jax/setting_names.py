@@ -1,7 +1,10 @@
-"""What other tools call the settings of this project, so that an unknown name is answered with the name used here."""
+"""Names of settings: those of older versions, which still load, and those of other tools, which get an answer."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from anchordetr_jax.errors import UserError
 
 OTHER_NAMES = {
     "augment.flip_probability": "flip fliplr hflip random_flip",
@@ -54,6 +57,11 @@ OTHER_NAMES = {
 }
 """The setting's name here, and its names in other tools, separated by spaces."""
 
+OLD_SWITCHES = frozenset({"model.cpu_forms", "model.tpu_forms", "model.gpu_forms"})
+"""Settings that were true or false in older versions, and became `model.kernels`."""
+
+_FORMS = frozenset(name.removeprefix("model.") for name in OLD_SWITCHES)
+
 _HERE = {other: name for name, others in OTHER_NAMES.items() for other in others.split()}
 
 
@@ -83,3 +91,38 @@ def nearest_setting(name: str, known: Iterable[str]) -> str | None:
     if near := difflib.get_close_matches(last, own_group, n=1):
         return own_group[near[0]]
     return next(iter(difflib.get_close_matches(plain, known, n=1, cutoff=0.75)), None)
+
+
+def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings as one dict with dotted names: `{"train": {"epochs": 3}}` -> `{"train.epochs": 3}`."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        flat |= flat_settings(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": value}
+    return flat
+
+
+def with_present_names(settings: Any) -> Any:
+    """Translates settings of older versions to their present names and values."""
+    if not isinstance(settings, Mapping):
+        return settings
+    settings = dict(settings)
+    train, model = settings.get("train"), settings.get("model")
+    if isinstance(train, Mapping) and "init_from" in train:
+        settings["train"] = {name: value for name, value in train.items() if name != "init_from"}
+        settings["init_from"] = train["init_from"] or settings.get("init_from", "")
+    if settings.get("architecture") == "start":
+        settings["architecture"] = "init_from"
+    if isinstance(model, Mapping) and not _FORMS.isdisjoint(model):
+        settings["model"] = {name: value for name, value in model.items() if name not in _FORMS}
+        settings["model"]["kernels"] = _kernels_of_forms(model)
+    return settings
+
+
+def _kernels_of_forms(model: Mapping[str, Any]) -> str:
+    """`model.kernels` from the settings before it. The functions for GPUs do not exist any more: plain ones compute."""
+    for name in sorted(_FORMS & model.keys()):
+        if not isinstance(model[name], bool):
+            raise UserError(f"Setting 'model.{name}' (now: model.kernels) must be True or False, not {model[name]!r}.")
+    if model.get("tpu_forms"):
+        return "tpu"
+    return str(model.get("kernels", "auto")) if model.get("cpu_forms", True) else "none"

@@ -111,6 +111,11 @@ def test_a_switch_is_set_like_any_flag(settings_of: ReadSettings, argument: str,
     assert settings_of("--config.model.remat=True", argument).model.remat is value
 
 
+def test_a_switch_of_an_older_version_is_still_one(settings_of: ReadSettings) -> None:
+    settings = settings_of("--config.model.tpu_forms", "--config.train.epochs=7")
+    assert (settings.model.kernels, settings.train.epochs) == ("tpu", 7)
+
+
 @pytest.mark.parametrize(
     ("argument", "sentence"),
     [

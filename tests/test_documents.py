@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from anchordetr_jax.config import Config, config_to_dict, flat_settings
+from anchordetr_jax.config import Config, config_to_dict
+from anchordetr_jax.setting_names import flat_settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("assets/*/*.md")])
