@@ -1,28 +1,41 @@
-"""Official PyTorch weights to checkpoints of this project, and back. No PyTorch is needed.
+"""Converts weights between this project, the official PyTorch code, detrex and Hugging Face. No PyTorch is needed.
 
-python convert_weights.py import FILE OUT_DIR      .pth or .safetensors, of the official code or a torchvision ResNet
-python convert_weights.py export CHECKPOINT FILE.pth
-python convert_weights.py inspect FILE
-python convert_weights.py rescue WORKDIR           completes checkpoints that older versions left incomplete
+python convert_weights.py import NAME OUT_DIR                   makes a checkpoint
+python convert_weights.py export NAME FILE.pth                  for the official code; --form detrex: for detrex
+python convert_weights.py export NAME FOLDER --form pretrained  for Detector.from_pretrained, with a model card
+python convert_weights.py export NAME hf://ORGANISATION/MODEL   the same on the Hugging Face Hub
+python convert_weights.py inspect FILE                          says what is in a weight file
+python convert_weights.py rescue WORKDIR                        completes checkpoints of older versions
+
+NAME is a weight file (.pth or .safetensors, of the official code, detrex or a torchvision ResNet; FILE#ENTRY where a
+file has several sets of weights), a run's workdir, a checkpoint, a folder of save_pretrained, hf://ORGANISATION/MODEL,
+or a published model such as anchordetr-r50-dc5.
 """
 
 import argparse
+import json
 import os
 import sys
+from pathlib import Path
 
-os.environ.setdefault("JAX_PLATFORMS", "cpu")  # nothing is computed, so no accelerator is occupied
+os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Nothing is computed, so no accelerator is occupied.
 
 from absl import logging
 
 from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.rescue import rescue
-from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights.convert import describe_file, describe_weights, export_weights, import_weights
+from anchordetr_jax.weights.hub import SCHEME
+from anchordetr_jax.weights.pretrained import open_pretrained
+from anchordetr_jax.weights.saving import CardFacts, facts_of, push_detector, save_detector, saved_detector
+
+FORMS = ("official", "detrex", "pretrained")
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parser().parse_args(arguments)
-    logging.set_verbosity(logging.WARNING)  # Orbax tells much about every checkpoint
+    logging.set_verbosity(logging.WARNING)  # Orbax logs much about every checkpoint.
     options.run(options)
 
 
@@ -31,29 +44,36 @@ def parser() -> argparse.ArgumentParser:
     commands = result.add_subparsers(required=True, metavar="COMMAND")
 
     reads = argparse.ArgumentParser(add_help=False)
-    reads.add_argument("file", metavar="FILE", help="a .pth or .safetensors file")
+    reads.add_argument("name", metavar="NAME", help="weights, see above")
     reads.add_argument(
         "--dilation",
         action=argparse.BooleanOptionalAction,
-        help="a DC5 model; --no-dilation: a C5 model (their tensors look the same; needed where the file does not say)",
+        help="a DC5 model; --no-dilation: a C5 model (needed where a file does not say it; the tensors look the same)",
     )
-    reads.add_argument("--anchors", type=int, metavar="N", help="anchors of a grid, where the file does not say")
+    reads.add_argument("--anchors", type=int, metavar="N", help="anchors of a grid, where the file does not say it")
     reads.add_argument(
-        "--annotations", metavar="FILE.json", help="COCO-format annotations whose category ids the class outputs are"
+        "--annotations", metavar="FILE.json", help="COCO-format annotations whose categories are the detector's classes"
     )
 
-    imports = commands.add_parser("import", parents=[reads], help="make a checkpoint of a weight file")
+    imports = commands.add_parser("import", parents=[reads], help="make a checkpoint")
     imports.add_argument("out", metavar="OUT_DIR", help="folder of the checkpoint")
-    imports.add_argument("--overwrite", action="store_true", help="replace a checkpoint that is there")
+    imports.add_argument("--overwrite", action="store_true", help="replace an existing checkpoint")
     imports.set_defaults(run=run_import)
 
-    exports = commands.add_parser("export", help="make a weight file, for the official code, of a checkpoint")
-    exports.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's workdir, or one checkpoint")
-    exports.add_argument("file", metavar="FILE.pth")
+    exports = commands.add_parser("export", help="make a file for the official code or detrex, or a folder for the Hub")
+    exports.add_argument("name", metavar="NAME", help="weights, see above")
+    exports.add_argument("target", metavar="TARGET", help=f"file, folder, or {SCHEME}ORGANISATION/MODEL")
+    exports.add_argument("--form", choices=FORMS, help="official (the default), detrex, or pretrained")
     exports.add_argument(
-        "--class-outputs", type=int, default=OFFICIAL_OUTPUTS, metavar="N", help="class outputs of the file (91)"
+        "--class-outputs", type=int, metavar="N", help="class outputs of the file (91 in the official form)"
     )
     exports.add_argument("--annotations", metavar="FILE.json", help="categories, where the checkpoint has no names")
+    exports.add_argument("--license", help="for the model card: its licence, such as apache-2.0")
+    exports.add_argument("--data", metavar="NAME", help="for the model card: the data set that it was trained on")
+    exports.add_argument(
+        "--scores", metavar="FILE.json", help="for the model card: scores that evaluate.py wrote; else the run's own"
+    )
+    exports.add_argument("--private", action="store_true", help="make a new repository on the Hub private")
     exports.set_defaults(run=run_export)
 
     inspects = commands.add_parser("inspect", parents=[reads], help="say what is in a weight file")
@@ -70,22 +90,61 @@ def parser() -> argparse.ArgumentParser:
 
 
 def run_import(options: argparse.Namespace) -> None:
-    weights = import_weights(
-        options.file,
+    found = import_weights(
+        options.name,
         options.out,
         overwrite=options.overwrite,
         dilation=options.dilation,
         num_anchors=options.anchors,
         annotations=options.annotations,
     )
-    print("\n".join([describe_weights(weights), *weights.remarks, f"The checkpoint is in {options.out}."]))
+    print("\n".join([describe_weights(found), *found.remarks, f"The checkpoint is in {options.out}."]))
 
 
 def run_export(options: argparse.Namespace) -> None:
+    to_hub = options.target.startswith(SCHEME)
+    if options.form == "pretrained" or (to_hub and options.form is None):
+        export_pretrained(options)
+        return
+    if to_hub:
+        raise UserError(f"{options.target} takes a detector with --form pretrained: leave --form out.")
     remarks = export_weights(
-        options.checkpoint, options.file, outputs=options.class_outputs, annotations=options.annotations
+        options.name,
+        options.target,
+        form=options.form or "official",
+        outputs=options.class_outputs,
+        annotations=options.annotations,
     )
-    print("\n".join([f"The weights are in {options.file}.", *remarks]))
+    print("\n".join([f"The weights are in {options.target}.", *remarks]))
+
+
+def export_pretrained(options: argparse.Namespace) -> None:
+    """Writes the folder of a detector, or pushes it to the Hub."""
+    for flag in ("annotations", "class_outputs"):
+        if getattr(options, flag) is not None:
+            raise UserError(f"--{flag.replace('_', '-')} is for weight files: import the weights with it first.")
+    found = open_pretrained(options.name)
+    known = facts_of(found)
+    facts = CardFacts(
+        license=options.license or known.license,
+        data=options.data or known.data,
+        scores=read_scores(options.scores) if options.scores else known.scores,
+    )
+    if options.target.startswith(SCHEME):
+        where = push_detector(options.target, saved_detector(found), facts, private=options.private or None)
+        print(f"The detector is at {where}.")
+        return
+    save_detector(options.target, saved_detector(found), facts)
+    print(f"The detector is in {options.target}: Detector.from_pretrained({options.target!r}) loads it.")
+
+
+def read_scores(path: str) -> dict[str, float]:
+    """Scores by name from a JSON file that evaluate.py wrote."""
+    try:
+        content = json.loads(Path(path).read_text())
+        return {name: value for name, value in content.items() if isinstance(value, float)}
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path} has no scores that can be read ({error}): give a file of evaluate.py.") from None
 
 
 def run_rescue(options: argparse.Namespace) -> None:
@@ -95,7 +154,7 @@ def run_rescue(options: argparse.Namespace) -> None:
 def run_inspect(options: argparse.Namespace) -> None:
     print(
         describe_file(
-            options.file, dilation=options.dilation, num_anchors=options.anchors, annotations=options.annotations
+            options.name, dilation=options.dilation, num_anchors=options.anchors, annotations=options.annotations
         )
     )
 

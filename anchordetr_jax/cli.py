@@ -117,28 +117,44 @@ def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
     return config_from_dict(settings)
 
 
+def define_weights(
+    flag_values: flags.FlagValues = flags.FLAGS,
+) -> Callable[[], tuple[str, dict[str, Any]]]:
+    """Defines `--checkpoint`, `--dilation` and `--annotations`.
+
+    Returns:
+        A function that gives the name of the weights and options of `open_pretrained`. Call it after the flags are
+        parsed.
+    """
+    checkpoint = flags.DEFINE_string(
+        "checkpoint",
+        None,
+        "A run's workdir, one checkpoint, a weight file (FILE#ENTRY if it has several sets), a folder of "
+        "save_pretrained, hf://ORGANISATION/NAME, or a published model such as anchordetr-r50-dc5.",
+        flag_values,
+    )
+    flags.mark_flag_as_required("checkpoint", flag_values)
+    dilation = flags.DEFINE_bool(
+        "dilation", None, "For a weight file that does not say it: DC5; --no-dilation: C5.", flag_values
+    )
+    annotations = flags.DEFINE_string(
+        "annotations", None, "For a weight file: the COCO-format file whose categories are its classes.", flag_values
+    )
+
+    def read() -> tuple[str, dict[str, Any]]:
+        assert checkpoint.value is not None  # It is required.
+        return checkpoint.value, {"dilation": dilation.value, "annotations": annotations.value}
+
+    return read
+
+
 def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], "Detector"]:
-    """Defines `--checkpoint`, `--dilation`, `--annotations` and `--dtype`.
+    """Defines the flags of `define_weights`, and `--dtype`.
 
     Returns:
         A function that loads the detector that these flags name. Call it after the flags are parsed.
     """
-    checkpoint = flags.DEFINE_string(
-        "checkpoint", None, "A run's workdir, one checkpoint, or a file of official weights.", flag_values
-    )
-    flags.mark_flag_as_required("checkpoint", flag_values)
-    dilation = flags.DEFINE_bool(
-        "dilation",
-        None,
-        "For a weight file that does not say which it is: --dilation is DC5, --nodilation is C5.",
-        flag_values,
-    )
-    annotations = flags.DEFINE_string(
-        "annotations",
-        None,
-        "For a weight file: an annotation file in COCO's format, with the categories that it was trained on.",
-        flag_values,
-    )
+    read_weights = define_weights(flag_values)
     dtype = flags.DEFINE_enum(
         "dtype",
         None,
@@ -150,10 +166,10 @@ def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[],
     def load() -> "Detector":
         from anchordetr_jax.prediction.detector import Detector  # Here, because only some scripts detect.
 
-        assert checkpoint.value is not None  # It is required.
-        return Detector.from_pretrained(
-            checkpoint.value, dilation=dilation.value, annotations=annotations.value, dtype=dtype.value
-        )
+        name, options = read_weights()
+        detector = Detector.from_pretrained(name, dtype=dtype.value, **options)
+        say(detector.remarks)
+        return detector
 
     return load
 
@@ -182,6 +198,12 @@ def define_processes(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[..
             initialize_distributed(coordinator.value or "", num_processes.value, process_id.value, **options)
 
     return connect
+
+
+def say(remarks: Sequence[str]) -> None:
+    """Prints sentences about what was found and assumed, one per line, on stderr."""
+    for remark in remarks:
+        print(remark, file=sys.stderr, flush=True)
 
 
 def prepare_computation(*, keep_compiled: bool = True) -> None:
@@ -270,7 +292,7 @@ def _with_changes_as_flags(argv: Sequence[str]) -> list[str]:
     for argument in remaining:
         match = re.fullmatch(r"--?(no)?config\.([^=]*)(?:=(.*))?", argument, re.DOTALL)
         if match is None:
-            result.append(argument)
+            result.append(re.sub(r"^--no-(?=\w+$)", "--no", argument))  # The other commands spell it --no-FLAG.
             if argument == "--":
                 result.extend(remaining)
             continue

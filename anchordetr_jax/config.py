@@ -362,6 +362,31 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
+class ClassesConfig:
+    """Which classes of the data set begin with the weights of a class that the initial weights know."""
+
+    map: tuple[str, ...] = ()
+    """Names that differ, each as "NAME=KNOWN": the data set's class NAME begins with the weights of the class KNOWN.
+    "NAME=" lets it start new. Equal names need no entry; case, spaces and English plurals make no difference."""
+
+    def __post_init__(self) -> None:
+        self.renamed()
+
+    def renamed(self) -> dict[str, str]:
+        """The entries of `map` as {name: known name}. Raises `UserError` for one that is wrong."""
+        names: dict[str, str] = {}
+        for entry in self.map:
+            parts = entry.split(",") if all("=" in part for part in entry.split(",")) else [entry]
+            for part in parts:
+                name, separator, known = (text.strip() for text in part.partition("="))
+                if not name or not separator:
+                    raise UserError(f"Setting 'classes.map' has {part!r}, which is not NAME=KNOWN.")
+                if names.setdefault(name, known) != known:
+                    raise UserError(f"Setting 'classes.map' has the class {name!r} twice: keep one.")
+        return names
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """All settings of an experiment."""
 
@@ -374,10 +399,11 @@ class Config:
     train: TrainConfig = TrainConfig()
     eval: EvalConfig = EvalConfig()
     mesh: MeshConfig = MeshConfig()
+    classes: ClassesConfig = ClassesConfig()
     init_from: str = ""
-    """Initial weights: a published model's name, a workdir, a checkpoint, or a weight file of the official code or of
-    torchvision's ResNet (`.pth`, `.safetensors`). For other classes the class head is initialised at random. Ignored
-    once the workdir has checkpoints."""
+    """Initial weights: a published model ("anchordetr-r50-dc5", "resnet50"), a workdir, a checkpoint, a weight file
+    (`.pth`, `.safetensors`), a folder of `save_pretrained`, or "hf://ORGANISATION/NAME". Classes of the same name keep
+    their weights (see `classes`). Ignored if the workdir has checkpoints."""
     architecture: Literal["config", "init_from"] = "config"
     """Architecture that is trained. `config`: the one that the settings in `model` describe. `init_from`: that of the
     initial weights, except for settings in `model` that the experiment file or the command line changes."""

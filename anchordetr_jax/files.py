@@ -62,6 +62,11 @@ def stored_path(path: str | os.PathLike[str]) -> epath.Path:
     return LiteralPath(text)
 
 
+def user_cache() -> Path:
+    """This project's folder among the user's caches: `$XDG_CACHE_HOME/anchordetr_jax` or `~/.cache/anchordetr_jax`."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchordetr_jax"
+
+
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
     """Writes a file in one piece, making its folder if need be. Local paths and those that `etils.epath` knows
     (`gs://…`).

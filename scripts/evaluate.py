@@ -17,7 +17,7 @@ from absl import flags
 from etils import epath
 
 from anchordetr_jax import cli
-from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, load_model, read_meta
+from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER
 from anchordetr_jax.data.source import DetectionSource, Split
 from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.devices import make_mesh, replicated
@@ -30,9 +30,10 @@ from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
 from anchordetr_jax.files import write_json
 from anchordetr_jax.prediction.run_folder import better_checkpoint
+from anchordetr_jax.weights.pretrained import open_pretrained
 
 read_config = cli.define_config(required=False)
-CHECKPOINT = flags.DEFINE_string("checkpoint", None, "A run's workdir, or one checkpoint.", required=True)
+read_weights = cli.define_weights()
 SPLIT = flags.DEFINE_enum(
     "split",
     "val",
@@ -62,21 +63,25 @@ SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test": "test", "tes
 def main() -> None:
     connect_processes()
     cli.prepare_computation()
-    meta = read_meta(find_checkpoint(CHECKPOINT.value))
-    config = evaluation_config(meta.config, read_config(meta.config))
+    name, options = read_weights()
+    found = open_pretrained(name, **options)
+    if jax.process_index() == 0:
+        cli.say(found.remarks)
+    config = evaluation_config(found.config, read_config(found.config))
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     mesh = make_mesh(config.mesh)
-    dataset = open_source(config.data, SPLITS[SPLIT.value], meta.categories)
-    check_categories(meta.categories, dataset.categories, dataset.name)
+    dataset = open_source(config.data, SPLITS[SPLIT.value], found.categories)
+    check_categories(found.categories, dataset.categories, dataset.name)
     if REPORT.value and dataset.ground_truth() is None:
         raise UserError(f"{dataset.name} has no annotations to report on: leave --report out.")
-    if jax.process_index() == 0 and (remark := better_checkpoint(CHECKPOINT.value)):
+    if jax.process_index() == 0 and (remark := better_checkpoint(name)):
         print(f"Note: {remark}", file=sys.stderr)
     arithmetic = {name: getattr(config.model, name) for name in ARITHMETIC}
-    model, _ = load_model(meta.path, sharding=replicated(mesh), **arithmetic)
+    model = found.model(sharding=replicated(mesh), **arithmetic)
 
-    output = OUTPUT.value or default_output(meta.path)
+    checkpoint = found.checkpoint or found.name
+    output = OUTPUT.value or default_output(checkpoint)
     journal = Journal(f"{output}.partial")
     if RESTART.value:
         journal.remove()
@@ -87,7 +92,7 @@ def main() -> None:
     failure = None
     if jax.process_index() == 0:
         try:
-            write(output, dataset, result, meta.path)
+            write(output, dataset, result, checkpoint)
         except Exception as error:  # It is raised after the other processes know.
             failure = error
     if process_zero_says(failure is None):

@@ -3,6 +3,9 @@
 python scripts/verify.py golden FILE.npz...           against values that the official code has computed
 python scripts/verify.py official --repo ANCHORDETR   against the official code itself, run beside ours
 python scripts/verify.py roundtrip CHECKPOINT         export and import give back the same bits
+python scripts/verify.py released [NAME...] --repo ANCHORDETR
+                                                      the published models, downloaded, in both codes
+python scripts/verify.py detrex --repo DETREX         against detrex's own modules
 python scripts/verify.py evaluation WEIGHTS --repo ANCHORDETR --data COCO_FOLDER
                                                       the official evaluation and ours find the same
 
@@ -12,6 +15,7 @@ docs/verification.md.
 """
 
 import argparse
+import dataclasses
 import os
 import sys
 from collections.abc import Iterator
@@ -23,11 +27,21 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.official_evaluation import verify_evaluation
-from anchordetr_jax.verification.proofs import Trial, image_files, verify_golden, verify_official, verify_roundtrip
+from anchordetr_jax.verification.proofs import (
+    Trial,
+    image_files,
+    trial_of,
+    verify_detrex,
+    verify_golden,
+    verify_official,
+    verify_roundtrip,
+)
+from anchordetr_jax.weights.architecture import BORDERS
 from anchordetr_jax.weights.arguments import config_with
-from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
-from anchordetr_jax.weights.convert import implied_config
-from anchordetr_jax.weights.state_dict_file import read_state_dict
+from anchordetr_jax.weights.correspondence import Form
+from anchordetr_jax.weights.locating import ACCEPTED
+from anchordetr_jax.weights.published import MODELS
+from anchordetr_jax.weights.reading import COCO_OUTPUTS
 
 DTYPES = ("float64", "float32")
 KERNELS = ("auto", "none", "cpu", "tpu")
@@ -42,7 +56,9 @@ ARCHITECTURE = {
     "encoder_layers": "model.encoder_layers",
     "decoder_layers": "model.decoder_layers",
 }
-"""Options of `official`, by the settings that they are."""
+"""Options of `official` and `detrex`: the settings that they are."""
+RELEASED = tuple(model.name for model in MODELS if model.dilation is not None and model.sources[-1].drive_id)
+"""The four models that the official project publishes."""
 
 
 def main(arguments: list[str] | None = None) -> bool:
@@ -75,33 +91,58 @@ def parser() -> argparse.ArgumentParser:
     )
     golden.set_defaults(run=run_golden)
 
-    official = commands.add_parser("official", help="run a checkout of the official code beside ours")
-    official.add_argument("--repo", required=True, metavar="DIR", help="checkout of megvii-research/AnchorDETR")
-    official.add_argument("--checkpoint", metavar="FILE", help=".pth or .safetensors; else the weights are synthetic")
-    official.add_argument("--images", metavar="DIR", help="photographs; else the images are synthetic")
-    official.add_argument("--count", type=int, default=2, help="how many of them (2)")
-    official.add_argument("--short-side", type=int, default=256, help="size they are computed at (256)")
-    official.add_argument(
-        "--sizes", type=image_size, nargs="+", default=Trial.sizes, metavar="HxW", help="if synthetic"
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--images", metavar="DIR", help="photographs; else the images are synthetic")
+    shared.add_argument("--count", type=int, default=2, help="number of photographs (2)")
+    shared.add_argument("--short-side", type=int, default=256, help="size of photographs for the comparison (256)")
+    shared.add_argument(
+        "--sizes", type=image_size, nargs="+", default=Trial.sizes, metavar="HxW", help="sizes of synthetic images"
     )
-    official.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES, help="(both)")
-    official.add_argument("--steps", type=int, default=3, help="optimiser steps (3); 0: no training at all")
-    official.add_argument("--seed", type=int, default=0, help="of synthetic weights, images and targets")
-    official.add_argument("--backbone", choices=("resnet50", "resnet101"))
-    official.add_argument("--dilation", action=argparse.BooleanOptionalAction, help="DC5 or C5")
-    official.add_argument("--levels", type=int, choices=(1, 3))
-    official.add_argument("--attention", choices=("rcda", "standard"))
-    official.add_argument("--spatial-prior", choices=("learned", "grid"))
+    shared.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES, help="(both)")
+    shared.add_argument("--seed", type=int, default=0, help="of synthetic weights, images and targets")
+    one = argparse.ArgumentParser(add_help=False)
+    one.add_argument("--checkpoint", metavar="NAME", help=f"weights: {ACCEPTED}; else they are synthetic")
+    one.add_argument("--backbone", choices=("resnet50", "resnet101"))
+    one.add_argument("--dilation", action=argparse.BooleanOptionalAction, help="DC5 or C5")
+    one.add_argument("--attention", choices=("rcda", "standard"))
+    one.add_argument("--spatial-prior", choices=("learned", "grid"))
     for name in ("patterns", "anchors", "encoder-layers", "decoder-layers"):
-        official.add_argument(f"--{name}", type=int, metavar="N")
+        one.add_argument(f"--{name}", type=int, metavar="N")
+
+    official = commands.add_parser(
+        "official", parents=[shared, one], help="run a checkout of the official code beside ours"
+    )
+    official.add_argument("--repo", required=True, metavar="DIR", help="checkout of megvii-research/AnchorDETR")
+    official.add_argument("--steps", type=int, default=3, help="optimiser steps (3); 0: no training at all")
+    official.add_argument("--levels", type=int, choices=(1, 3))
     official.set_defaults(run=run_official)
 
+    detrex = commands.add_parser("detrex", parents=[shared, one], help="run a checkout of detrex beside ours")
+    detrex.add_argument("--repo", required=True, metavar="DIR", help="checkout of IDEA-Research/detrex")
+    detrex.set_defaults(run=run_detrex)
+
+    released = commands.add_parser(
+        "released", parents=[shared], help="download the published models and run them in both codes"
+    )
+    released.add_argument(
+        "names", nargs="*", metavar="NAME", help=f"published models or weight files ({', '.join(RELEASED)})"
+    )
+    released.add_argument("--repo", required=True, metavar="DIR", help="checkout of megvii-research/AnchorDETR")
+    released.add_argument(
+        "--data", metavar="DIR", help="COCO: also evaluate on val2017/, and compare with the published AP"
+    )
+    released.add_argument("--data-count", type=int, default=0, metavar="N", help="its first N images only (all)")
+    released.add_argument(
+        "--dilation", action=argparse.BooleanOptionalAction, help="DC5 or C5, where a weight file does not say it"
+    )
+    released.set_defaults(run=run_released)
+
     roundtrip = commands.add_parser("roundtrip", help="export a checkpoint, import it again, compare every bit")
-    roundtrip.add_argument("checkpoint", metavar="CHECKPOINT", help="a run's workdir, or one checkpoint")
+    roundtrip.add_argument("checkpoint", metavar="CHECKPOINT", help=ACCEPTED)
     roundtrip.set_defaults(run=lambda options: iter([verify_roundtrip(options.checkpoint)]))
 
     evaluation = commands.add_parser("evaluation", help="evaluate by the official main.py --eval, and here")
-    evaluation.add_argument("weights", metavar="WEIGHTS", help="a checkpoint, or a .pth file of official weights")
+    evaluation.add_argument("weights", metavar="WEIGHTS", help=ACCEPTED)
     evaluation.add_argument("--repo", required=True, metavar="DIR", help="checkout of megvii-research/AnchorDETR")
     evaluation.add_argument(
         "--data", required=True, metavar="DIR", help="folder with val2017/ and annotations/instances_val2017.json"
@@ -120,27 +161,48 @@ def run_golden(options: argparse.Namespace) -> Iterator[Table]:
 
 
 def run_official(options: argparse.Namespace) -> Iterator[Table]:
-    asked = {setting: getattr(options, name) for name, setting in ARCHITECTURE.items()}
+    yield from verify_official(options.repo, trial(options, "official", steps=options.steps), options.dtype)
+
+
+def run_detrex(options: argparse.Namespace) -> Iterator[Table]:
+    yield from verify_detrex(options.repo, trial(options, "detrex", steps=0), options.dtype)
+
+
+def run_released(options: argparse.Namespace) -> Iterator[Table]:
+    for name in options.names or RELEASED:
+        trial = trial_of(name, dilation=options.dilation)
+        print(f"{name}\n", flush=True)
+        yield from verify_official(options.repo, with_images(trial, options), options.dtype)
+        if options.data:
+            count, dilation = options.data_count, options.dilation
+            yield verify_evaluation(options.repo, name, options.data, count=count, dilation=dilation)
+
+
+def trial(options: argparse.Namespace, form: Form, *, steps: int) -> Trial:
+    """What is computed: the weights that are named, or synthetic ones of the architecture that is asked for."""
+    asked = {setting: getattr(options, name, None) for name, setting in ARCHITECTURE.items()}
     asked = {setting: value for setting, value in asked.items() if value is not None}
-    state_dict = None
     if options.checkpoint:
-        state_dict, arguments, _ = read_state_dict(options.checkpoint)
         dilation, anchors = asked.pop("model.dilation", None), asked.pop("model.num_anchors", None)
         if asked:
             raise UserError(f"The checkpoint says what {', '.join(asked)} are: leave their flags out.")
-        config, _ = implied_config(options.checkpoint, state_dict, arguments, dilation=dilation, num_anchors=anchors)
+        result = trial_of(options.checkpoint, form, dilation=dilation, num_anchors=anchors)
     else:
-        config = config_with(Config(), {"model.num_classes": OFFICIAL_OUTPUTS, **asked})
-    trial = Trial(
-        config=config,
-        state_dict=state_dict,
+        usual = {"model.num_classes": COCO_OUTPUTS[form], "model.anchor_border": BORDERS[form]}
+        result = Trial(config=config_with(Config(), usual | asked))
+    return dataclasses.replace(with_images(result, options), steps=steps)
+
+
+def with_images(trial: Trial, options: argparse.Namespace) -> Trial:
+    """The trial on the images that the options ask for, without training."""
+    return dataclasses.replace(
+        trial,
         photographs=image_files(options.images, options.count) if options.images else (),
         short_side=options.short_side,
         sizes=tuple(options.sizes),
         seed=options.seed,
-        steps=options.steps,
+        steps=0,
     )
-    yield from verify_official(options.repo, trial, options.dtype)
 
 
 def run_evaluation(options: argparse.Namespace) -> Iterator[Table]:

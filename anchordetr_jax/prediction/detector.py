@@ -8,7 +8,7 @@ import collections
 import functools
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -25,10 +25,14 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
 from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.prediction.class_names import Names, class_names, renamed_categories
 from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
 from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_threshold
-from anchordetr_jax.weights.pretrained import load_pretrained
+from anchordetr_jax.weights.folder import SavedDetector
+from anchordetr_jax.weights.hub import HubOptions
+from anchordetr_jax.weights.pretrained import open_pretrained
+from anchordetr_jax.weights.saving import CardFacts, push_detector, save_detector, saved_from_model
 
 READERS = 8
 """Threads that decode and resize images."""
@@ -37,8 +41,6 @@ BATCHES_AHEAD = 2
 SHAPE_MULTIPLE = 32
 SHAPE_STEPS = 4
 """The number of lengths of the long side up to `max_size`, and of the short side up to `eval_size`."""
-
-Names = Mapping[int, str] | Sequence[str]
 
 
 class _Loaded(NamedTuple):
@@ -85,10 +87,13 @@ class Detector:
             recommended_threshold: the score threshold with the best F1 score, where an evaluation tells it.
         """
         self.model = model
+        self.categories = renamed_categories(categories, names)
+        self.remarks: tuple[str, ...] = ()
+        """Sentences about how its weights were read."""
         self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
         self.max_detections = max_detections
         self.recommended_threshold = recommended_threshold
-        self.names = _class_names(categories, names, model.config.num_classes)
+        self.names = class_names(categories, names, model.config.num_classes)
         self.category_ids = {
             label: label if categories is None else categories.category_of(label) or 0 for label in self.names
         }
@@ -107,12 +112,18 @@ class Detector:
         eval_size: int | None = None,
         max_size: int | None = None,
         max_detections: int | None = None,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | os.PathLike[str] | None = None,
+        local_files_only: bool = False,
     ) -> "Detector":
         """Loads a detector. Logs a sentence if the newest checkpoint of a run is taken, and another one is better.
 
         Args:
-            path: a run's workdir, its checkpoints folder, one checkpoint, or a `.pth` or `.safetensors` file with
-                official weights. Of several checkpoints, the newest undamaged one is taken.
+            path: the name of a published model ("anchordetr-r50-dc5"), a detector on the Hugging Face Hub
+                ("hf://ORGANISATION/NAME"), a folder of `save_pretrained`, a run's workdir, its checkpoints folder, one
+                checkpoint, or a `.pth` or `.safetensors` file with weights of the official code or detrex. Of several
+                checkpoints, the newest undamaged one is taken.
             dilation: for a weight file that does not tell: DC5 (True) or C5 (False).
             annotations: for a weight file: the COCO-format file whose categories it was trained on. Without it, 91
                 class outputs are taken as COCO's.
@@ -121,23 +132,70 @@ class Detector:
             padding: with `invariant`, detections do not depend on which images share a batch. With `official` they do,
                 as in the official code.
             eval_size, max_size, max_detections: see `__init__`. Default: as in the run's own evaluation.
+            revision, token, cache_dir, local_files_only: for the Hub, as in `huggingface_hub`.
 
         Raises:
             UserError: there is no detector at `path`, it is damaged, or an argument is missing that the file needs.
         """
         overrides: dict[str, Any] = {"padding": padding} | ({} if dtype is None else {"dtype": dtype})
-        model, config, categories = load_pretrained(path, dilation=dilation, annotations=annotations, **overrides)
+        hub = HubOptions(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
+        found = open_pretrained(path, dilation=dilation, annotations=annotations, hub=hub)
+        config = found.config
         if remark := better_checkpoint(path):
             logging.warning("%s", remark)
-        return cls(
-            model,
-            categories,
+        detector = cls(
+            found.model(**overrides),
+            found.categories,
             names=names,
             eval_size=eval_size or config.augment.eval_size,
             max_size=max_size or config.augment.max_size,
             max_detections=max_detections or config.eval.max_detections,
             recommended_threshold=recommended_threshold(path),
         )
+        detector.remarks = found.remarks
+        return detector
+
+    def save_pretrained(
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        license: str | None = None,
+        data: str | None = None,
+        scores: Mapping[str, float] | None = None,
+    ) -> None:
+        """Saves the detector for `from_pretrained`, by Hugging Face's conventions.
+
+        Args:
+            folder: gets model.safetensors, config.json, preprocessor_config.json and a model card, README.md.
+            license, data, scores: for the card: "apache-2.0", the name of the data set, {"AP": 0.443, …}.
+
+        Raises:
+            UserError: the folder cannot be written, or has a README.md that is not such a card.
+        """
+        save_detector(folder, self._saved(), CardFacts(license=license, data=data, scores=scores))
+
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        token: str | bool | None = None,
+        private: bool | None = None,
+        license: str | None = None,
+        data: str | None = None,
+        scores: Mapping[str, float] | None = None,
+    ) -> str:
+        """Saves the detector in the repository ORGANISATION/NAME on the Hugging Face Hub, and returns its address.
+
+        The repository is made if need be. The arguments are those of `save_pretrained` and of `huggingface_hub`.
+
+        Raises:
+            UserError: `huggingface_hub` is not installed, or the Hub refuses.
+        """
+        facts = CardFacts(license=license, data=data, scores=scores)
+        return push_detector(repo, self._saved(), facts, token=token, private=private)
+
+    def _saved(self) -> SavedDetector:
+        return saved_from_model(self.model, self.categories, self.augment, self.max_detections)
 
     def __repr__(self) -> str:
         shown = ", ".join(list(self.names.values())[:3]) + (", …" if len(self.names) > 3 else "")
@@ -339,23 +397,6 @@ def _load(image: GivenImage, size: np.ndarray) -> _Loaded | UserError:
     resized, _, _ = apply_draw(pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), draw)
     height, width, _ = pixels.shape
     return _Loaded(resized, (height, width))
-
-
-def _class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
-    """Names by class output, without the outputs that stand for no class."""
-    if names is not None:
-        given = dict(names.items() if isinstance(names, Mapping) else enumerate(names))
-        if beyond := [label for label in given if not 0 <= label < num_classes]:
-            raise UserError(
-                f"names has class output {beyond[0]}, but the {num_classes} outputs of the detector have the numbers 0 "
-                f"to {num_classes - 1}."
-            )
-        return {label: str(given[label]) for label in sorted(given)}
-    if categories is None:
-        return {label: f"class {label}" for label in range(num_classes)}
-    return {
-        label: categories.name_of(label) for label in range(num_classes) if categories.category_of(label) is not None
-    }
 
 
 def _check(threshold: float, batch_size: int) -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Collection
-from pathlib import Path
 from typing import Any
 
 from etils import epath
@@ -16,8 +15,10 @@ from anchordetr_jax.checkpoints.checkpoint import (
 )
 from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import stored_path
-from anchordetr_jax.weights.convert import UntoldError, describe_weights, read_weights
+from anchordetr_jax.weights.convert import describe_weights
+from anchordetr_jax.weights.locating import Location, locate
+from anchordetr_jax.weights.pretrained import open_location
+from anchordetr_jax.weights.reading import UntoldError
 
 INITIAL_WEIGHTS_FOLDER = "initial_weights"
 """Folder in a workdir: the checkpoint that a weight file was converted into."""
@@ -58,40 +59,35 @@ def prepare_initial_weights(
             "run, a checkpoint, or a .pth or .safetensors file)."
         )
     remarks: tuple[str, ...] = ()
-    path = stored_path(config.init_from)
-    if not path.exists():
-        raise UserError(
-            f"There is nothing at init_from={config.init_from}: give the workdir of a run, a checkpoint, or a .pth or "
-            ".safetensors file."
-        )
-    if path.is_dir():
-        model = read_meta(find_checkpoint(path)).config.model
+    location = locate(config.init_from)
+    if location.kind == "checkpoint":
+        model = read_meta(find_checkpoint(location.path)).config.model
     else:
         checkpoint = epath.Path(workdir) / INITIAL_WEIGHTS_FOLDER
-        model, remarks = _convert(Path(path), config.model, given, checkpoint)
+        model, remarks = _convert(location, config.model, given, checkpoint)
         config = dataclasses.replace(config, init_from=str(checkpoint))
     return (_with_architecture(config, model, given) if follows else config), remarks
 
 
 def _convert(
-    file: Path, model: ModelConfig, given: Collection[str], checkpoint: epath.Path
+    location: Location, model: ModelConfig, given: Collection[str], checkpoint: epath.Path
 ) -> tuple[ModelConfig, tuple[str, ...]]:
-    """Converts a weight file into a checkpoint. Returns the architecture, and sentences about it."""
+    """Converts weights into a checkpoint. Returns the architecture, and sentences about it."""
 
     def said(name: str) -> Any:
-        return getattr(model, name) if f"model.{name}" in given else None
+        return getattr(model, name) if f"model.{name}" in given and location.kind == "file" else None
 
     try:
-        weights = read_weights(file, dilation=said("dilation"), num_anchors=said("num_anchors"))
+        found = open_location(location, dilation=said("dilation"), num_anchors=said("num_anchors"))
     except UntoldError as error:
         ways = {
             "model.dilation": "--config.model.dilation=True (DC5) or --config.model.dilation=False (C5)",
             "model.num_anchors": "--config.model.num_anchors=N",
         }
-        raise UserError(f"{file} does not say {error.question}: say it by {ways[error.setting]}.") from None
-    save_variables(checkpoint, weights.variables, weights.categories, weights.config)
-    # The other remarks are about classes and the training recipe of the file, which this run does not take over.
-    return weights.config.model, (f"Converted {file} into {checkpoint}: {describe_weights(weights)}",)
+        raise UserError(f"{location.name} does not say {error.question}: say it by {ways[error.setting]}.") from None
+    save_variables(checkpoint, found.variables(), found.categories, found.config)
+    first = f"Converted {location.name} into {checkpoint}: {describe_weights(found)}"
+    return found.config.model, (first, *found.remarks)
 
 
 def _with_architecture(config: Config, model: ModelConfig, given: Collection[str]) -> Config:

@@ -1,4 +1,4 @@
-"""A new run takes over the weights of a checkpoint that fit. With other classes the class head keeps random weights."""
+"""A new run takes over the weights of a checkpoint that fit. Classes of the same name keep their weights."""
 
 import dataclasses
 import re
@@ -18,6 +18,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.state import TrainState, with_average
+from anchordetr_jax.weights.class_rows import ClassRows, load_rows, rows_to_keep
 
 CLASS_HEAD = r"class_head/.*"
 """Variables whose size and meaning depend on the classes of the data set."""
@@ -31,26 +32,31 @@ class LoadedWeights(NamedTuple):
     """Paths of the variables whose values come from the checkpoint."""
     random: tuple[str, ...]
     """Paths of the variables that keep their random values."""
+    classes: ClassRows | None = None
+    """Which classes keep their weights. None: the whole class head was loaded, or nobody knows the classes."""
 
     def __str__(self) -> str:
         modules = sorted({re.sub(r"/(kernel|bias)$", "", path) for path in self.random})
         named = ", ".join(modules[:6]) + (", …" if len(modules) > 6 else "")
         rest = f"; random weights: {named}" if modules else ""
-        return f"Initial weights from {self.checkpoint}: {len(self.loaded)} arrays{rest}."
+        sentence = f"Initial weights from {self.checkpoint}: {len(self.loaded)} arrays{rest}."
+        return sentence if self.classes is None else f"{sentence} {self.classes}"
 
 
 def load_initial_weights(
-    path: str, state: TrainState, categories: Categories | None
+    path: str, state: TrainState, categories: Categories | None, renamed: Mapping[str, str] | None = None
 ) -> tuple[TrainState, LoadedWeights]:
     """The state with the variables of a checkpoint. A moving average, if one is kept, begins with them.
 
-    The class head is not loaded if the checkpoint's has another size or other classes. Whole parts of the model may be
+    Of the class head, the rows of the classes that both know are loaded. The whole head is loaded where the classes are
+    the same, or where they are not known and the sizes are the same. Whole parts of the model may be
     missing from the checkpoint (a backbone alone will do), and the checkpoint may have parts that the model lacks.
 
     Args:
         path: a workdir, its checkpoints folder, or one checkpoint.
         state: the initial state. Its shardings are kept.
         categories: those of the data set to train on.
+        renamed: class of the data set: class of the checkpoint, where the names differ (`ClassesConfig.renamed`).
 
     Raises:
         UserError: there is no sound checkpoint, it is of another architecture, or it has no part of the model.
@@ -59,7 +65,9 @@ def load_initial_weights(
     meta = read_meta(directory)
     current: dict[str, Any] = {**state.params, **state.frozen}
     found = saved_shapes(directory)
-    same_classes = meta.categories is None or categories is None or meta.categories.names == categories.names
+    head = {name: value for name, value in current.items() if re.fullmatch(CLASS_HEAD, name)}
+    same_size = all(found.get(name) == tuple(value.shape) for name, value in head.items())
+    rows = rows_to_keep(meta.categories, categories, renamed or {}, same_size=same_size)
     parts = _parts(current) & _parts(found)
 
     def comparable(shapes: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,12 +82,15 @@ def load_initial_weights(
     usable = {
         name: jax.ShapeDtypeStruct(value.shape, value.dtype, sharding=value.sharding)
         for name, value in current.items()
-        if found.get(name) == tuple(value.shape) and (same_classes or not re.fullmatch(CLASS_HEAD, name))
+        if found.get(name) == tuple(value.shape) and (rows is None or name not in head)
     }
     if not usable:
         raise UserError(f"Checkpoint {directory} (init_from) has no part of this model: choose another one.")
     loaded = load_variables(directory, usable)
-    report = LoadedWeights(str(directory), tuple(sorted(usable)), tuple(sorted(current.keys() - usable.keys())))
+    if rows is not None:
+        loaded |= load_rows(directory, head, found, rows)
+    random = tuple(sorted(current.keys() - loaded.keys()))
+    report = LoadedWeights(str(directory), tuple(sorted(loaded)), random, rows)
     state = dataclasses.replace(
         state,
         params={name: loaded.get(name, value) for name, value in state.params.items()},

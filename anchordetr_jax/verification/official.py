@@ -10,11 +10,9 @@ import contextlib
 import importlib
 import io
 import json
-import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -22,18 +20,21 @@ import numpy as np
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.verification.cases import Case, Outputs, TopDetections
+from anchordetr_jax.verification.torch_code import (
+    FloatsAreDoubles,
+    import_torchvision,
+    importing_from,
+    module_names,
+    of_doubles,
+    padded_batch,
+    recording,
+    replaced,
+    take_out,
+)
 from anchordetr_jax.weights.arguments import arguments_from_config
 
 MODULES = ("models", "util", "datasets", "engine", "main")
 """Top-level module names of the checkout. Other packages may use the same names."""
-TORCHVISION_OPERATORS = (
-    *("nms", "qnms", "roi_align", "qroi_align", "roi_pool", "ps_roi_align", "ps_roi_pool", "deform_conv2d"),
-    *("_roi_align_backward", "_roi_pool_backward", "_ps_roi_align_backward", "_ps_roi_pool_backward"),
-    "_deform_conv2d_backward",
-)
-"""Compiled operators that the import of torchvision asks for. No detector here calls them."""
-
-_declared: list[Any] = []  # Keeps each torch.library.Library alive: its declarations end with it.
 
 
 class OfficialCode:
@@ -50,7 +51,7 @@ class OfficialCode:
         try:
             self.torch = importlib.import_module("torch")
             import_torchvision()
-            with _named({}), _importing_from(self.repo):
+            with module_names(MODULES, {}), importing_from(self.repo):
                 self.main = importlib.import_module("main")
                 self.models = importlib.import_module("models")
                 self.backbone = importlib.import_module("models.backbone")
@@ -58,7 +59,7 @@ class OfficialCode:
                 self.misc = importlib.import_module("util.misc")
                 self.transforms = importlib.import_module("datasets.transforms")
                 self.coco = importlib.import_module("datasets.coco")
-                self._modules = _taken_out()
+                self._modules = take_out(MODULES)
         except ImportError as error:
             raise UserError(
                 f"The official code needs a Python package that is not installed ({error}): pip install torch "
@@ -87,15 +88,15 @@ class OfficialCode:
         with warnings.catch_warnings(), patches:
             warnings.simplefilter("ignore")
             # Only the main process downloads ImageNet weights. Here no process is the main one.
-            patches.enter_context(_replaced(self.backbone, "is_main_process", lambda: False))
-            patches.enter_context(_replaced(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor))
+            patches.enter_context(replaced(self.backbone, "is_main_process", lambda: False))
+            patches.enter_context(replaced(torch.Tensor, "cuda", lambda tensor, *args, **kwargs: tensor))
             # PyTorch's compiler imports the modules that it traces by name.
-            patches.enter_context(_named(self._modules))
+            patches.enter_context(module_names(MODULES, self._modules))
             if dtype == "float64":
-                patches.enter_context(_replaced(self.transformer, "torch", _FloatsAreDoubles(torch)))
+                patches.enter_context(replaced(self.transformer, "torch", FloatsAreDoubles(torch)))
                 for name in ("pos2posemb1d", "pos2posemb2d"):
                     original = getattr(self.transformer, name)
-                    patches.enter_context(_replaced(self.transformer, name, _of_doubles(original)))
+                    patches.enter_context(replaced(self.transformer, name, of_doubles(original)))
             yield
 
     def compute(self, case: Case, dtype: str) -> Outputs:
@@ -130,7 +131,7 @@ class OfficialCode:
 
         with (
             self.running("float32"),
-            _replaced(self.main, "evaluate", keeping),
+            replaced(self.main, "evaluate", keeping),
             # The official training saves a Namespace. PyTorch loads one only if it is allowed here.
             self.torch.serialization.safe_globals([argparse.Namespace]),
             contextlib.redirect_stdout(io.StringIO()),
@@ -149,15 +150,11 @@ class OfficialCode:
         return pixels.numpy().transpose(1, 2, 0)
 
     def _samples(self, case: Case, dtype: str) -> Any:
-        batch, torch = case.batch(dtype), self.torch
-        mask = np.ones(batch.shape[:3], bool)
-        for rows, (height, width) in zip(mask, case.image_sizes.tolist(), strict=True):
-            rows[:height, :width] = False
-        images = torch.from_numpy(np.ascontiguousarray(batch.transpose(0, 3, 1, 2)))
-        return self.misc.NestedTensor(images, torch.from_numpy(mask))
+        images, padding = padded_batch(case, dtype)
+        return self.misc.NestedTensor(self.torch.from_numpy(images), self.torch.from_numpy(padding))
 
     def _forward(self, case: Case, model: Any, postprocessors: Any, samples: Any) -> Outputs:
-        with self.torch.no_grad(), _recording(model, case) as stages:
+        with self.torch.no_grad(), recording(model, case, _feature_levels, model.input_proj) as stages:
             outputs = model(samples)
             sizes = case.image_sizes if case.target_sizes is None else case.target_sizes
             best = postprocessors["bbox"](outputs, self.torch.from_numpy(np.asarray(sizes, np.int64)))
@@ -228,122 +225,8 @@ def weighted(losses: Mapping[str, Any], criterion: Any) -> Any:
     return sum(losses[name] * weight for name, weight in criterion.weight_dict.items() if name in losses)
 
 
-def import_torchvision() -> ModuleType:
-    """Imports torchvision, also where its compiled operators do not fit the installed PyTorch (as with CPU builds).
-
-    Raises `ImportError` if torchvision is not installed.
-    """
-    try:
-        return importlib.import_module("torchvision")
-    except RuntimeError as error:
-        if "torchvision::" not in str(error):
-            raise
-    for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
-        del sys.modules[name]
-    library = importlib.import_module("torch.library").Library("torchvision", "DEF")
-    _declared.append(library)
-    for operator in TORCHVISION_OPERATORS:
-        library.define(f"{operator}(Tensor a) -> Tensor")
-    return importlib.import_module("torchvision")
-
-
-@contextlib.contextmanager
-def _importing_from(repo: Path) -> Iterator[None]:
-    """Imports find the checkout first and print no warnings."""
-    sys.path.insert(0, str(repo))
-    bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # Nothing is written into the checkout.
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        sys.dont_write_bytecode = bytecode
-        sys.path.remove(str(repo))
-
-
-@contextlib.contextmanager
-def _named(modules: Mapping[str, ModuleType]) -> Iterator[None]:
-    """While it is open, the module names of the checkout mean `modules`, and no modules of other packages."""
-    others = _taken_out()
-    sys.modules.update(modules)
-    try:
-        yield
-    finally:
-        _taken_out()
-        sys.modules.update(others)
-
-
-def _taken_out() -> dict[str, ModuleType]:
-    """Removes all modules with names of the checkout from `sys.modules` and returns them."""
-    names = [name for name in sys.modules if name.partition(".")[0] in MODULES]
-    return {name: sys.modules.pop(name) for name in names}
-
-
-@contextlib.contextmanager
-def _replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
-    before = getattr(owner, name)
-    setattr(owner, name, value)
-    try:
-        yield
-    finally:
-        setattr(owner, name, before)
-
-
-class _FloatsAreDoubles:
-    """The module `torch`, but `torch.float32` is float64."""
-
-    def __init__(self, torch: Any) -> None:
-        self._torch = torch
-        self.float32 = torch.float64
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._torch, name)
-
-
-def _of_doubles(function: Any) -> Any:
-    return lambda positions, *args, **kwargs: function(positions.double(), *args, **kwargs)
-
-
-@contextlib.contextmanager
-def _recording(model: Any, case: Case) -> Iterator[dict[str, Any]]:
-    """Collects outputs of the parts, with names and shapes as in `stages.run_stages`, and of the heads."""
-    stages: dict[str, Any] = {}
-    images = len(case.images)
-    transformer = model.transformer
-
-    def keep(name: str, layout: Any) -> Any:
-        def hook(module: Any, args: Any, output: Any) -> None:
-            stages[name] = layout(output)
-
-        return hook
-
-    def backbone(module: Any, args: Any, features: Any) -> None:
-        stages.update({f"backbone/{i}": _channels_last(feature.tensors) for i, feature in enumerate(features)})
-
-    def of_levels(output: Any) -> np.ndarray:
-        maps = _channels_last(output)
-        return maps.reshape(images, -1, *maps.shape[1:])
-
-    def in_full(output: Any) -> Any:
-        return tuple(part.numpy().copy() for part in output) if isinstance(output, tuple) else output.numpy().copy()
-
-    hooks = [model.backbone.register_forward_hook(backbone), transformer.register_forward_hook(keep("heads", in_full))]
-    for prefix, parts, layout in (
-        ("input_projections", model.input_proj, _channels_last),
-        ("encoder/spatial", transformer.encoder_layers, _channels_last),
-        ("encoder/level", transformer.encoder_layers_level, of_levels),
-        ("decoder/layers", transformer.decoder_layers, in_full),
-    ):
-        hooks += [part.register_forward_hook(keep(f"{prefix}/{i}", layout)) for i, part in enumerate(parts)]
-    try:
-        yield stages
-    finally:
-        for hook in hooks:
-            hook.remove()
-
-
-def _channels_last(maps: Any) -> np.ndarray:
-    return np.ascontiguousarray(maps.detach().numpy().transpose(0, 2, 3, 1))
+def _feature_levels(output: Any) -> list[Any]:
+    return [level.tensors for level in output]
 
 
 def _pairs(assignments: list[Any]) -> dict[tuple[int, int], dict[int, int]]:

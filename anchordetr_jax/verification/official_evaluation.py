@@ -6,23 +6,23 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
-from anchordetr_jax.checkpoints.checkpoint import load_model
-from anchordetr_jax.config import Config, DataConfig, EvalConfig
+from anchordetr_jax.config import Config, DataConfig, EvalConfig, ModelConfig
 from anchordetr_jax.data.sources.opening import open_split
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.evaluation.evaluate import Evaluator
-from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.verification.agreement import compare_detections
 from anchordetr_jax.verification.cases import TopDetections
 from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.official import OfficialCode
 from anchordetr_jax.verification.tolerances import FLOAT32, SCORES
-from anchordetr_jax.weights.convert import export_weights, read_weights
+from anchordetr_jax.weights.convert import exported
+from anchordetr_jax.weights.locating import locate
+from anchordetr_jax.weights.pretrained import open_location
+from anchordetr_jax.weights.state_dict_file import is_official_file
+from anchordetr_jax.weights.torch_file import write_torch_file
 
 IMAGES, ANNOTATIONS = "{}2017", "annotations/instances_{}2017.json"
 """The official code looks for the images and annotations of a split here."""
@@ -38,7 +38,8 @@ def verify_evaluation(
 
     Args:
         repo: a checkout of the official code.
-        weights: a checkpoint (it is exported for the official code), or a file of official weights (it is imported).
+        weights: everything that `open_pretrained` takes. The official code gets a file that it can load as it is; other
+            weights are exported for it.
         data: a folder with val2017/ and annotations/instances_val2017.json.
         count: the number of images, the first ones by id. 0: all.
         dilation: DC5 (True) or C5, where a weight file does not say it.
@@ -48,17 +49,19 @@ def verify_evaluation(
     """
     code, root = OfficialCode(repo), Path(data).resolve()
     with tempfile.TemporaryDirectory() as name:
-        folder, file = Path(name), Path(weights)
+        folder = Path(name)
         images = _link_first_images(root, folder, count)
-        if file.is_dir():
-            file = folder / "exported.pth"
-            export_weights(weights, file)
-            model, meta = load_model(weights, dtype="float32", padding="invariant")
-            config = meta.config
+        location = locate(weights)
+        classes = root / ANNOTATIONS.format("val") if location.kind == "file" else None
+        found = open_location(location, dilation=dilation, annotations=classes)
+        config, file = found.config, folder / "exported.pth"
+        if location.kind == "file" and is_official_file(location.path):
+            file = Path(location.path)
         else:
-            imported = read_weights(file, dilation=dilation, annotations=root / ANNOTATIONS.format("val"))
-            config = imported.config
-            model = definition_of(config.model).merge(jax.tree.map(jnp.asarray, imported.variables))
+            content, _ = exported(found.variables(), config, found.categories)
+            write_torch_file(file, content)
+        # As the official code computes it, also where the weights are detrex's.
+        model = found.model(dtype="float32", padding="invariant", anchor_border=ModelConfig.anchor_border)
         numbers, theirs = code.evaluate(config, file, folder, folder)
         settings = Config(data=DataConfig(root=str(folder), labels=config.data.labels), eval=EvalConfig(batch_size=1))
         dataset = open_split(settings.data, "val")

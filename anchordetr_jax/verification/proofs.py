@@ -4,11 +4,13 @@ import dataclasses
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from PIL import Image
 
+from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone
 from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, ModelConfig
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.transforms import apply_draw, evaluation_draws
@@ -18,11 +20,16 @@ from anchordetr_jax.verification.agreement import compare_outputs
 from anchordetr_jax.verification.cases import Case, Outputs, synthetic_targets
 from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.computation import Kernels, compute
+from anchordetr_jax.verification.detrex import DetrexCode
 from anchordetr_jax.verification.golden import read_golden
 from anchordetr_jax.verification.official import OfficialCode
 from anchordetr_jax.verification.synthetic import official_shapes, synthetic_image, synthetic_state_dict
-from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
-from anchordetr_jax.weights.convert import exported, read_checkpoint, read_weights
+from anchordetr_jax.weights.architecture import ANCHORS, BORDERS
+from anchordetr_jax.weights.arguments import config_with
+from anchordetr_jax.weights.convert import exported
+from anchordetr_jax.weights.correspondence import DETREX_NAMES, Form
+from anchordetr_jax.weights.pretrained import open_pretrained
+from anchordetr_jax.weights.reading import read_weights
 from anchordetr_jax.weights.torch_file import write_torch_file
 
 PIXELS = 1e-6
@@ -81,6 +88,25 @@ def _with_one_step(case: Case, reference: Outputs) -> tuple[Case, Outputs]:
     return dataclasses.replace(case, steps=1), first
 
 
+def trial_of(name: str | Path, form: Form = "official", **options: Any) -> Trial:
+    """A trial of weights that `open_pretrained` finds (with its options), as the official code or detrex loads them.
+
+    Where the two codes compute the boxes of anchors near the image border in different ways, the network computes them
+    like the code that it is compared with.
+    """
+    found = open_pretrained(name, **options)
+    variables = found.variables()
+    refuse_backbone_alone(variables, found.name)
+    # Without known classes, the class outputs stay as they are.
+    outputs = None if found.categories is not None else found.config.model.num_classes
+    content, _ = exported(variables, found.config, found.categories, outputs, form)
+    state_dict = content["model"]
+    border = BORDERS[form]
+    classes = len(state_dict["transformer.class_embed.0.bias"])
+    settings = {"model.num_classes": classes, "model.anchor_border": border}
+    return Trial(config=config_with(found.config, settings), state_dict=state_dict)
+
+
 def verify_official(repo: str | Path, trial: Trial, dtypes: Sequence[str] = ("float64", "float32")) -> Iterator[Table]:
     """Runs a checkout of the official code and this project, and compares them stage by stage.
 
@@ -92,16 +118,27 @@ def verify_official(repo: str | Path, trial: Trial, dtypes: Sequence[str] = ("fl
         UserError: `repo` is not a checkout, a Python package is missing, or an image cannot be read.
     """
     code = OfficialCode(repo)
+    images = _images(trial)
     if trial.photographs:
-        images = [_photograph(path, trial.short_side) for path in trial.photographs]
         yield _compare_pixels(code, trial, images)
-    else:
-        images = [synthetic_image(*size, trial.seed + i) for i, size in enumerate(trial.sizes)]
     for case in official_cases(trial, images):
         for dtype in dtypes:
-            table = Table(f"The official code and this project, {case.name}: {describe(case)}; both in {dtype}")
-            compare_outputs(table, compute(case, dtype), code.compute(case, dtype), case, dtype)
-            yield table
+            yield _compare("The official code", code, case, dtype)
+
+
+def verify_detrex(repo: str | Path, trial: Trial, dtypes: Sequence[str] = ("float64", "float32")) -> Iterator[Table]:
+    """Runs detrex's own Anchor DETR and this project, and compares them stage by stage.
+
+    The cases are those of `verify_official`, without training: detrex's needs detectron2.
+
+    Raises:
+        UserError: `repo` is not a checkout, a Python package is missing, or an image cannot be read.
+    """
+    code = DetrexCode(repo)
+    trial = dataclasses.replace(trial, state_dict=trial.state_dict or _detrex_weights(trial), steps=0)
+    for case in official_cases(trial, _images(trial)):
+        for dtype in dtypes:
+            yield _compare("detrex's code", code, case, dtype)
 
 
 def official_cases(trial: Trial, images: Sequence[np.ndarray]) -> Iterator[Case]:
@@ -131,8 +168,9 @@ def verify_roundtrip(checkpoint: str | Path) -> Table:
 
     Raises `UserError` if there is no checkpoint, or if it cannot be exported.
     """
-    variables, config, categories = read_checkpoint(checkpoint)
-    outputs = OFFICIAL_OUTPUTS if categories is not None else config.model.num_classes
+    found = open_pretrained(checkpoint)
+    variables, config, categories = found.variables(), found.config, found.categories
+    outputs = None if categories is not None else config.model.num_classes
     content, _ = exported(variables, config, categories, outputs)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "exported.pth"
@@ -152,6 +190,27 @@ def verify_roundtrip(checkpoint: str | Path) -> Table:
     kept = {name: architecture[name] for name in (*ARITHMETIC, "initialization")}
     expected = dataclasses.asdict(config.model) | kept
     table.compare("architecture", float(architecture != expected), 0.0, 0.0)
+    return table
+
+
+def _images(trial: Trial) -> list[np.ndarray]:
+    if trial.photographs:
+        return [_photograph(path, trial.short_side) for path in trial.photographs]
+    return [synthetic_image(*size, trial.seed + i) for i, size in enumerate(trial.sizes)]
+
+
+def _detrex_weights(trial: Trial) -> dict[str, np.ndarray]:
+    """Synthetic weights by detrex's names, with some anchors at the image border and beyond."""
+    weights = synthetic_state_dict(official_shapes(trial.config.model), trial.seed)
+    if ANCHORS in weights:
+        border = np.array([0.0, 1e-4, 9e-4, 0.9995, 1.0, 1.1], np.float32)
+        weights[ANCHORS].reshape(-1)[: len(border)] = border
+    return {DETREX_NAMES.get(name, name): array for name, array in weights.items()}
+
+
+def _compare(title: str, code: OfficialCode | DetrexCode, case: Case, dtype: str) -> Table:
+    table = Table(f"{title} and this project, {case.name}: {describe(case)}; both in {dtype}")
+    compare_outputs(table, compute(case, dtype), code.compute(case, dtype), case, dtype)
     return table
 
 

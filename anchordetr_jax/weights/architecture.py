@@ -8,7 +8,7 @@ import numpy as np
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.weights.correspondence import form_of
+from anchordetr_jax.weights.correspondence import Form, form_of
 from anchordetr_jax.weights.wrappers import bare_names
 
 StateDict = Mapping[str, np.ndarray]
@@ -16,8 +16,8 @@ StateDict = Mapping[str, np.ndarray]
 DEPTHS = {6: "resnet50", 23: "resnet101"}
 """Number of blocks in the third stage: backbone."""
 ANCHORS = "transformer.position.weight"
-DETREX_BORDER = 1e-3
-"""`ModelConfig.anchor_border` of detrex's code; the official code has 1e-5."""
+BORDERS: Mapping[Form, float] = {"official": ModelConfig.anchor_border, "detrex": 1e-3}
+"""`ModelConfig.anchor_border` of both codes."""
 PROJECTIONS = {5: "rcda", 3: "standard"}
 """Number of input projections of cross-attention: kind of attention."""
 
@@ -78,8 +78,8 @@ def read_architecture(state_dict: StateDict) -> dict[str, Any]:
         read["num_classes"] = 80 if detrex else 91
     if hidden := _matrix(state_dict, r"transformer\.(?:en|de)coder_layers\.\d+\.ffn\.linear1\.weight"):
         read["ffn_dim"] = hidden[0]
-    if detrex and coordinates_near_border(state_dict.get(ANCHORS), DETREX_BORDER):
-        read["anchor_border"] = DETREX_BORDER
+    if detrex and coordinates_near_border(state_dict.get(ANCHORS), BORDERS["detrex"]):
+        read["anchor_border"] = BORDERS["detrex"]
     return read
 
 

@@ -31,8 +31,7 @@ def output_places(categories: Categories | None, num_classes: int, outputs: int)
         if categories is None:
             raise UserError(
                 f"The checkpoint does not say which categories its {num_classes} class outputs stand for, so they "
-                f"cannot be moved to {outputs}: give --annotations FILE, or keep them with "
-                f"--class-outputs={num_classes}."
+                f"cannot be moved to {outputs}: give --annotations FILE, or --class-outputs={num_classes} to keep them."
             )
     beyond = [category_id for category_id in categories.ids if not 0 <= category_id < outputs]
     if beyond or num_classes > outputs:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.weights.correspondence import form_of
 from anchordetr_jax.weights.torch_file import is_safetensors, read_safetensors, read_torch_file
 from anchordetr_jax.weights.wrappers import (
     ENTRIES,
@@ -65,6 +66,14 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDictFile:
     if place == "" or not isinstance(settings, dict) or not all(isinstance(name, str) for name in settings):
         settings = None
     return _bare(weights, settings, remarks)
+
+
+def is_official_file(path: str | os.PathLike[str]) -> bool:
+    """True if the official code can load this file as it is: official names in the entry "model" of a `.pth` file."""
+    content = read_state_dict(path)
+    file, entry = split_entry(path)
+    plain = entry is None and not content.remarks and not is_safetensors(Path(file))
+    return plain and form_of(content.state_dict) == "official"
 
 
 def _choose(

@@ -176,7 +176,7 @@ def test_an_official_file_is_loaded_when_the_caller_says_whether_it_is_dc5(tmp_p
     state_dict, *_ = read_state_dict(tmp_path / "full.pth")
     write_torch_file(tmp_path / "bare.pth", {"model": state_dict})
     with pytest.raises(
-        UserError, match=r"bare\.pth does not say .* dilation=False \(C5\) or True \(DC5\), .* --nodilation"
+        UserError, match=r"bare\.pth does not say .* --no-dilation \(C5\) .* dilation=False \(C5\) or True \(DC5\)"
     ):
         Detector.from_pretrained(tmp_path / "bare.pth")
     detector = Detector.from_pretrained(tmp_path / "bare.pth", dilation=True, dtype="bfloat16")
@@ -190,8 +190,8 @@ def test_an_official_file_is_loaded_when_the_caller_says_whether_it_is_dc5(tmp_p
     [
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"names": ["a", "b", "c"]}, "class output 2"),
-        ({"dilation": True}, "is a checkpoint, which knows its dilation"),
-        ({"annotations": "a.json"}, "is a checkpoint, which knows its annotations"),
+        ({"dilation": True}, "knows its dilation"),
+        ({"annotations": "a.json"}, "knows its annotations"),
     ],
 )
 def test_wrong_options_are_refused(checkpoint: Path, options: dict[str, Any], message: str) -> None:

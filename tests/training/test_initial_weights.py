@@ -4,6 +4,7 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -11,8 +12,12 @@ from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.devices import to_host
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.initial_weights import load_initial_weights
 from anchordetr_jax.training.state import TrainState
+from anchordetr_jax.weights.class_rows import load_rows, rows_to_keep
+from anchordetr_jax.weights.pretrained import open_pretrained
+from tests.detector import MODEL, save_detector
 from tests.training.tiny import CATEGORIES, CONFIG, changed, equal, trainer
 
 FIVE = Categories(ids=(1, 2, 3, 4, 5), names=("a", "b", "c", "d", "e"), scheme="contiguous")
@@ -78,6 +83,44 @@ def test_a_class_head_for_other_classes_starts_anew(checkpoint: str) -> None:
     renamed = dataclasses.replace(CATEGORIES, names=("cat", "dog", "emu"))
     _, report = load_initial_weights(checkpoint, trainer().state, renamed)
     assert set(report.random) == HEAD
+
+
+def test_classes_of_the_same_name_keep_their_rows(tmp_path: Path) -> None:
+    known = Categories(ids=(1, 4, 9), names=("Cats", "emu", "dog"), scheme="raw")
+    ten = changed(CONFIG, model={"num_classes": 10})
+    theirs = {
+        name: np.random.default_rng(0).normal(size=value.shape) for name, value in all_of(trainer(ten).state).items()
+    }
+    save_variables(tmp_path / "coco", theirs, known, ten)
+    before = trainer(FIVE_CLASSES, devices=4, fsdp=2).state
+    wanted = Categories(ids=(1, 2, 3, 4, 5), names=("dog", "pony", "cat", "lorry", "bird"))
+    state, report = load_initial_weights(str(tmp_path / "coco"), before, wanted, {"bird": "emu"})
+    old, new = all_of(before), all_of(state)
+    for name in HEAD:
+        np.testing.assert_array_equal(new[name][..., [0, 2, 4]], theirs[name].astype(np.float32)[..., [9, 1, 4]])
+        np.testing.assert_array_equal(new[name][..., [1, 3]], old[name][..., [1, 3]])
+        assert (state.params | state.frozen)[name].sharding == (before.params | before.frozen)[name].sharding
+    assert report.random == ()
+    assert "3 (dog, cat (from Cats), bird (from emu))" in str(report)
+    assert "start new: 2 (pony, lorry)" in str(report)
+
+
+def test_a_subset_of_the_classes_is_scored_as_before(tmp_path: Path) -> None:
+    network = dataclasses.replace(MODEL, num_classes=4)
+    save_detector(tmp_path / "all", network, Categories(ids=(1, 2, 3, 4), names=("a", "b", "c", "d")))
+    found = open_pretrained(tmp_path / "all")
+    subset = Categories(ids=(7, 8), names=("d", "b"))
+    smaller = definition_of(dataclasses.replace(network, num_classes=2))
+    rows = rows_to_keep(found.categories, subset, {}, same_size=False)
+    assert rows is not None
+    theirs = found.variables()
+    head = {name: jnp.zeros(smaller.shapes[name].shape) for name in HEAD}
+    kept = load_rows(tmp_path / "all", head, {name: theirs[name].shape for name in HEAD}, rows)
+    images, sizes = jnp.ones((1, 32, 48, 3)), jnp.array([[32, 48]])
+    before = found.model()(images, sizes)
+    after = smaller.merge(theirs | kept)(images, sizes)
+    np.testing.assert_allclose(after.logits, before.logits[..., [3, 1]], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(after.boxes, before.boxes, rtol=0, atol=1e-6)
 
 
 def test_a_backbone_alone_is_a_start(other_weights: Arrays, tmp_path: Path) -> None:

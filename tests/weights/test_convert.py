@@ -15,8 +15,9 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of, variables_of
 from anchordetr_jax.verification.proofs import verify_roundtrip
-from anchordetr_jax.weights.convert import describe_file, export_weights, import_weights, read_weights
+from anchordetr_jax.weights.convert import describe_file, export_weights, import_weights
 from anchordetr_jax.weights.correspondence import resnet_correspondences
+from anchordetr_jax.weights.reading import read_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.weights.conftest import SMALL, random_state_dict, random_variables

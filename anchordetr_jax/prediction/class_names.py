@@ -1,0 +1,44 @@
+"""The names of a detector's class outputs."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+
+from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.errors import UserError
+
+Names = Mapping[int, str] | Sequence[str]
+"""Class names by class output."""
+
+
+def class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
+    """Names by class output, without the outputs that stand for no class."""
+    if names is not None:
+        given = _by_output(names)
+        if beyond := [label for label in given if not 0 <= label < num_classes]:
+            raise UserError(
+                f"names has class output {beyond[0]}, but the {num_classes} outputs of the detector have the numbers 0 "
+                f"to {num_classes - 1}."
+            )
+        return {label: str(given[label]) for label in sorted(given)}
+    if categories is None:
+        return {label: f"class {label}" for label in range(num_classes)}
+    return {
+        label: categories.name_of(label) for label in range(num_classes) if categories.category_of(label) is not None
+    }
+
+
+def renamed_categories(categories: Categories | None, names: Names | None) -> Categories | None:
+    """The categories with other names. Without categories, each named class output is one, and its number the id."""
+    if names is None:
+        return categories
+    given = _by_output(names)
+    if categories is None:
+        return Categories(ids=tuple(sorted(given)), names=tuple(str(given[i]) for i in sorted(given)), scheme="raw")
+    renamed = tuple(
+        str(given.get(categories.label_of(i), name)) for i, name in zip(categories.ids, categories.names, strict=True)
+    )
+    return dataclasses.replace(categories, names=renamed)
+
+
+def _by_output(names: Names) -> dict[int, str]:
+    return dict(names.items() if isinstance(names, Mapping) else enumerate(names))

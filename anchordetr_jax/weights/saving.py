@@ -1,0 +1,96 @@
+"""Saves a detector with its model card, into a folder or on the Hugging Face Hub."""
+
+import dataclasses
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
+from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.files import stored_path
+from anchordetr_jax.kernels.building import variables_of
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.weights.folder import SavedDetector, to_numpy, write_folder
+from anchordetr_jax.weights.hub import parse_address, push_folder
+from anchordetr_jax.weights.model_card import folder_name, model_card
+from anchordetr_jax.weights.pretrained import Pretrained
+
+COCO = "COCO 2017"
+EVALUATION_FILE = "evaluation.json"
+"""In a workdir: the newest scores, with the step that they are of."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class CardFacts:
+    """What a model card says beyond what the detector itself knows."""
+
+    license: str | None = None
+    """SPDX identifier, such as "apache-2.0"."""
+    data: str | None = None
+    """Name of the data set that it was trained and scored on."""
+    scores: Mapping[str, float] | None = None
+    """COCO's numbers by name ("AP", "AP50", …), between 0 and 1."""
+
+
+def save_detector(folder: str | os.PathLike[str], detector: SavedDetector, facts: CardFacts, name: str = "") -> None:
+    """Writes a detector into a folder, as `Detector.save_pretrained` does. Raises like `folder.write_folder`."""
+    text = os.fspath(folder)
+    card = model_card(
+        name or folder_name(text),
+        detector.config,
+        detector.categories,
+        license=facts.license,
+        data=facts.data,
+        scores=facts.scores,
+    )
+    write_folder(text, detector, card)
+
+
+def push_detector(
+    repo: str,
+    detector: SavedDetector,
+    facts: CardFacts,
+    *,
+    token: str | bool | None = None,
+    private: bool | None = None,
+) -> str:
+    """Uploads a detector to the Hub, and returns its address. Raises like `hub.push_folder`."""
+    with tempfile.TemporaryDirectory() as folder:
+        save_detector(folder, detector, facts, parse_address(repo).repo)
+        return push_folder(Path(folder), repo, token=token, private=private)
+
+
+def saved_detector(found: Pretrained) -> SavedDetector:
+    """A detector that was found, ready to be saved. Raises `UserError` if it is a backbone alone."""
+    variables = found.variables()
+    refuse_backbone_alone(variables, found.name)
+    return SavedDetector(variables=variables, config=found.config, categories=found.categories)
+
+
+def saved_from_model(
+    model: AnchorDETR, categories: Categories | None, augment: AugmentConfig, max_detections: int
+) -> SavedDetector:
+    """A detector in memory, ready to be saved."""
+    data = DataConfig() if categories is None else DataConfig(labels=categories.scheme)
+    config = Config(model=model.config, augment=augment, data=data, eval=EvalConfig(max_detections=max_detections))
+    return SavedDetector(variables=to_numpy(variables_of(model)), config=config, categories=categories)
+
+
+def facts_of(found: Pretrained) -> CardFacts:
+    """What is known about a detector: the published figures, or the scores that its run found for this very step."""
+    if found.published is not None:
+        scores = None if found.published.ap is None else {"AP": found.published.ap / 100}
+        return CardFacts(license=found.published.license, data=COCO, scores=scores)
+    if found.checkpoint is None:
+        return CardFacts()
+    workdir = stored_path(found.checkpoint).parent.parent
+    try:
+        evaluation = json.loads((workdir / EVALUATION_FILE).read_text())
+        if evaluation["step"] == found.step and found.step > 0:
+            return CardFacts(scores={name: value for name, value in evaluation.items() if isinstance(value, float)})
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # No scores, or not of this checkpoint.
+    return CardFacts()
