@@ -2,9 +2,10 @@ r"""Anchor DETR R50-C5 on COCO by the official recipe: 50 epochs, 8 images per s
 40.
 
     python scripts/train.py --config configs/anchordetr_r50_c5.py --workdir runs/r50_c5 \
-        --config.data.root=COCO_FOLDER --config.init_from=resnet50
+        --config.data.root=COCO_FOLDER
 
-Initial weights: the backbone's are torchvision's ImageNet weights (`resnet50`, downloaded once, or a file).
+Initial weights: the backbone's are torchvision's ImageNet weights (`resnet50`), which are downloaded
+once. For a file of your own: --config.init_from=FILE.
 Hardware: 8 devices with one image each. Any number of devices that divides 8 computes the same.
 Expected AP on val2017: 42.1, that of the published model.
 Class outputs are COCO's category ids, as in the official checkpoints.
@@ -21,4 +22,5 @@ def get_config() -> ml_collections.ConfigDict:
     config.model.dilation = False
     config.model.num_classes = 91  # Category ids up to 90; no category has id 0.
     config.data.labels = "raw"
+    config.init_from = "resnet50"
     return config

@@ -6,7 +6,9 @@ The network and its classes come from the checkpoint. Data paths and batch sizes
 the settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. Images come
 from a COCO folder, from a prepared TFDS data set (--config.data.source=tfds) or from any folder of images
 (--config.data.source=folder), which has no annotations for scores. A stopped evaluation continues when the same command
-is given again. On several hosts every process runs this command, with the same flags as train.py.
+is given again. --checkpoint is a published model such as anchordetr-r50-dc5, a run's workdir, one checkpoint, a .pth or
+.safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. On several hosts every process runs this
+command, with the same flags as train.py.
 """
 
 import re
@@ -75,7 +77,7 @@ def main() -> None:
     check_categories(found.categories, dataset.categories, dataset.name)
     if REPORT.value and dataset.ground_truth() is None:
         raise UserError(f"{dataset.name} has no annotations to report on: leave --report out.")
-    if jax.process_index() == 0 and (remark := better_checkpoint(name)):
+    if jax.process_index() == 0 and found.checkpoint is not None and (remark := better_checkpoint(name)):
         print(f"Note: {remark}", file=sys.stderr)
     arithmetic = {name: getattr(config.model, name) for name in ARITHMETIC}
     model = found.model(sharding=replicated(mesh), **arithmetic)

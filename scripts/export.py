@@ -4,8 +4,8 @@ python scripts/export.py --checkpoint runs/mine --shape 800x1088 --output DIR [-
 
 DIR gets programs for JAX on CPU, CUDA and TPU, from uint8 pixels to detections: one program per batch size, by default
 one for all sizes. It also gets the weights, metadata.json, and sample.py, which needs only jax, flatbuffers, numpy and
-Pillow. --onnx adds ONNX models. --checkpoint is a run's workdir, one checkpoint, or a .pth or .safetensors file with
-official weights.
+Pillow. --onnx adds ONNX models. --checkpoint is a published model such as anchordetr-r50-dc5, a run's workdir, one
+checkpoint, a .pth or .safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME.
 """
 
 from pathlib import Path

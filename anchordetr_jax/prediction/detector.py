@@ -141,7 +141,7 @@ class Detector:
         hub = HubOptions(revision=revision, token=token, cache_dir=cache_dir, local_files_only=local_files_only)
         found = open_pretrained(path, dilation=dilation, annotations=annotations, hub=hub)
         config = found.config
-        if remark := better_checkpoint(path):
+        if found.checkpoint is not None and (remark := better_checkpoint(path)):
             logging.warning("%s", remark)
         detector = cls(
             found.model(**overrides),
@@ -150,7 +150,7 @@ class Detector:
             eval_size=eval_size or config.augment.eval_size,
             max_size=max_size or config.augment.max_size,
             max_detections=max_detections or config.eval.max_detections,
-            recommended_threshold=recommended_threshold(path),
+            recommended_threshold=recommended_threshold(found.checkpoint) if found.checkpoint else None,
         )
         detector.remarks = found.remarks
         return detector

@@ -55,11 +55,11 @@ def prepare_initial_weights(
         if not follows:
             return config, ()
         raise UserError(
-            "Setting 'init_from' is empty: name the weights to fine-tune by --config.init_from=PATH (the workdir of a "
-            "run, a checkpoint, or a .pth or .safetensors file)."
+            "Setting 'init_from' is empty: name the weights to fine-tune, such as "
+            "--config.init_from=anchordetr-r50-dc5 (a published model), a run's workdir, or a weight file."
         )
     remarks: tuple[str, ...] = ()
-    location = locate(config.init_from)
+    location = locate(config.init_from, setting="init_from")
     if location.kind == "checkpoint":
         model = read_meta(find_checkpoint(location.path)).config.model
     else:

@@ -31,7 +31,7 @@ class Location(NamedTuple):
     """The published model that the file is."""
 
 
-def locate(text: str | os.PathLike[str], hub: HubOptions | None = None) -> Location:
+def locate(text: str | os.PathLike[str], hub: HubOptions | None = None, *, setting: str = "") -> Location:
     """Finds weights, and downloads them if they are a published model or on the Hugging Face Hub.
 
     A path that exists is that path, also where a published model has the same name.
@@ -39,18 +39,20 @@ def locate(text: str | os.PathLike[str], hub: HubOptions | None = None) -> Locat
     Args:
         text: see `ACCEPTED`.
         hub: how the Hub is asked.
+        setting: where the person gave the name, for errors: "init_from".
 
     Raises:
         UserError: there is nothing of this name, or it cannot be downloaded.
     """
     name = os.fspath(text)
+    shown = f"{setting}={name}" if setting else name
     if name.startswith(SCHEME):
         return _local(str(download_repository(name, hub or HubOptions())), name)
     if hub is not None and hub != HubOptions():
         raise UserError(f"revision, token, cache_dir and local_files_only are for {SCHEME} addresses, not for {name}.")
     if "://" in name:
         if not stored_path(name).exists():
-            raise UserError(f"There is nothing at {name}: give {ACCEPTED}.")
+            raise UserError(f"There is nothing at {shown}. Give {ACCEPTED}.")
         return Location("checkpoint", name, name)
     path = os.path.expanduser(name)
     if os.path.exists(split_entry(path)[0]):
@@ -60,7 +62,7 @@ def locate(text: str | os.PathLike[str], hub: HubOptions | None = None) -> Locat
         return Location("file", str(fetch(model)), name, model)
     near = nearest_name(name) if os.sep not in name else None
     hint = f"Did you mean {near}? Otherwise give" if near else "Give"
-    raise UserError(f"There is nothing at {name}. {hint} {ACCEPTED}.")
+    raise UserError(f"There is nothing at {shown}. {hint} {ACCEPTED}.")
 
 
 def _local(path: str, name: str) -> Location:
