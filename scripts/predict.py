@@ -4,7 +4,8 @@ python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR
 
 DIR gets a picture with boxes for every image, an MP4 for every video (this needs `pip install av`), and
 detections.json in COCO's form. --checkpoint is a published model such as anchordetr-r50-dc5, a run's workdir, one
-checkpoint, a .pth or .safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. The command names each file that it cannot read and continues; it fails if it can read none.
+checkpoint, a .pth or .safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. The command names each
+file that it cannot read and continues; it fails if it can read none.
 """
 
 import collections

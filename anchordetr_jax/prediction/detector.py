@@ -6,7 +6,6 @@ Each shape is compiled once, for all calls and all detectors of the same archite
 
 import collections
 import functools
-import math
 import os
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,6 +28,7 @@ from anchordetr_jax.prediction.class_names import Names, class_names, renamed_ca
 from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
 from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_threshold
+from anchordetr_jax.prediction.static_shapes import rounded_up, static_shape
 from anchordetr_jax.weights.folder import SavedDetector
 from anchordetr_jax.weights.hub import HubOptions
 from anchordetr_jax.weights.pretrained import open_pretrained
@@ -38,9 +38,6 @@ READERS = 8
 """Threads that decode and resize images."""
 BATCHES_AHEAD = 2
 """Batches that are read while the device computes."""
-SHAPE_MULTIPLE = 32
-SHAPE_STEPS = 4
-"""The number of lengths of the long side up to `max_size`, and of the short side up to `eval_size`."""
 
 
 class _Loaded(NamedTuple):
@@ -290,21 +287,12 @@ class Detector:
 
         They are those of evaluation, except that an image of extreme proportions is squeezed to `max_size`.
         """
-        limit = _rounded_up(self.augment.max_size)
+        limit = rounded_up(self.augment.max_size)
         return np.minimum(evaluation_draws(sizes, self.augment).size, limit)
 
     def static_shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The shape (H, W) that a resized image of size (h, w) is padded to.
-
-        Long sides are padded to one of a few lengths from `eval_size` to `max_size`. Their spacing suits photographs of
-        4:3, 3:2 and 16:9, which need almost no padding. Short sides are padded to a few lengths up to `eval_size`.
-        """
-        short, long = self.augment.eval_size, max(self.augment.eval_size, self.augment.max_size)
-        shorts = [short * step / SHAPE_STEPS for step in range(1, SHAPE_STEPS + 1)]
-        longs = [short + (long - short) * step / SHAPE_STEPS for step in range(1, SHAPE_STEPS + 1)]
-        lengths = sorted({_rounded_up(length) for length in (*shorts, *longs)})
-        height, width = (next(length for length in lengths if length >= side) for side in size)
-        return height, width
+        """The shape (H, W) that a resized image of size (h, w) is padded to."""
+        return static_shape(size, self.augment)
 
     def usual_shape(self) -> tuple[int, int]:
         """The static shape (H, W) of a photograph of 4:3, which is the usual one."""
@@ -405,7 +393,3 @@ def _check(threshold: float, batch_size: int) -> None:
         raise UserError(f"The threshold must be a score between 0 and 1, not {threshold:g}{meant}.")
     if batch_size < 1:
         raise UserError(f"The batch size must be at least 1, not {batch_size}.")
-
-
-def _rounded_up(length: float) -> int:
-    return math.ceil(length / SHAPE_MULTIPLE) * SHAPE_MULTIPLE
