@@ -43,9 +43,16 @@ def test_frozen_statistics_are_variables_but_no_parameters() -> None:
 
 
 DETECTOR = ModelConfig(
-    backbone="compact", num_classes=3, num_anchors=4, num_patterns=2, hidden_dim=32, num_heads=2, ffn_dim=32, encoder_layers=1,
+    backbone="compact",
+    num_classes=3,
+    num_anchors=4,
+    num_patterns=2,
+    hidden_dim=32,
+    num_heads=2,
+    ffn_dim=32,
+    encoder_layers=1,
     decoder_layers=1,
-)  # fmt: skip
+)
 
 
 def function_of(definition: ModelDefinition) -> Any:
