@@ -58,14 +58,14 @@ end_of_types() {
 }
 
 beside=$(mktemp -d)
-trap 'kill "$types" 2>/dev/null; rm -r "$beside"' EXIT
+trap 'kill "$types" 2>/dev/null || true; rm -r "$beside"' EXIT
 "$VENV_PYTHON" -m mypy >"$beside/types" 2>&1 &
 types=$!
 
 stage lint lint
 stage imports "$VENV/bin/lint-imports" --no-cache --no-logo
 stage tests tests
-stage "types, after the tests," end_of_types
+stage "types (after the tests)" end_of_types
 ((!${#failed[@]})) || echo "== FAILED: ${failed[*]}"
 echo "== $(printf '%s, ' "${times[@]}")$SECONDS s in all"
 ((!${#failed[@]}))
