@@ -10,6 +10,7 @@ from typing import Any
 import jax
 import pytest
 from flax import nnx
+from PIL import Image
 
 from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import Config
@@ -37,6 +38,8 @@ def data(tmp_path: Path) -> Path:
     (root / "annotations").mkdir(parents=True)
     (root / "val2017").mkdir()
     images = [{"id": i, "file_name": f"{i}.jpg", "height": 40, "width": 60} for i in (9, 8, 3)]
+    for image in images:
+        Image.new("RGB", (60, 40)).save(root / "val2017" / str(image["file_name"]))
     annotations = [
         {"id": i, "image_id": image, "category_id": 5, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0}
         for i, image in enumerate((3, 9))
