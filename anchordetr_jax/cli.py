@@ -207,8 +207,10 @@ def say(remarks: Sequence[str]) -> None:
 
 
 def prepare_computation(*, keep_compiled: bool = True) -> None:
-    """What a command does before JAX starts its backends: the process keeps the memory it frees, XLA joins loops, and
-    what is compiled is kept for the next start, unless that is not wanted."""
+    """Prepares the process for CPUs, and turns the compilation cache on if `keep_compiled`.
+
+    A command calls it before JAX starts its backends.
+    """
     from anchordetr_jax.compilation import keep_compilations  # Here, because only some scripts compute.
     from anchordetr_jax.kernels.cpu import prepare_process
 

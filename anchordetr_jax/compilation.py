@@ -1,4 +1,4 @@
-"""How a process compiles: from JAX's persistent cache, where that has the program already."""
+"""JAX's persistent cache of compiled programs."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 MIN_SECONDS = 0.5
-"""Compilations that took less are not worth a file."""
+"""Shortest compilation, in seconds, whose result is kept."""
 
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
@@ -15,7 +15,7 @@ def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
     """Turns the persistent compilation cache on.
 
     Args:
-        folder: where compiled programs are kept. The default is `JAX_COMPILATION_CACHE_DIR` where that is set, else
+        folder: for compiled programs. The default is `JAX_COMPILATION_CACHE_DIR` if it is set, else
             `$XDG_CACHE_HOME/anchordetr_jax` (`~/.cache/anchordetr_jax`).
     """
     if folder is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
@@ -26,7 +26,7 @@ def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
 
 
 class CacheHits:
-    """Counts the programs that JAX loads from the persistent cache instead of compiling them, while in use."""
+    """A context in which `count` counts the programs that JAX loads from the persistent cache instead of compiling."""
 
     def __init__(self) -> None:
         self.count = 0
