@@ -129,12 +129,14 @@ class LossConfig:
 class DataConfig:
     """Where images and annotations are, how images are read, and to which shapes they are padded."""
 
-    source: Literal["coco", "tfds", "folder"] = "coco"
-    """`coco`: a folder of images and COCO's annotation files. `tfds`: a data set that TFDS has prepared. `folder`: the
-    images in one folder, without annotations, for detection only."""
+    source: Literal["auto", "coco", "yolo", "voc", "tfds", "folder"] = "auto"
+    """The kind of the data set. `auto`: `coco`, `yolo` or `voc`, whichever is in the folder. `coco`: a folder of images
+    and COCO's annotation files. `yolo`: a data.yaml, images and label files. `voc`: images and Pascal VOC's XML files.
+    `tfds`: a data set that TFDS has prepared. `folder`: the images in one folder, without annotations, for detection
+    only."""
     root: str = ""
-    """`coco`: the folder of the data set; the six paths below are relative to it. `tfds`: TFDS's data folder (its
-    default if empty), or the folder of one prepared data set. `folder`: the folder of images."""
+    """The folder of the data set. `yolo`: the folder of the data.yaml, or this file. `tfds`: TFDS's data folder (its
+    usual one if empty), or the folder of one prepared data set. `folder`: the folder of images."""
     train_images: str = "train2017"
     """Folder of the training images. If this and the next setting have their defaults and these paths do not exist,
     images and annotations are looked for in the layouts that Roboflow, CVAT and others export."""

@@ -11,6 +11,7 @@ environment (on TPU pods, SLURM and Kubernetes it can), with --coordinator, --nu
 """
 
 import contextlib
+import dataclasses
 import signal
 import sys
 
@@ -22,7 +23,7 @@ from anchordetr_jax import cli
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
-from anchordetr_jax.data.sources.opening import open_source
+from anchordetr_jax.data.sources.opening import open_source, with_validation_images
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
@@ -58,6 +59,11 @@ def run(config: Config, workdir: epath.Path, watchdog: Watchdog) -> Outcome:
     config, remarks = prepare_initial_weights(config, read_config.given(), workdir)
     if jax.process_index() == 0:
         print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
+    if config.train.evaluate_every:
+        settings, line = with_validation_images(config.data)
+        config = dataclasses.replace(config, data=settings)
+        if line and jax.process_index() == 0:
+            print(line, flush=True)
     dataset = open_source(config.data, "train")
     data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
     mesh = make_mesh(config.mesh)

@@ -6,8 +6,13 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.errors import UserError
 
 Split = Literal["train", "val", "test"]
+
+
+class MissingSplitError(UserError):
+    """A data set has no such split at all."""
 
 
 class DetectionSource(Protocol):

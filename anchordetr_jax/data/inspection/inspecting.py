@@ -18,7 +18,7 @@ from anchordetr_jax.data.records.headers import READERS
 from anchordetr_jax.data.records.locating import ImageFiles
 from anchordetr_jax.data.records.reading import Records
 from anchordetr_jax.data.source import Split
-from anchordetr_jax.data.sources.opening import SPLITS, open_records
+from anchordetr_jax.data.sources.opening import SPLITS, open_records, with_validation_images
 from anchordetr_jax.errors import UserError
 
 NEAR_COPIES_UP_TO = 20_000
@@ -86,6 +86,10 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
     """
     splits: list[SplitInspection] = []
     across = Findings(config.root)
+    remarks: list[str] = []
+    if evaluated:
+        config, line = with_validation_images(config)
+        remarks += [line] if line else []
     for split in SPLITS:
         try:
             records, findings = open_records(config, split)
@@ -103,7 +107,7 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
         look_for_near_copies(files, across, ask)
     _look_for_unlisted(splits, across)
     findings_of_splits = [finding for found in splits for finding in found.findings.all]
-    remarks = [remark for found in splits for remark in found.records.raw.remarks]
+    remarks += [remark for found in splits for remark in found.records.raw.remarks]
     return DataSetInspection(splits, [*findings_of_splits, *across.all], remarks)
 
 

@@ -72,7 +72,7 @@ class Findings:
         same = sum(finding.kind == first.kind for finding in stopping)
         more = f" There are {same} of this kind in all." if same > 1 else ""
         others = len({finding.kind for finding in stopping}) - 1
-        more += f" {others} other kinds of errors are there, too." if others else ""
+        more += f" There are errors of {others} other kind{'s' if others > 1 else ''}." if others else ""
         more += " scripts/inspect_dataset.py lists all of them." if more else ""
         place = first.place if first.file == self.source else f"{self.source}: {first.place}"
         raise UserError(f"{place}: {first.detail}.{more}")

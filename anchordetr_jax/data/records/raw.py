@@ -1,10 +1,12 @@
 """Records of one split as a source gives them, before they are checked."""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from etils import epath
+
+from anchordetr_jax.data.records.findings import Finding
 
 Record = Mapping[str, Any]
 
@@ -27,14 +29,16 @@ class RawSplit:
     """For messages: the annotation file, or the folder."""
     folder: epath.Path
     """The folder to which the file names of images are relative."""
-    images: list[Record]
+    images: Sequence[Record]
     """With `id`, `file_name`, `width` and `height`. Where `has_sizes` is False, the last two are not needed."""
-    annotations: list[Record] | None
+    annotations: Sequence[Record] | None
     """With `id`, `image_id`, `category_id`, `bbox`, `area` and `iscrowd`. None for a split without annotations."""
-    categories: list[Record]
+    categories: Sequence[Record]
     """With `id`, `name` and `supercategory`."""
     box_form: BoxForm = "pixels"
     remarks: tuple[str, ...] = ()
     """Lines for the person, such as where the files were found."""
+    findings: tuple[Finding, ...] = ()
+    """What the source itself found to be wrong: lines and files that it cannot read."""
     has_sizes: bool = True
     """Whether the format has image sizes at all. Otherwise they come from the image files."""

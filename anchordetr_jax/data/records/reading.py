@@ -73,6 +73,7 @@ def read_records(
         others: the records of the other splits of the data set. It is called only where they decide something.
         look: whether image files are looked for and looked at.
     """
+    findings.all += raw.findings
     cached_others = functools.cache(others)
     categories = _categories(raw, labels, cached_others, findings)
     everything = clean_images(raw, findings)

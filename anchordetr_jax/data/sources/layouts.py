@@ -24,16 +24,11 @@ from etils import epath
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.records.locating import folders_below, listed_name, name_key
-from anchordetr_jax.data.source import Split
+from anchordetr_jax.data.source import MissingSplitError, Split
+from anchordetr_jax.data.sources.split_words import WORDS, words_of
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 
-WORDS: dict[Split, tuple[str, ...]] = {
-    "train": ("train", "training"),
-    "val": ("val", "valid", "validation"),
-    "test": ("test", "testing"),
-}
-"""The words for the splits in the names of files and folders."""
 OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "densepose", "info")
 """Words in the names of annotation files without boxes."""
 SAMPLE = 24
@@ -80,7 +75,7 @@ def split_files(config: DataConfig, split: Split) -> SplitFiles:
 
 def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
     """The annotation file under `root` whose name is that of the split. For training, the only file will do."""
-    files = list(_annotation_files(root))
+    files = list(annotation_files(root))
     if not files:
         raise _nothing_found(root)
     by_split = {name: [file for file in files if _names_split(root, file, name)] for name in WORDS}
@@ -89,7 +84,7 @@ def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
     if not found and split == "train" and len(unnamed) == 1:
         found = unnamed
     if len(found) > 1:
-        found = [file for file in found if "instances" in _words(file.stem)] or found
+        found = [file for file in found if "instances" in words_of(file.stem)] or found
     if len(found) > 1:
         raise UserError(
             f"{root} has several annotation files for '{split}' ({_listed(root, found)}): choose one with "
@@ -99,14 +94,14 @@ def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
         return found[0]
     have = f"{root} has no annotation file for '{split}', only {_listed(root, files)}"
     if split == "val":
-        raise UserError(
+        raise MissingSplitError(
             f"{have}: name one with data.val_annotations=FILE, or hold training images out for validation with "
             f"data.val_fraction=0.1, or train without evaluation with train.evaluate_every=0."
         )
-    raise UserError(f"{have}: name one with data.{split}_annotations=FILE (relative to data.root).")
+    raise MissingSplitError(f"{have}: name one with data.{split}_annotations=FILE (relative to data.root).")
 
 
-def _annotation_files(root: epath.Path) -> Iterator[epath.Path]:
+def annotation_files(root: epath.Path) -> Iterator[epath.Path]:
     """JSON files under `root` that may hold boxes in COCO's form, in the order of their paths."""
     files = [
         folder / entry.name
@@ -115,7 +110,7 @@ def _annotation_files(root: epath.Path) -> Iterator[epath.Path]:
         if entry.name.lower().endswith(".json") and not entry.name.startswith(".") and entry.is_file()
     ]
     for file in sorted(files):
-        words = _words(file.stem)
+        words = words_of(file.stem)
         if not any(word in words for word in OTHER_TASKS) and _looks_like_coco(file):
             yield file
 
@@ -130,23 +125,21 @@ def _looks_like_coco(file: epath.Path) -> bool:
             content = opened.read()
     except OSError:
         return False
-    lists = b'"images"' in content and (b'"categories"' in content or b'"annotations"' in content)
-    return beginning in (b"{", b"\xef", b" ", b"\n") and lists
+    lists = {
+        name for name in (b"images", b"categories", b"annotations") if re.search(b'"%s"\\s*:\\s*\\[' % name, content)
+    }
+    return beginning in (b"{", b"\xef", b" ", b"\n") and b"images" in lists and len(lists) > 1
 
 
 def _names_split(root: epath.Path, file: epath.Path, split: Split) -> bool:
     """Whether the name of a file, or of the nearest folder that names a split, is that of the split."""
     parts = [file.stem, *reversed(file.relative_to(root).parts[:-1])]
     for part in parts:
-        words = _words(part)
+        words = words_of(part)
         named = [name for name, spellings in WORDS.items() if any(word in words for word in spellings)]
         if named:
             return split in named
     return False
-
-
-def _words(name: str) -> list[str]:
-    return re.findall(r"[a-z]+", name.lower())
 
 
 def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Path:
@@ -169,8 +162,8 @@ def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Pat
         lambda folder: folder == file.parent,
         lambda folder: file.parent in folder.parents and file.parent != root,
         lambda folder: folder.name == file.stem,
-        lambda folder: any(word in WORDS[split] for word in _words(folder.name)),
-        lambda folder: "images" in _words(folder.name),
+        lambda folder: any(word in WORDS[split] for word in words_of(folder.name)),
+        lambda folder: "images" in words_of(folder.name),
     ):
         if len(best) > 1:
             best = [folder for folder in best if belongs(folder)] or best
@@ -221,14 +214,9 @@ def _folders(root: epath.Path) -> list[epath.Path]:
 def _nothing_found(root: epath.Path) -> UserError:
     names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
-    other = ""
-    if any(name.endswith((".yaml", ".yml")) for name in names) or "labels" in names:
-        other = " It looks like a YOLO data set: export it in COCO's format."
-    elif any(folder.name.lower() == "annotations" and any(folder.glob("*.xml")) for folder in _folders(root)):
-        other = " It looks like a Pascal VOC data set: export it in COCO's format."
     return UserError(
         f"{root} holds no annotation file in COCO's form (a .json file with images, annotations and categories), only "
-        f"{shown}: set data.root to the folder of a COCO-format data set.{other}"
+        f"{shown}: set data.root to the folder of a COCO-format data set, or data.source to 'auto'."
     )
 
 

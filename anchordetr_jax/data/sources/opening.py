@@ -1,9 +1,11 @@
 """Opens the source of images that the settings name."""
 
+import dataclasses
 import sys
 from collections.abc import Iterator
 
 import jax
+from etils import epath
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.categories import Categories
@@ -11,17 +13,23 @@ from anchordetr_jax.data.records.findings import Findings
 from anchordetr_jax.data.records.portion import Portion
 from anchordetr_jax.data.records.raw import RawSplit
 from anchordetr_jax.data.records.reading import Records, read_records
-from anchordetr_jax.data.source import DetectionSource, Split
+from anchordetr_jax.data.source import DetectionSource, MissingSplitError, Split
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.coco import read_coco
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.data.sources.folder import ImageFolder
+from anchordetr_jax.data.sources.kinds import kind_of
 from anchordetr_jax.data.sources.layouts import split_files
 from anchordetr_jax.data.sources.tfds import TfdsDataset
 from anchordetr_jax.data.sources.tfds_records import find_prepared
+from anchordetr_jax.data.sources.voc import read_voc
+from anchordetr_jax.data.sources.yolo import read_yolo
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+HELD_OUT = 0.1
+"""The share of training images that is held out where a data set has no validation images."""
 
 
 def open_source(config: DataConfig, split: Split, categories: Categories | None = None) -> DetectionSource:
@@ -42,7 +50,7 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
         return TfdsDataset(directory, split_name, labels=config.labels, categories=categories)
     if config.source == "folder":
         if split == "train":
-            raise UserError("A plain folder has no annotations to train on; set data.source to 'coco' or 'tfds'.")
+            raise UserError("A plain folder has no annotations to train on; set data.source to 'auto' or 'tfds'.")
         if not config.root:
             raise UserError("Setting 'data.root' is empty; set it to a folder of images.")
         return ImageFolder(config.root, categories or coco_categories(config.labels))
@@ -82,9 +90,45 @@ def open_records(config: DataConfig, split: Split) -> tuple[Records, Findings]:
 
 def raw_split(config: DataConfig, split: Split) -> RawSplit:
     """The records of a split as they are given. Raises `UserError` when they cannot be found or read."""
+    kind = kind_of(config)
+    if kind != "coco":
+        return (read_yolo if kind == "yolo" else read_voc)(_root(config), split)
     files = split_files(config, split)
     remarks = (f"Found the {split} images: {files.images}, {files.annotations}.",) if files.found else ()
     return read_coco(files.images, files.annotations, annotated=split != "test", remarks=remarks)
+
+
+def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
+    """The settings, and a line for the person if they were changed.
+
+    Where the kind of the data set is found out (`data.source='auto'`) or has no paths in the settings, and the data set
+    has no validation images, a tenth of the training images is held out. Call it for a training that evaluates.
+    """
+    if config.source not in ("auto", "yolo", "voc") or config.val_fraction > 0:
+        return config, ""
+    try:
+        if kind_of(config) == "coco":
+            split_files(config, "val")
+        else:
+            raw_split(config, "val")
+    except MissingSplitError:
+        line = (
+            f"{config.root} has no validation images: {HELD_OUT:.0%} of the training images are held out "
+            f"(data.val_fraction={HELD_OUT:g})."
+        )
+        return dataclasses.replace(config, val_fraction=HELD_OUT), line
+    except UserError:
+        return config, ""  # Whoever opens the images raises it again.
+    return config, ""
+
+
+def _root(config: DataConfig) -> epath.Path:
+    if not config.root:
+        raise UserError("Setting 'data.root' is empty; set it to the folder of a data set.")
+    root = stored_path(config.root)
+    if not root.exists():
+        raise UserError(f"There is no data set folder {config.root}; set data.root to one.")
+    return root
 
 
 def _others(config: DataConfig, split: Split) -> Iterator[RawSplit]:

@@ -158,7 +158,7 @@ def test_images_that_are_nowhere_are_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("file", "sentence"),
-    [("data.yaml", "only data.yaml: .* YOLO"), ("Annotations/a.xml", "Pascal VOC"), ("notes.txt", "only notes.txt")],
+    [("data.yaml", "only data.yaml: .*data.source to 'auto'"), ("notes.txt", "only notes.txt")],
 )
 def test_a_folder_without_annotations_is_told_by_what_is_in_it(tmp_path: Path, file: str, sentence: str) -> None:
     (tmp_path / file).parent.mkdir(exist_ok=True)

@@ -1,0 +1,265 @@
+"""Reads YOLO data sets: a data.yaml, folders or lists of images, and a text file of labels for each image.
+
+    images/train/a.jpg  labels/train/a.txt      ultralytics
+    train/images/a.jpg  train/labels/a.txt      Roboflow
+
+An image without a label file has no objects. Class i of `names` gets the category id i + 1.
+"""
+
+import dataclasses
+import os
+import posixpath
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+from etils import epath
+
+from anchordetr_jax.data.records.findings import Findings
+from anchordetr_jax.data.records.locating import ImageFiles, folders_below, image_files, is_image, listed_name
+from anchordetr_jax.data.records.raw import RawSplit
+from anchordetr_jax.data.records.values import whole_number
+from anchordetr_jax.data.source import MissingSplitError, Split
+from anchordetr_jax.data.sources.yolo_labels import LabelReader
+from anchordetr_jax.errors import UserError
+
+KEYS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
+"""The keys of the splits in data.yaml."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Description:
+    """What a data.yaml says."""
+
+    file: epath.Path
+    names: dict[int, str]
+    splits: dict[Split, list[str]]
+    """The folders and lists of images of each split, as they are written."""
+    path: str
+    """The folder to which these are relative, as it is written."""
+    keypoints: bool
+
+
+def find_descriptions(root: epath.Path) -> list[epath.Path]:
+    """The YAML files directly in a folder that describe a YOLO data set."""
+    if root.is_file():
+        return [root] if _describes_yolo(root) else []
+    names = sorted(entry.name for entry in os.scandir(root) if entry.name.lower().endswith((".yaml", ".yml")))
+    return [root / name for name in names if _describes_yolo(root / name)]
+
+
+def read_yolo(root: epath.Path, split: Split) -> RawSplit:
+    """The records of a split, not checked yet. `root` is the folder of the data.yaml, or this file.
+
+    Raises `UserError` when the file or the images of the split are missing, or the file makes no sense.
+    """
+    files = find_descriptions(root)
+    if len(files) != 1:
+        found = ", ".join(file.name for file in files) if files else "none"
+        raise UserError(f"{root} needs one YAML file with 'names' and 'train', and has {found}: set data.root to one.")
+    description = _read_description(files[0])
+    entries = description.splits.get(split, [])
+    if not entries:
+        ways = " hold training images out with data.val_fraction=0.1, or" if split == "val" else ""
+        raise MissingSplitError(
+            f"{description.file} names no '{split}' images:{ways} add '{KEYS[split][0]}: FOLDER' to it."
+        )
+    findings, remarks = Findings(str(description.file)), [f"Found a YOLO data set: {description.file}."]
+    names: list[str] = []
+    for entry in entries:
+        names += _images_of(entry, description, findings, remarks)
+    names = sorted(dict.fromkeys(names))
+    folder = epath.Path(os.path.commonpath([posixpath.dirname(name) for name in names]) if names else str(root))
+    images, annotations = _records(names, folder, description, findings)
+    _report_lonely_labels(names, findings)
+    return RawSplit(
+        name=f"{description.file} ({split})",
+        folder=folder,
+        images=images,
+        annotations=annotations,
+        categories=[{"id": index + 1, "name": name} for index, name in sorted(description.names.items())],
+        box_form="relative",
+        has_sizes=False,
+        remarks=tuple(remarks),
+        findings=tuple(findings.all),
+    )
+
+
+def label_file(image: str) -> str:
+    """The label file of an image: `images` in its path becomes `labels`, and its suffix `.txt`."""
+    parts = image.split("/")
+    places = [place for place, part in enumerate(parts[:-1]) if part == "images"]
+    if places:
+        parts[places[-1]] = "labels"
+    return posixpath.splitext("/".join(parts))[0] + ".txt"
+
+
+def _records(
+    names: Sequence[str], folder: epath.Path, description: Description, findings: Findings
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    reader = LabelReader(description.names, findings, description.keypoints)
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    owner: dict[str, str] = {}
+    without = 0
+    for number, name in enumerate(names, start=1):
+        images.append({"id": number, "file_name": posixpath.relpath(name, str(folder))})
+        file = next(
+            (file for file in (label_file(name), posixpath.splitext(name)[0] + ".txt") if os.path.isfile(file)), ""
+        )
+        if not file:
+            without += 1
+            continue
+        if file in owner:
+            findings.error(
+                "label file of two images", f"the images {owner[file]} and {name} have the same label file", file
+            )
+        owner[file] = name
+        annotations += [{"id": None, "image_id": number, **record} for record in reader.read(epath.Path(file))]
+    for number, annotation in enumerate(annotations, start=1):
+        annotation["id"] = number
+    if without == len(names) and names:
+        looked_for = label_file(names[0])
+        findings.error("no label files", f"none of the {len(names)} images has a label file, such as {looked_for}")
+    elif without:
+        findings.note(
+            "images without a label file", f"{without} of {len(names)} images have none: they have no objects"
+        )
+    return images, annotations
+
+
+def _report_lonely_labels(names: Sequence[str], findings: Findings) -> None:
+    """Reports label files, in the folders of the used ones, that have no image."""
+    used = {label_file(name) for name in names}
+    for folder in sorted({posixpath.dirname(file) for file in used}):
+        if not os.path.isdir(folder):
+            continue
+        for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
+            is_label = entry.name.endswith(".txt") and entry.name != "classes.txt" and not entry.name.startswith(".")
+            if is_label and posixpath.join(folder, entry.name) not in used:
+                findings.warning("label file without an image", "no image of this name is listed", entry.path)
+
+
+def _images_of(entry: str, description: Description, findings: Findings, remarks: list[str]) -> list[str]:
+    """The paths of the images of one folder, list or image that data.yaml names."""
+    path, moved = _resolved(entry, description)
+    if moved:
+        remarks.append(f"{description.file} names {entry!r}: {path} is taken, as only this can be meant.")
+    if os.path.isdir(path):
+        found = [posixpath.join(path, name) for name in image_files(path)]
+        if not found:
+            raise UserError(f"{path}, which {description.file} names, holds no image.")
+        return found
+    if is_image(posixpath.basename(path)):
+        return [path]
+    return _listed_images(path, description, findings)
+
+
+def _resolved(entry: str, description: Description) -> tuple[str, bool]:
+    """Where a folder or file is that data.yaml names, and whether it is somewhere else than it says.
+
+    Roboflow writes `../train/images` for a folder beside the data.yaml. A path of another machine is found by its last
+    parts.
+    """
+    beside = str(description.file.parent)
+    name = listed_name(entry)
+    base = posixpath.join(beside, listed_name(description.path)) if description.path else beside
+    plain = [posixpath.join(base, name), posixpath.join(beside, name)]
+    parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+    for candidate in plain:
+        if os.path.exists(candidate):
+            return posixpath.normpath(candidate), False
+    for start in range(len(parts)):
+        candidate = posixpath.join(beside, *parts[start:])
+        if os.path.exists(candidate):
+            return posixpath.normpath(candidate), name.lstrip("./") != "/".join(parts[start:])
+    raise UserError(
+        f"{description.file} names {entry!r}, and neither {plain[0]} nor anything like it beside the file is there: "
+        "correct 'path' and the folders in it."
+    )
+
+
+def _listed_images(path: str, description: Description, findings: Findings) -> list[str]:
+    """The images that a text file lists, one per line. Missing ones keep the place that the list says."""
+    try:
+        with open(path, "rb") as file:
+            lines = file.read().decode("utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"The list of images {path} cannot be read ({error}).") from None
+    listed = [listed_name(line.strip()) for line in lines if line.strip()]
+    if not listed:
+        raise UserError(f"The list of images {path} is empty.")
+    base = posixpath.join(str(description.file.parent), listed_name(description.path))
+    bases = dict.fromkeys((posixpath.dirname(path), base, str(description.file.parent)))
+    found: list[str] = []
+    moved: list[int] = []
+    for line, name in enumerate(listed):
+        there = next((full for one in bases if os.path.exists(full := posixpath.join(one, name))), None)
+        found.append(posixpath.normpath(there or posixpath.join(posixpath.dirname(path), name)))
+        if there is None:
+            moved.append(line)
+    if moved:
+        beside = ImageFiles(str(description.file.parent))
+        for line, there in zip(moved, beside.find([listed[line] for line in moved]), strict=True):
+            if there is not None:
+                found[line] = posixpath.join(str(description.file.parent), there)
+                detail = f"listed as {listed[line]!r}, and only {found[line]} can be meant"
+                findings.warning("file found under another name", detail, f"{path}, line {line + 1}")
+    return found
+
+
+def _describes_yolo(file: epath.Path) -> bool:
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (OSError, yaml.YAMLError, ValueError, RecursionError):
+        return file.name.lower() in ("data.yaml", "data.yml")  # The reader says what is wrong.
+    return (
+        isinstance(content, Mapping)
+        and ("names" in content or "nc" in content)
+        and any(key in content for keys in KEYS.values() for key in keys)
+    )
+
+
+def _read_description(file: epath.Path) -> Description:
+    try:
+        content = yaml.safe_load(file.read_bytes())
+    except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
+        raise UserError(f"{file} is no YAML file that can be read ({' '.join(str(error).split())}).") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} is no description of a YOLO data set: it has no 'names' and 'train'.")
+    path = content.get("path") or ""
+    if not isinstance(path, str):
+        raise UserError(f"'path' in {file} is {path!r}, not a text.")
+    splits: dict[Split, list[str]] = {}
+    for split, keys in KEYS.items():
+        value: Any = next((content[key] for key in keys if content.get(key)), [])
+        entries = [value] if isinstance(value, str) else value
+        if not isinstance(entries, list) or not all(isinstance(entry, str) and entry for entry in entries):
+            raise UserError(f"'{split}' in {file} is {value!r}, not a folder, a list of images, or a list of these.")
+        splits[split] = entries
+    return Description(file, _names(content, file), splits, path, "kpt_shape" in content)
+
+
+def _names(content: Mapping[Any, Any], file: epath.Path) -> dict[int, str]:
+    names = content.get("names")
+    if names is None and (count := whole_number(content.get("nc"))):
+        names = [str(index) for index in range(min(count, 10_000))]
+    pairs = list(names.items()) if isinstance(names, Mapping) else list(enumerate(names or []))
+    if not isinstance(names, Mapping | list) or not pairs:
+        raise UserError(f"{file} has no 'names' of classes.")
+    result: dict[int, str] = {}
+    for index, name in pairs:
+        number = whole_number(index)
+        if number is None or number < 0 or not isinstance(name, str | int | float) or str(name) == "":
+            raise UserError(f"'names' in {file} has {index!r}: {name!r}, which is not a class index and a name.")
+        result[number] = str(name)
+    count = whole_number(content.get("nc"))
+    if count is not None and count != len(result):
+        raise UserError(f"{file} has nc: {count} and {len(result)} names: correct one of them.")
+    return result
+
+
+def has_labels_without_description(root: epath.Path) -> bool:
+    """Whether a folder has label files beside images, and no data.yaml that names the classes."""
+    folders = folders_below(str(root))
+    return not find_descriptions(root) and any(posixpath.basename(folder) == "labels" for folder in folders)

@@ -1,0 +1,142 @@
+"""Pascal VOC folders as tools write them, and what is wrong in them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
+from anchordetr_jax.data.sources.opening import open_split
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.evaluation.coco_metrics import coco_scores
+from tests.data.sources.forms import BOXES, SIZES, write_images, write_voc, xml
+
+
+def opened(root: Path, split: str = "train", **settings: Any) -> AnnotatedImages:
+    return open_split(DataConfig(root=str(root), **settings), split)  # type: ignore[arg-type]
+
+
+def names(dataset: AnnotatedImages) -> list[str]:
+    return [dataset.file_path(row).name for row in range(len(dataset))]
+
+
+def write_loose(root: Path, images: str, annotations: str) -> None:
+    write_images(root / images)
+    (root / annotations).mkdir(parents=True, exist_ok=True)
+    for name in SIZES:
+        (root / annotations / name).with_suffix(".xml").write_text(xml(name))
+
+
+def test_lists_divide_the_images(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["a.png", "b 1.png"], "val": ["c.png"]})
+    assert names(opened(tmp_path)) == ["a.png", "b 1.png"]
+    assert names(opened(tmp_path, "val")) == ["c.png"]
+    with pytest.raises(UserError, match=r"has no 'test' images, as ImageSets has no list test\.txt"):
+        opened(tmp_path, "test")
+
+
+def test_all_splits_have_the_classes_of_the_whole_data_set(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["b 1.png"], "val": ["a.png", "c.png"]})
+    (tmp_path / "Annotations" / "c.xml").write_text(xml("c.png", [("ant", 3, 4, 5, 6)]))
+    assert opened(tmp_path).categories == opened(tmp_path, "val").categories
+    assert opened(tmp_path).categories.names == ("ant", "cat", "dog")
+
+
+@pytest.mark.parametrize("folder", ["annotations", "annots", "xml", "images"])
+def test_loose_folders_are_for_training(tmp_path: Path, folder: str) -> None:
+    write_loose(tmp_path, "images", folder)
+    assert opened(tmp_path).box_counts.tolist() == [0, 2, 2]
+    with pytest.raises(UserError, match=r"has no 'val' images.*data\.val_fraction=0\.1"):
+        opened(tmp_path, "val")
+
+
+def test_roboflows_folders_are_the_splits(tmp_path: Path) -> None:
+    for folder in ("train", "valid"):
+        write_loose(tmp_path, folder, folder)
+    assert opened(tmp_path).file_path(0).parent.name == "train"
+    assert opened(tmp_path, "val").file_path(0).parent.name == "valid"
+
+
+def test_difficult_objects_are_ignored_in_training_and_scoring(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "Annotations" / "c.xml").write_text(xml("c.png", difficult=1))
+    dataset = opened(tmp_path)
+    assert dataset.box_counts.tolist() == [0, 2, 0]
+    truth = dataset.ground_truth()
+    assert truth is not None
+    results = [
+        {"image_id": 2, "category_id": 1 if kind == "cat" else 2, "bbox": box, "score": 1.0}
+        for kind, *box in BOXES["b 1.png"]
+    ]
+    assert coco_scores(truth, results).metrics["AP"] == pytest.approx(1.0)
+
+
+def test_the_name_in_the_file_finds_an_image_of_another_name(tmp_path: Path) -> None:
+    write_loose(tmp_path, "images", "annotations")
+    (tmp_path / "annotations" / "a.xml").rename(tmp_path / "annotations" / "first.xml")
+    assert names(opened(tmp_path)) == ["a.png", "b 1.png", "c.png"]
+
+
+@pytest.mark.parametrize("size", [(0, 0), ("", ""), (-5, 40), ("tall", 40)])
+def test_a_size_that_is_missing_is_taken_from_the_image_and_said(tmp_path: Path, size: Any) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "Annotations" / "a.xml").write_text(xml("a.png", size=size))
+    dataset = opened(tmp_path)
+    assert dataset.sizes.tolist()[0] == [30, 50]
+    said = [remark for remark in dataset.remarks if "size taken from the file: 1" in remark]
+    assert "a.xml, line 3" in said[0]
+
+
+def test_a_box_outside_its_image_is_counted_with_file_and_line(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "Annotations" / "a.xml").write_text(xml("a.png", [("cat", 90, 3, 5, 5), ("cat", 3, 3, 5, 5)]))
+    dataset = opened(tmp_path)
+    assert dataset.box_counts.tolist() == [1, 2, 2]
+    said = [remark for remark in dataset.remarks if "box outside its image: 1" in remark]
+    assert "a.xml, line 4" in said[0]
+
+
+BAD_FILES = {
+    "a corner that is a word": (
+        xml("a.png", [("cat", 1, 2, 3, 4)]).replace("<xmin>2<", "<xmin>two<"),
+        "line 4.*bbox is",
+    ),
+    "no corner": (xml("a.png", [("cat", 1, 2, 3, 4)]).replace("<xmax>4</xmax>", ""), "line 4.*null"),
+    "no name": (xml("a.png", [("cat", 1, 2, 3, 4)]).replace("<name>cat</name>", ""), "line 4.*category null"),
+    "a strange difficult": (xml("a.png", [("cat", 1, 2, 3, 4)], difficult=7), "line 4.*iscrowd"),
+    "half a file": (xml("a.png")[:60], "it is no XML that can be read: line"),
+    "an unknown encoding": ('<?xml version="1.0" encoding="klingon"?>' + xml("a.png"), "no XML that can be read"),
+    "another root": ("<html><annotation/></html>", "it is no Pascal VOC annotation, but <html>"),
+    "entities": ('<!DOCTYPE a [<!ENTITY b "c">]>' + xml("a.png"), "declares entities"),
+    "nothing": ("", "no element found"),
+}
+
+
+@pytest.mark.parametrize(("text", "message"), BAD_FILES.values(), ids=BAD_FILES.keys())
+def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, message: str) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "Annotations" / "a.xml").write_text(text)
+    with pytest.raises(UserError, match=rf"Annotations/a\.xml.*{message}"):
+        opened(tmp_path)
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
+def test_encodings_that_a_file_declares_are_read(tmp_path: Path, encoding: str) -> None:
+    write_voc(tmp_path)
+    text = f'<?xml version="1.0" encoding="{encoding}"?>\n' + xml("a.png", [("schäferhund", 1, 2, 3, 4)])
+    (tmp_path / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    assert "schäferhund" in opened(tmp_path).categories.names
+
+
+def test_stems_in_two_folders_are_named(tmp_path: Path) -> None:
+    write_loose(tmp_path, "left", "annotations")
+    write_images(tmp_path / "right")
+    with pytest.raises(UserError, match=r"several images can be meant: left/a\.png, right/a\.png"):
+        opened(tmp_path)
+
+
+def test_a_listed_file_that_is_missing_is_named_with_the_line_of_the_list(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"train": ["a.png", "z.png", "b 1.png"]})
+    with pytest.raises(UserError, match=r"train\.txt, line 2: 'z' needs one annotation file, and there is none"):
+        opened(tmp_path)

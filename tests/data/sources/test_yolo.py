@@ -1,0 +1,181 @@
+"""YOLO folders as tools write them, and what is wrong in them."""
+
+import os
+from pathlib import Path
+
+import pytest
+from etils import epath
+
+from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.records.findings import Findings
+from anchordetr_jax.data.records.reading import read_records
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
+from anchordetr_jax.data.sources.opening import open_split
+from anchordetr_jax.data.sources.yolo import read_yolo
+from anchordetr_jax.errors import UserError
+from tests.data.sources.forms import write_images, write_yolo
+
+
+def opened(root: Path, split: str = "train", **settings: str) -> AnnotatedImages:
+    return open_split(DataConfig(root=str(root), **settings), split)  # type: ignore[arg-type]
+
+
+NAMES = "names: {0: cat, 1: dog}\n"
+DESCRIPTIONS = {
+    "a path": "path: PLACE\ntrain: images/train\n" + NAMES,
+    "no path": "train: images/train\nnc: 2\nnames: ['cat', 'dog']\n",
+    "a dot": "path: .\ntrain: ./images/train\n" + NAMES,
+    "an absolute folder": "train: PLACE/images/train\n" + NAMES,
+    "a list": "path: .\ntrain: [images/train]\n" + NAMES,
+    "another machine": "path: /home/me/pets\ntrain: /home/me/pets/images/train\n" + NAMES,
+    "another Windows machine": "path: C:\\pets\ntrain: C:\\pets\\images\\train\n" + NAMES,
+    "a name of ultralytics": "path: ../datasets/pets\ntrain: images/train\n" + NAMES,
+    "a list of images": "path: .\ntrain: train.txt\n" + NAMES,
+    "names with numbers as texts": "train: images/train\nnames: {'0': cat, '1': dog}\n",
+}
+
+
+@pytest.mark.parametrize("description", DESCRIPTIONS.values(), ids=DESCRIPTIONS.keys())
+def test_a_description_leads_to_the_images(tmp_path: Path, description: str) -> None:
+    write_yolo(tmp_path, description.replace("PLACE", str(tmp_path)))
+    lines = ["./images/train/a.png", "/home/me/pets/images/train/b 1.png", "images\\train\\c.png"]
+    (tmp_path / "train.txt").write_text("\n".join(lines) + "\n")
+    dataset = opened(tmp_path)
+    assert [dataset.file_path(row).name for row in range(len(dataset))] == ["a.png", "b 1.png", "c.png"]
+    assert dataset.box_counts.tolist() == [0, 2, 2]
+    assert dataset.categories.names == ("cat", "dog")
+    if "another" in description or "/home" in description:
+        assert any("is taken, as only this can be meant" in remark for remark in dataset.remarks)
+
+
+def test_roboflows_folders_are_found_beside_the_description(tmp_path: Path) -> None:
+    description = (
+        "train: ../train/images\nval: ../valid/images\nnc: 2\nnames: ['cat', 'dog']\nroboflow: {license: MIT}\n"
+    )
+    write_yolo(tmp_path, description, roboflow=True)
+    write_yolo(tmp_path, description, "valid", roboflow=True)
+    assert len(opened(tmp_path)) == len(opened(tmp_path, "val")) == 3
+
+
+def test_the_file_itself_can_be_the_root(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    assert len(opened(tmp_path / "data.yaml")) == 3
+
+
+def test_labels_beside_their_images_are_read(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos", ["a.png"])
+    (tmp_path / "photos" / "a.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    (tmp_path / "data.yaml").write_text("train: photos\nnames: [cat]\n")
+    assert opened(tmp_path).boxes(0).tolist() == [[20, 12, 30, 18]]
+
+
+def test_a_polygon_becomes_the_box_around_it(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("1 0.1 0.2 0.5 0.1 0.3 0.9\n")
+    dataset = opened(tmp_path)
+    assert dataset.boxes(0).tolist() == [[5, 3, 25, 27]]
+    assert dataset.labels(0).tolist() == [1]
+
+
+def test_keypoints_after_the_box_are_left_alone(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "train: images/train\nkpt_shape: [1, 2]\nnames: [cat, dog]\n")
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.5 0.5 0.2 0.2 0.9 0.9\n")
+    assert opened(tmp_path).boxes(0).tolist() == [[20, 12, 30, 18]]
+
+
+def test_an_image_without_a_label_file_has_no_objects_and_is_counted(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "b 1.txt").write_text("\n")
+    dataset = opened(tmp_path)
+    assert dataset.box_counts.tolist() == [0, 0, 2]
+    assert any("1 of 3 images have none: they have no objects" in remark for remark in dataset.remarks)
+
+
+def test_a_label_file_without_an_image_is_counted(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "d.txt").write_text("0 0.5 0.5 0.2 0.2\n")
+    assert any("label file without an image: 1, such as" in remark for remark in opened(tmp_path).remarks)
+
+
+BAD_LINES = {
+    "a word": ("0 0.5 0.5 wide 0.2", '"wide" is no number'),
+    "nan": ("0 0.5 0.5 nan 0.2", '"nan" is no number'),
+    "three numbers": ("0 0.5 0.5", "not 3 numbers"),
+    "a class beyond the names": ("2 0.5 0.5 0.2 0.2", "the class 2 is not among the names .from 0 to 1."),
+    "half a class": ("0.5 0.5 0.5 0.2 0.2", "the class 0.5 is not among the names"),
+    "a coordinate beyond 1": ("0 1.2 0.5 0.2 0.2", "coordinates are shares from 0 to 1 of the image, not 1.2"),
+    "a negative coordinate": ("0 0.5 -0.2 0.2 0.2", "not -0.2"),
+    "pixels": ("0 25 15 10 6", "not 25"),
+    "a polygon in pixels": ("0 0.1 0.2 0.5 0.1 300 0.9", "shares from 0 to 1"),
+}
+
+
+@pytest.mark.parametrize(("line", "message"), BAD_LINES.values(), ids=BAD_LINES.keys())
+def test_a_wrong_line_is_named_with_its_file(tmp_path: Path, line: str, message: str) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{line}\n")
+    with pytest.raises(UserError, match=rf"labels/train/a\.txt, line 2: .*{message}"):
+        opened(tmp_path)
+
+
+def test_all_wrong_lines_are_counted(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 25 15 10 6\n" * 3)
+    raw = read_yolo(epath.Path(tmp_path), "train")
+    findings = Findings(raw.name)
+    read_records(raw, "train", findings)
+    assert [finding.kind for finding in findings.all if finding.stops] == ["label in pixels"] * 3
+
+
+def test_rounding_a_little_beyond_the_image_is_clipped(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").write_text("0 0.500001 0.5 1.000002 1.0\n")
+    assert opened(tmp_path).boxes(0).tolist() == [[0, 0, 50, 30]]
+
+
+BAD_DESCRIPTIONS = {
+    "no names": ("train: images/train\nnc: 0\n", "has no 'names' of classes"),
+    "another number of names": ("train: images/train\nnc: 3\nnames: [cat, dog]\n", "nc: 3 and 2 names"),
+    "a wrong index": ("train: images/train\nnames: {one: cat}\n", "'one': 'cat', which is not a class index"),
+    "a folder that is nowhere": ("train: photos\nnames: [cat, dog]\n", "names 'photos', and neither"),
+    "a path of another machine that is nowhere": (
+        "path: /me\ntrain: x\nnames: [cat]\n",
+        "names 'x', and neither /me/x",
+    ),
+    "a number as folder": ("train: 5\nnames: [cat, dog]\n", "'train' in .* is 5"),
+    "not YAML": ("train: [images\nnames: {", "is no YAML file"),
+    "only other splits": ("val: images/train\nnames: [cat, dog]\n", "names no 'train' images"),
+    "an empty folder": ("train: empty\nnames: [cat, dog]\n", "holds no image"),
+    "an empty list": ("train: empty.txt\nnames: [cat, dog]\n", "is empty"),
+}
+
+
+@pytest.mark.parametrize(("description", "message"), BAD_DESCRIPTIONS.values(), ids=BAD_DESCRIPTIONS.keys())
+def test_a_wrong_description_is_answered_with_a_sentence(tmp_path: Path, description: str, message: str) -> None:
+    write_yolo(tmp_path, description)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.txt").write_text("")
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path)
+
+
+def test_two_images_of_one_label_file_are_named(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "images" / "train" / "c.png").rename(tmp_path / "images" / "train" / "a.jpg")
+    (tmp_path / "labels" / "train" / "c.txt").rename(tmp_path / "labels" / "train" / "a.txt")
+    with pytest.raises(UserError, match=r"a\.jpg and .*a\.png have the same label file"):
+        opened(tmp_path)
+
+
+def test_links_in_a_circle_end(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    os.symlink(tmp_path / "images", tmp_path / "images" / "train" / "again")
+    assert len(opened(tmp_path)) == 3
+
+
+def test_an_unreadable_image_keeps_its_place_and_is_said(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "images" / "train" / "a.png").write_bytes(b"no image")
+    dataset = opened(tmp_path)
+    assert len(dataset) == 3
+    assert any("unreadable file: 1, such as" in remark for remark in dataset.remarks)
