@@ -24,7 +24,7 @@ class ModelConfig:
     """The detector's architecture and arithmetic. The defaults are Anchor DETR R50-DC5."""
 
     backbone: Literal["resnet50", "resnet101", "compact"] = "resnet50"
-    """`compact` is a small network that trains from nothing, for demos."""
+    """`compact` is a small network for demos, which trains from random weights."""
     dilation: bool = True
     """True (DC5): the last stage dilates instead of striding, output stride 16. False (C5): output stride 32."""
     num_feature_levels: int = 1
