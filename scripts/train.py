@@ -1,13 +1,13 @@
-"""Trains a detector on a COCO-format data set, or goes on with a training that was stopped.
+"""Trains a detector on a COCO-format data set, or continues a training that was stopped.
 
 python scripts/train.py --config configs/NAME.py --workdir DIR [--config.data.root=FOLDER]
 
-DIR gets checkpoints/, metrics.jsonl, tensorboard/, curves.png, a grid of predictions after each evaluation
-(predictions.png, and all of them in predictions/), config.json and the newest evaluation.json. Giving the same command
-again continues from the newest checkpoint. Any setting is changed with --config.SETTING=VALUE.
+DIR gets checkpoints/, metrics.jsonl, tensorboard/, curves.png, config.json, the newest evaluation.json, and a picture
+of predictions after each evaluation (predictions.png, and all of them in predictions/). Give the same command again to
+continue from the newest checkpoint. --config.SETTING=VALUE changes a setting.
 
-On several hosts every process runs this command with --distributed; where JAX cannot tell the processes from the
-environment (on TPU pods, SLURM and Kubernetes it can), with --coordinator, --num_processes and --process_id too.
+On several hosts every process runs this command with --distributed. JAX finds the other processes on TPU pods, SLURM
+and Kubernetes; elsewhere give --coordinator, --num_processes and --process_id too.
 """
 
 import contextlib
@@ -33,9 +33,12 @@ from anchordetr_jax.training.initial_checkpoint import prepare_initial_weights
 from anchordetr_jax.training.loop import Evaluate, Outcome, train
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
+from anchordetr_jax.training.workdir_lock import WorkdirLock
 
 read_config = cli.define_config()
-WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; one that holds a run continues it.", required=True)
+WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run. If it holds a run, that run is continued.", required=True
+)
 connect_processes = cli.define_processes()
 
 
@@ -55,33 +58,41 @@ def main() -> None:
 
 
 def run(config: Config, workdir: epath.Path, watchdog: Watchdog) -> Outcome:
-    """Prepares the initial weights and the data, and trains."""
-    config, remarks = prepare_initial_weights(config, read_config.given(), workdir)
-    if jax.process_index() == 0:
-        print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
-    if config.train.evaluate_every:
-        settings, line = with_validation_images(config.data)
-        config = dataclasses.replace(config, data=settings)
-        if line and jax.process_index() == 0:
-            print(line, flush=True)
-    dataset = open_source(config.data, "train")
-    data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
-    mesh = make_mesh(config.mesh)
+    """Prepares the initial weights and the data, and trains. Other runs are kept out of the workdir meanwhile."""
+    first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
-        watch = None
-        if jax.process_index() == 0:
-            watch = stack.enter_context(RunWatch(workdir, tensorboard=config.train.tensorboard))
+        lock = stack.enter_context(WorkdirLock(workdir)) if first else None
+        config, remarks = prepare_initial_weights(config, read_config.given(), workdir)
+        if first:
+            print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
+        if config.train.evaluate_every:
+            settings, line = with_validation_images(config.data)
+            config = dataclasses.replace(config, data=settings)
+            if line and first:
+                print(line, flush=True)
+        dataset = open_source(config.data, "train")
+        data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
+        mesh = make_mesh(config.mesh)
+        watch = stack.enter_context(RunWatch(workdir, tensorboard=config.train.tensorboard)) if first else None
         evaluate = None
         if config.train.evaluate_every:
             evaluate = make_evaluate(config, workdir, mesh, dataset.categories, watch)
-        after_line = None if watch is None else watch.line
-        return train(config, workdir, data, evaluate=evaluate, after_line=after_line, mesh=mesh, watchdog=watchdog)
+        return train(
+            config,
+            workdir,
+            data,
+            evaluate=evaluate,
+            after_line=None if watch is None else watch.line,
+            mesh=mesh,
+            watchdog=watchdog,
+            lock=lock,
+        )
 
 
 def make_evaluate(
     config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh, categories: Categories, watch: RunWatch | None
 ) -> Evaluate:
-    """Scores a model on the validation images, and leaves the scores and some predictions in the workdir."""
+    """A function that scores a model on the validation images and writes scores and pictures into the workdir."""
     validation = open_source(config.data, "val", categories)
     check_categories(categories, validation.categories, validation.name)
     evaluator = Evaluator(validation, config, mesh)

@@ -27,6 +27,7 @@ from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, Met
 from anchordetr_jax.training.watching.progress import Progress
 from anchordetr_jax.training.watching.stopping import StopRequest
 from anchordetr_jax.training.watching.watchdog import Watchdog
+from anchordetr_jax.training.workdir_lock import WorkdirLock
 
 Evaluate = Callable[[AnchorDETR, int], dict[str, float]]
 """(model, steps taken) to scores by name, among them "AP". All processes call it; the scores of process 0 count."""
@@ -56,6 +57,7 @@ def train(
     after_line: AfterLine | None = None,
     mesh: Mesh | None = None,
     watchdog: Watchdog | None = None,
+    lock: WorkdirLock | None = None,
 ) -> Outcome:
     """Trains until the last epoch is over or a signal asks to stop.
 
@@ -71,15 +73,20 @@ def train(
         after_line: called on process 0 with each line of `metrics.jsonl`. The next step waits for it.
         mesh: the devices; all of them by default.
         watchdog: one that has been entered; by default a new one watches from here on.
+        lock: one of this workdir that has been entered; by default the workdir is locked from here on.
 
     Raises:
-        UserError: settings, checkpoint and data do not fit together; the disk is full; too many bad steps in a row.
+        UserError: settings, checkpoint and data do not fit together; another run trains in the workdir; the disk is
+            full; too many bad steps in a row.
     """
     config = resolve_classes(config, data.categories)
     mesh = make_mesh(config.mesh) if mesh is None else mesh
     check_batch_size(config.train.batch_size, mesh, "train.batch_size", accumulate=config.train.accumulate)
     run = Run(config, epath.Path(workdir), data, mesh)
-    with contextlib.nullcontext(watchdog) if watchdog else Watchdog(config.train.timeout_seconds) as watching:
+    with contextlib.ExitStack() as stack:
+        watching = watchdog or stack.enter_context(Watchdog(config.train.timeout_seconds))
+        if lock is None and jax.process_index() == 0:
+            stack.enter_context(WorkdirLock(workdir))
         run.check_data()
         beginning = run.begin()
         step = int(beginning.state.step)
