@@ -1,11 +1,10 @@
 """Devices as a mesh with the axes `data` and `fsdp`, and batches that are split over both."""
 
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from anchordetr_jax.config import MeshConfig
@@ -105,14 +104,3 @@ def global_batch(local: Tree, mesh: Mesh) -> Tree:
     """
     sharding = batch_sharding(mesh)
     return jax.tree.map(lambda array: jax.make_array_from_process_local_data(sharding, np.asarray(array)), local)
-
-
-def to_host(tree: Tree) -> Tree:
-    """Whole numpy arrays, on every process, of global arrays that may be split. All processes must call it."""
-
-    def fetch(array: Any) -> Any:
-        if isinstance(array, jax.Array) and not array.is_fully_addressable and not array.is_fully_replicated:
-            return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-        return np.asarray(array)
-
-    return jax.tree.map(fetch, tree)

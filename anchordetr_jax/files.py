@@ -30,7 +30,10 @@ class LiteralPath(type(epath.Path(os.sep))):  # type: ignore[misc]
         found = [self]
         for part in pattern.split("/"):
             folders = [path for path in found if path.is_dir()]
-            found = [path for folder in folders for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, part)]
+            inside = [path for folder in folders for path in folder.iterdir()]
+            # As in a shell, "*" does not match a name that begins with a dot.
+            visible = [path for path in inside if path.name[0] != "." or part[0] == "."]
+            found = [path for path in visible if fnmatch.fnmatchcase(path.name, part)]
         yield from sorted(found)
 
     def rmtree(self, missing_ok: bool = False) -> None:
@@ -58,7 +61,7 @@ def stored_path(path: str | os.PathLike[str]) -> epath.Path:
             fsspec.get_filesystem_class(scheme)
         except ImportError:
             package = BUCKET_PACKAGES[scheme]
-            raise UserError(f"{text} is in a bucket, which takes {package}: pip install {package}.") from None
+            raise UserError(f"{text} is in a bucket. Reading it needs {package}: pip install {package}.") from None
     return LiteralPath(text)
 
 
@@ -68,14 +71,13 @@ def user_cache() -> Path:
 
 
 def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
-    """Writes a file in one piece, making its folder if need be. Local paths and those that `etils.epath` knows
-    (`gs://…`).
+    """Writes a file as a whole or not at all, on this machine or in a bucket (`gs://…`). Makes its folder if necessary.
 
-    Raises `UserError` when it cannot be written; what was there before is then still there.
+    Raises `UserError` if it cannot be written; an earlier file of this name is then still there.
     """
     text = os.fspath(path)
     try:
-        if "://" in text:  # object stores show a file only once it is complete
+        if "://" in text:  # Buckets show a file only when it is complete.
             remote = stored_path(text)
             remote.parent.mkdir(parents=True, exist_ok=True)
             remote.write_bytes(data)
@@ -98,5 +100,5 @@ def write_atomically(path: str | os.PathLike[str], data: bytes) -> None:
 
 
 def write_json(path: str | os.PathLike[str], contents: Any, *, indent: int | None = None) -> None:
-    """Writes `contents` as a JSON file in one piece. Raises as `write_atomically` does."""
+    """Writes `contents` as a JSON file. Raises as `write_atomically` does."""
     write_atomically(path, (json.dumps(contents, indent=indent) + "\n").encode())

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.config import MeshConfig
-from anchordetr_jax.devices import check_batch_size, global_batch, make_mesh, to_host
+from anchordetr_jax.devices import check_batch_size, global_batch, make_mesh
 from anchordetr_jax.errors import UserError
-from tests.training.tiny import batch, equal, trainer
+from tests.training.tiny import batch
 
 
 def test_the_mesh_takes_all_devices() -> None:
@@ -43,9 +43,3 @@ def test_each_device_gets_its_images() -> None:
     by_device = {shard.device.id: np.asarray(shard.data) for shard in shared.addressable_shards}
     for index, device in enumerate(jax.devices()):
         np.testing.assert_array_equal(by_device[device.id], images[index : index + 1])
-
-
-def test_split_arrays_are_fetched_whole() -> None:
-    whole = to_host(trainer(devices=4, fsdp=2).state)
-    assert equal(whole, to_host(trainer(devices=1).state))
-    assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(whole))

@@ -1,9 +1,9 @@
-"""Checkpoints, written and read by Orbax, each self-contained: its weights can be used without the run that made it.
+"""Checkpoints, written and read by Orbax. Each one is complete: its weights can be used without the run that made it.
 
-A checkpoint is a folder with the items `model` (all variables of the model by path, as it is evaluated: the moving
-average of the weights where one is kept), `training` (optimiser state and counters, and the weights themselves where
-`model` holds their average; not in converted weights) and `meta` (JSON: format version, step, settings, categories). A
-run keeps its checkpoints in `WORKDIR/checkpoints/STEP`.
+A checkpoint is a folder with up to three items. `model`: all variables of the model by path, as it is evaluated (the
+moving average of the weights, if one is kept). `training`: the optimiser state and counters, and the weights themselves
+if `model` holds their average; not in converted weights. `meta`: JSON with the format version, step, settings,
+categories and, in checkpoints of a run, its record. A run keeps its checkpoints in `WORKDIR/checkpoints/STEP`.
 """
 
 import dataclasses
@@ -25,11 +25,11 @@ from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
-from anchordetr_jax.kernels.building import Variables, definition_of, variables_of
+from anchordetr_jax.kernels.building import Variables, definition_of
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 
 FORMAT_VERSION = 1
-"""Raised whenever older code could no longer read what is written."""
+"""Increases when older code can no longer read new checkpoints."""
 CHECKPOINTS_FOLDER = "checkpoints"
 BEST_FOLDER = "best"
 """Folder in a workdir for the best checkpoint of a run with `train.keep_best`."""
@@ -47,12 +47,12 @@ class UnfinishedSaveError(UserError):
 
 @dataclasses.dataclass(frozen=True)
 class CheckpointMeta:
-    """What a checkpoint says about itself."""
+    """The item `meta` of a checkpoint."""
 
     config: Config
-    """Settings of the run, `model.num_classes` resolved."""
+    """Settings of the run, with the real `model.num_classes`."""
     categories: Categories | None
-    """The classes; None where nobody knew them (converted weights)."""
+    """The classes. None if they are not known (some converted weights)."""
     step: int
     path: str
     """Folder of this checkpoint."""
@@ -61,7 +61,7 @@ class CheckpointMeta:
 
 
 def saved_steps(root: epath.PathLike) -> list[int]:
-    """Steps of the checkpoints in a checkpoints folder, ascending: sound and damaged ones, not half-written ones."""
+    """Steps of the checkpoints in a checkpoints folder, ascending. Damaged ones count, half-written ones do not."""
     root = absolute(root)
     if not root.is_dir():
         return []
@@ -74,9 +74,9 @@ def load_model(
     """The model of a checkpoint with its weights, ready to call. The training state is not read.
 
     Args:
-        path: a workdir, its checkpoints folder, or one checkpoint. Of several the newest sound one is taken.
-        sharding: where all weights go, e.g. `replicated(mesh)`. The default is the first local device.
-        overrides: `ModelConfig` settings that differ from the checkpoint's, e.g. `padding="official"`.
+        path: a workdir, its checkpoints folder, or one checkpoint. The newest sound one is used.
+        sharding: where the weights are placed, for example `replicated(mesh)`. Default: the first local device.
+        overrides: settings of `ModelConfig` that differ from the checkpoint's, for example `padding="official"`.
 
     Raises:
         UserError: there is no checkpoint at `path`, it is damaged, or an override asks for another architecture.
@@ -99,36 +99,37 @@ def load_model(
 
 
 def refuse_backbone_alone(names: Iterable[str], holder: str) -> None:
-    """Raises `UserError` if these are the variables of no more than a backbone. `holder`: what has them, for it."""
+    """Raises `UserError` if these are the variables of a backbone alone. `holder`: what has them, for the message."""
     if all(name.startswith("backbone/") for name in names):
         raise UserError(
-            f"{holder} holds a backbone alone, which detects nothing: train a detector from it (init_from)."
+            f"{holder} holds only a backbone, which detects nothing: train a detector with it as init_from."
         )
-
-
-def save_model(path: epath.PathLike, model: AnchorDETR, categories: Categories | None, config: Config) -> None:
-    """Writes a checkpoint without training state into the folder `path` itself, e.g. for converted weights.
-
-    Raises:
-        UserError: `path` holds something that is not a checkpoint, or cannot be written.
-    """
-    save_variables(path, variables_of(model), categories, dataclasses.replace(config, model=model.config))
 
 
 def save_variables(
     path: epath.PathLike, variables: Mapping[str, Any], categories: Categories | None, config: Config, *, step: int = 0
 ) -> None:
-    """Like `save_model`, from variables by path; they may be a part of a model, say a backbone to start from.
+    """Writes a checkpoint without training state into the folder `path` itself.
 
-    `step`: how many steps they were trained for, where that is known.
+    All processes must call it.
+
+    Args:
+        path: folder of the checkpoint. An older checkpoint there is replaced.
+        variables: arrays by path. They may be a part of a model, such as a backbone.
+        categories: the classes, if they are known.
+        config: the settings of the model and of its training.
+        step: the number of steps of its training, if it is known.
+
+    Raises:
+        UserError: `path` holds something that is not a checkpoint, or cannot be written.
     """
     directory = absolute(path)
     if directory.exists() and not (directory.is_dir() and (is_checkpoint(directory) or not any(directory.iterdir()))):
         raise UserError(f"{directory} exists and is not a checkpoint: give another folder for the weights.")
     items = {"model": dict(variables), "meta": meta_to_dict(config, categories, step=step)}
     context = orbax_context()
-    context.memory.deepcopy_host_arrays = False  # Nothing changes them before this call returns.
-    context.array.saving.use_compression = False  # Weights shrink by 8 %, and that takes longer than writing them.
+    context.memory.deepcopy_host_arrays = False  # No one changes them before this call returns.
+    context.array.saving.use_compression = False  # It saves 8 % of the size, and takes longer than the writing.
     try:
         with context:
             response = ocp.save_checkpointables_async(directory, items, overwrite=directory.exists())
@@ -216,7 +217,7 @@ def find_checkpoint(path: epath.PathLike) -> epath.Path:
         refuse_incomplete(root / str(step), problem)
         if len(steps) == 1:
             raise UserError(
-                f"Checkpoint {root / str(step)} is damaged ({problem}), and no other is beside it: use another folder."
+                f"Checkpoint {root / str(step)} is damaged ({problem}) and the only one in its folder: use another."
             )
         warn_of_damage(root / str(step), problem)
     if steps:
@@ -236,11 +237,11 @@ def refuse_incomplete(directory: epath.Path, problem: str | None) -> None:
 def warn_of_damage(directory: epath.Path, problem: str) -> None:
     """Warns once, on process 0, that a checkpoint is not used."""
     if jax.process_index() == 0:
-        logging.warning("Checkpoint %s is damaged (%s): the one before is used.", directory, problem)
+        logging.warning("Checkpoint %s is damaged (%s): the one before it is used.", directory, problem)
 
 
 def read_meta(directory: epath.PathLike) -> CheckpointMeta:
-    """What the checkpoint in this very folder says about itself. Raises `UserError` if a newer version wrote it."""
+    """The item `meta` of the checkpoint in this folder. Raises `UserError` if a newer version wrote it."""
     directory = absolute(directory)
     meta = json.loads((directory / "meta" / "data.json").read_text())
     if meta["format"] > FORMAT_VERSION:
@@ -294,9 +295,9 @@ def shape_differences(expected: Mapping[str, tuple[int, ...]], found: Mapping[st
 
 
 def other_architecture(directory: epath.PathLike, differences: list[str]) -> UserError:
-    """The error for a checkpoint whose variables are not the model's."""
+    """The error for a checkpoint whose variables are not those of the model."""
     shown = "; ".join(differences[:3]) + (f"; and {len(differences) - 3} more" if len(differences) > 3 else "")
-    return UserError(f"Checkpoint {directory} is of another architecture than the settings describe: {shown}.")
+    return UserError(f"Checkpoint {directory} has another architecture than the settings describe: {shown}.")
 
 
 def absolute(path: epath.PathLike) -> epath.Path:
@@ -311,22 +312,22 @@ def is_checkpoint(directory: epath.Path) -> bool:
 
 
 def find_problem(directory: epath.Path) -> str | None:
-    """What is wrong with the files of a checkpoint, in a few words; None if nothing is."""
+    """What is wrong with the files of a checkpoint, in a few words; None if they are sound."""
     if not is_checkpoint(directory):
         return "its items model and meta are not both there"
     try:
         read_meta(directory)
     except UserError:
-        return None  # Written by a newer version: sound, and to be told of by whoever reads it.
+        return None  # A newer version wrote it: it is sound, and `read_meta` raises this error for whoever reads it.
     except (OSError, ValueError, KeyError, TypeError):
         return "its meta item is unreadable"
     return find_damage(directory)
 
 
 def orbax_context() -> ocp.Context:
-    """How Orbax is used everywhere here."""
+    """The options with which this project uses Orbax."""
     registry = ocp.handlers.local_registry()
-    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")  # As a file that people can read.
+    registry.add(ocp.handlers.JsonHandler, checkpointable_name="meta")  # A file that people can read.
     context = ocp.Context()
     context.checkpointables.registry = registry
     return context
@@ -346,15 +347,15 @@ def not_written(path: epath.Path, error: Exception) -> UserError:
     """The error for a checkpoint that could not be saved."""
     kind = UserError if _system_reason(_root(error)) else UnfinishedSaveError
     return kind(
-        f"Checkpoint {path} could not be written ({brief(error)}); earlier checkpoints are unharmed: make room or mend "
-        "the folder, then give the same command again."
+        f"Checkpoint {path} could not be written ({brief(error)}); earlier checkpoints are unharmed: make room or "
+        "repair the folder, then give the same command again."
     )
 
 
 def brief(error: BaseException) -> str:
     """What the system says went wrong, or the first line of an error's message.
 
-    It is that of the error which others came from: Orbax wraps the telling one.
+    Orbax wraps errors, so this looks at the first error of the chain.
     """
     root = _root(error)
     lines = str(root).strip().splitlines()

@@ -19,7 +19,7 @@ from flax import nnx
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.evaluation.results import DatasetDetections, joined
-from anchordetr_jax.files import write_atomically
+from anchordetr_jax.files import stored_path, write_atomically
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.version import __version__
 
@@ -64,7 +64,7 @@ class Journal:
             folder: on this machine or in a bucket. It is made when there is something to keep.
             seconds: the shortest time between two parts.
         """
-        self.folder = epath.Path(folder)
+        self.folder = stored_path(folder)
         self.notes: list[str] = []
         """Sentences about parts that cannot be used."""
         self._seconds = seconds

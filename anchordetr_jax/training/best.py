@@ -1,4 +1,4 @@
-"""The best evaluation of a run, as `metrics.jsonl` tells it, so that stops and resumes change nothing about it."""
+"""The best evaluation of a run. It is read from `metrics.jsonl`, so a stopped and resumed run has the same one."""
 
 import dataclasses
 import math
@@ -17,19 +17,19 @@ from anchordetr_jax.training.watching.metrics_file import read_evaluations, roun
 
 @dataclasses.dataclass(frozen=True)
 class Best:
-    """What the evaluations of a run amount to."""
+    """A summary of the evaluations of a run."""
 
     ap: float = -math.inf
-    """The highest AP, as `metrics.jsonl` has it."""
+    """The highest AP, rounded as in `metrics.jsonl`."""
     step: int = -1
-    """Where it was reached first; -1 if nowhere yet."""
+    """The first step with this AP; -1 if there is none yet."""
     since: int = 0
-    """Evaluations after that."""
+    """The number of evaluations after it."""
     newest: int = -1
-    """Step of the newest evaluation; -1 if there is none."""
+    """The step of the newest evaluation; -1 if there is none yet."""
 
     def after(self, step: int, ap: float) -> "Best":
-        """With one more evaluation."""
+        """The summary with one more evaluation."""
         ap = rounded(ap)
         if ap > self.ap:
             return Best(ap, step, since=0, newest=step)
@@ -37,14 +37,14 @@ class Best:
 
 
 def read_best(workdir: epath.PathLike, last_step: int) -> Best:
-    """From the evaluations up to a step, as process 0 finds them, on all processes. All of them must call it."""
+    """The summary of the evaluations up to a step, read by process 0 for all processes. All processes must call it."""
     best = Best()
     if jax.process_index() == 0:
         for step, ap in read_evaluations(workdir, last_step):
             best = best.after(step, ap)
     if jax.process_count() == 1:
         return best
-    # As integers: JAX would cut float64 to float32.
+    # As integers, because JAX would round float64 to float32.
     message = np.array([*np.array([best.ap]).view(np.int32), best.step, best.since, best.newest], np.int32)
     message = np.asarray(multihost_utils.broadcast_one_to_all(message))
     ap = np.ascontiguousarray(message[:2]).view(np.float64)[0]
@@ -54,9 +54,9 @@ def read_best(workdir: epath.PathLike, last_step: int) -> Best:
 def save_best(
     workdir: epath.PathLike, step: int, state: TrainState, config: Config, categories: Categories | None
 ) -> None:
-    """Writes the weights as they are evaluated to `WORKDIR/best/STEP`, and removes the best one before.
+    """Writes the evaluated weights to `WORKDIR/best/STEP`, then removes the checkpoint that was the best before.
 
-    All processes must call it. Raises `UserError` if it cannot be written; the one before is then still there.
+    All processes must call it. Raises `UserError` if it cannot be written; the earlier one is then still there.
     """
     root = absolute(workdir) / BEST_FOLDER
     save_variables(root / str(step), evaluated_variables(state), categories, config, step=step)
@@ -67,9 +67,9 @@ def save_best(
 
 
 def forget_best_after(workdir: epath.PathLike, step: int) -> None:
-    """Removes the best checkpoint if it is from after a step that the run goes on from: it may now turn out worse.
+    """Removes the best checkpoint if its step is later than the one that the run continues from.
 
-    Also removes what a save left half-written.
+    The run takes those steps again, perhaps with other settings. Also removes half-written checkpoints.
     """
     root = absolute(workdir) / BEST_FOLDER
     if jax.process_index() == 0 and root.is_dir():

@@ -20,22 +20,22 @@ _CLIP_EPSILON = 1e-6
 """Added to the gradient's norm before dividing by it, as `torch.nn.utils.clip_grad_norm_` does."""
 
 _SMALL = 2**17
-"""Arrays of fewer scalars are joined by `total_norm`."""
+"""`total_norm` joins arrays with fewer elements than this."""
 
 
 class Optimizer(NamedTuple):
-    """An optax chain whose learning rates follow the number of the step it is told, not a count of its own.
+    """An optax chain whose learning rates depend on the step that it is given, not on a count of its own.
 
-    So a step that was refused still moves the schedule along, and the schedule stays tied to the epochs.
+    So a refused step also moves the schedule, and the schedule follows the epochs.
     """
 
     init: Callable[[Variables], Any]
-    """Parameters to optimiser state. Raises `UserError` if a learning rate's pattern decides for none of them."""
+    """Parameters to optimiser state. Raises `UserError` if the pattern of a learning rate matches none of them."""
     update: Callable[[Variables, Any, Variables, jax.Array, jax.Array], tuple[Variables, Any]]
-    """(gradients, optimiser state, parameters, step, norm of all gradients) to (what to add to the parameters, new
+    """(gradients, optimiser state, parameters, step, norm of all gradients) to (changes to add to the parameters, new
     optimiser state)."""
     learning_rates: Callable[[jax.Array | int], dict[str, jax.Array]]
-    """Step number to the learning rate of each group: "rest", "backbone", and those of patterns by their pattern."""
+    """Step number to the learning rate of each group: "rest", "backbone", and one for each pattern."""
 
 
 def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int) -> Optimizer:
@@ -54,7 +54,7 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
     def learning_rates(step: jax.Array | int) -> dict[str, jax.Array]:
         return {group: rate * factor(step) for group, rate in base_rates.items()}
 
-    # A stage that does nothing keeps the layout of the state: a run may be continued with clipping switched on or off.
+    # `identity` keeps the layout of the state, so that a run may continue with clipping switched on or off.
     stages = [clip_by_total_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()]
     if config.name == "adamw":
         stages.append(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8))
@@ -68,8 +68,8 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
         groups = {learning_rate_group(path, by_pattern) for path in params}
         if idle := [pattern for pattern in by_pattern if pattern not in groups]:
             raise UserError(
-                f"Setting 'optimizer.learning_rates' has {idle[0]!r}, which decides for no trained parameter (those "
-                f"have paths such as {min(params)!r}): remove it, or mend it."
+                f"Setting 'optimizer.learning_rates' has {idle[0]!r}, which decides for no trained parameter (their "
+                f"paths look like {min(params)!r}): correct it, or remove it."
             )
         return chain.init(params)
 
@@ -88,9 +88,9 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
 
 
 def learning_rate_group(path: str, patterns: Iterable[str] = ()) -> str:
-    """The group whose learning rate the parameter at `path` follows.
+    """The learning-rate group of the parameter at `path`.
 
-    That is the first of the patterns that matches all of it; where none does, "backbone" or "rest".
+    It is the first pattern that matches the whole path, or else "backbone" or "rest".
     """
     for pattern in patterns:
         if re.fullmatch(pattern, path):
@@ -99,12 +99,12 @@ def learning_rate_group(path: str, patterns: Iterable[str] = ()) -> str:
 
 
 def schedule_factor(config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int) -> Schedule:
-    """What base learning rates are multiplied by at each step: warm-up times either drops or half a cosine to 0."""
+    """The factor of the base learning rates at each step: warm-up, times either drops or half a cosine to 0."""
     total = max(1, steps_before(epochs))
     drops = [steps_before(epoch) for epoch in range(config.drop_epoch, epochs + 1, config.drop_epoch)]
 
     def factor(step: jax.Array | int) -> jax.Array:
-        # float() asks for JAX's default float, so that float64 runs get a float64 schedule.
+        # `float` is JAX's default float, so that float64 runs get a float64 schedule.
         position = jnp.asarray(step).astype(float)
         if config.schedule == "step":
             dropped = jnp.searchsorted(jnp.asarray(drops, jnp.int32), jnp.asarray(step, jnp.int32), side="right")
@@ -124,8 +124,8 @@ def total_norm(gradients: Variables, *, join: bool = False) -> jax.Array:
 
     Args:
         gradients: arrays by path.
-        join: write small ones side by side first. A sum for each of hundreds takes a CPU's program longer to compile
-            and to load than to run. TPUs would have to lay them out anew, and what is split over devices, to exchange.
+        join: concatenate small arrays first. Hundreds of separate sums take a CPU's program longer to compile and to
+            load than to run. On TPUs, and for arrays that are split over devices, it would cost copies and exchanges.
     """
     arrays = list(gradients.values())
     small = [array.reshape(-1) for array in arrays if array.size < _SMALL] if join else []
@@ -135,10 +135,10 @@ def total_norm(gradients: Variables, *, join: bool = False) -> jax.Array:
 
 
 def clip_by_total_norm(max_norm: float) -> optax.GradientTransformationExtraArgs:
-    """Scales all gradients by min(1, max_norm / (norm + 1e-6)), the arithmetic of `torch.nn.utils.clip_grad_norm_`.
+    """Scales all gradients by min(1, max_norm / (norm + 1e-6)), as `torch.nn.utils.clip_grad_norm_` does.
 
-    optax's own version leaves out the 1e-6, which at max_norm 0.1 is a difference in the fifth digit. Its update takes
-    the norm as `norm`.
+    The version in optax lacks the 1e-6, which at max_norm 0.1 changes the fifth digit. `update` takes the norm as the
+    keyword argument `norm`.
     """
 
     def update(gradients: Any, state: Any, params: Any = None, *, norm: jax.Array, **_: Any) -> tuple[Any, Any]:

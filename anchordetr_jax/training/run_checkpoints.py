@@ -118,12 +118,6 @@ class CheckpointWriter:
             self._thread.shutdown(wait=False)
 
 
-def latest_step(workdir: epath.PathLike) -> int | None:
-    """Step of the newest checkpoint of a run (it may turn out damaged), or None."""
-    steps = saved_steps(absolute(workdir) / CHECKPOINTS_FOLDER)
-    return steps[-1] if steps else None
-
-
 def restore_newest(
     workdir: epath.PathLike, abstract: TrainState, config: Config, categories: Categories | None = None
 ) -> tuple[TrainState, CheckpointMeta] | None:

@@ -19,7 +19,6 @@ from anchordetr_jax.checkpoints.checkpoint import (
     find_checkpoint,
     load_model,
     read_meta,
-    save_model,
     save_variables,
 )
 from anchordetr_jax.checkpoints.integrity import CHECKSUMS_FILE, find_damage
@@ -42,7 +41,7 @@ def detector() -> AnchorDETR:
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("converted") / "weights"
-    save_model(path, detector(), CATEGORIES, CONFIG)
+    save_variables(path, variables_of(detector()), CATEGORIES, CONFIG)
     return path
 
 
@@ -126,7 +125,7 @@ def test_the_only_checkpoint_of_a_folder_is_named_when_it_is_damaged(saved: Path
     path = tmp_path / "best/5"
     shutil.copytree(saved, path)
     (path / "meta/data.json").unlink()
-    with pytest.raises(UserError, match=rf"Checkpoint {path} is damaged \(.*\), and no other is beside it"):
+    with pytest.raises(UserError, match=rf"Checkpoint {path} is damaged \(.*\) and the only one in its folder"):
         find_checkpoint(tmp_path / "best")
 
 

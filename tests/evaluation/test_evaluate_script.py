@@ -15,9 +15,10 @@ from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from anchordetr_jax.checkpoints.checkpoint import save_model
+from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.model.definition import variables_of
 
 pytestmark = pytest.mark.processes
 
@@ -45,7 +46,7 @@ def root(tmp_path_factory, make_tiny_detector):
         eval=EvalConfig(batch_size=2),
     )
     model = make_tiny_detector()
-    save_model(root / "checkpoint", model, Categories(ids=(2, 5), names=("cat", "dog")), config)
+    save_variables(root / "checkpoint", variables_of(model), Categories(ids=(2, 5), names=("cat", "dog")), config)
     return root
 
 

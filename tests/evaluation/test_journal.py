@@ -80,6 +80,17 @@ def test_added_detections_are_found(journal):
         np.testing.assert_array_equal(ours[:2], theirs[::-1])
 
 
+def test_a_folder_whose_name_looks_like_a_pattern_keeps_parts(tmp_path):
+    journal = Journal(tmp_path / "[x]" / "r*.json.partial", seconds=0)
+    assert journal.read("f", 9) is None
+    journal.add(detections(3, 5))
+    kept = again(journal).read("f", 9)
+    assert kept is not None
+    assert sorted(kept.rows.tolist()) == [3, 5]
+    journal.remove()
+    assert not journal.folder.exists()
+
+
 def test_fillers_and_unreadable_images_of_a_batch_are_not_kept(journal):
     batch = detections(5, -1, 6)
     journal.add(batch._replace(readable=np.array([True, True, False])))

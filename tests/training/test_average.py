@@ -7,10 +7,9 @@ import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import load_variables
 from anchordetr_jax.config import Config
-from anchordetr_jax.devices import to_host
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
 from anchordetr_jax.training.state import TrainState, evaluated_variables
-from tests.training.tiny import CATEGORIES, CONFIG, RECORD, Trainer, batch, changed, equal, run, trainer
+from tests.training.tiny import CATEGORIES, CONFIG, RECORD, Trainer, batch, changed, equal, run, to_host, trainer
 
 AVERAGED = changed(CONFIG, train={"ema_decay": 0.9})
 

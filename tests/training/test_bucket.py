@@ -52,7 +52,7 @@ def test_a_run_in_a_bucket_is_stopped_damaged_and_goes_on_as_on_a_disk(
         del bucket.store[f"/runs/mine/checkpoints/5/{name}"]
     with caplog.at_level(logging.WARNING):
         assert run(workdir, settings(2)) == Outcome(step=10, stopped_by=None)
-    assert "checkpoints/5 is damaged (it is only half written): the one before is used" in caplog.text
+    assert "checkpoints/5 is damaged (it is only half written): the one before it is used" in caplog.text
     told = [json.loads(line) for line in bucket.store["/runs/mine/metrics.jsonl"].getvalue().decode().splitlines()]
     assert [line["step"] for line in told if "loss" in line] == list(range(1, 11))
     assert saved_steps(workdir / "best") == [10]

@@ -13,11 +13,10 @@ import pytest
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
-from anchordetr_jax.devices import to_host
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.sharding import ShardingRule
 from tests.tolerances import GRADIENT64_RELATIVE, STEPS64_RELATIVE
-from tests.training.tiny import CONFIG, StandIn, Trainer, batch, changed, run, trainer
+from tests.training.tiny import CONFIG, StandIn, Trainer, batch, changed, run, to_host, trainer
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 5

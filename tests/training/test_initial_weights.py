@@ -10,7 +10,6 @@ import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.devices import to_host
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.initial_weights import load_initial_weights
@@ -18,7 +17,7 @@ from anchordetr_jax.training.state import TrainState
 from anchordetr_jax.weights.class_rows import load_rows, rows_to_keep
 from anchordetr_jax.weights.pretrained import open_pretrained
 from tests.detector import MODEL, save_detector
-from tests.training.tiny import CATEGORIES, CONFIG, changed, equal, trainer
+from tests.training.tiny import CATEGORIES, CONFIG, changed, equal, to_host, trainer
 
 FIVE = Categories(ids=(1, 2, 3, 4, 5), names=("a", "b", "c", "d", "e"), scheme="contiguous")
 FIVE_CLASSES = dataclasses.replace(CONFIG, model=dataclasses.replace(CONFIG.model, num_classes=5))

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.devices import global_batch, to_host
+from anchordetr_jax.devices import global_batch
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from tests.tolerances import EXACT64, GRADIENT64_RELATIVE, LOSS64_RELATIVE
-from tests.training.tiny import CONFIG, MODEL, StandIn, batch, changed, equal, run, trainer
+from tests.training.tiny import CONFIG, MODEL, StandIn, batch, changed, equal, run, to_host, trainer
 
 WIDE = changed(CONFIG, model={"dtype": "float64"})
 HOST = changed(WIDE, matcher={"backend": "host"})

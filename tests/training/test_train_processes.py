@@ -36,7 +36,7 @@ __all__ = ["folder"]  # fixture
 
 pytestmark = pytest.mark.processes
 
-END = "end all processes, then give the same command again, which goes on from the newest checkpoint."
+END = "end all processes, then give the same command again, which continues from the newest checkpoint."
 
 
 @dataclasses.dataclass
@@ -157,7 +157,7 @@ def test_a_full_disk_is_told_of_by_both_processes_and_the_run_goes_on_when_there
         for end in ends:
             (sentence,) = (line for line in end.errors if line.startswith("Error: "))
             assert f"Checkpoint {checkpoint(disk, 4)} could not be written (No space left on device)" in sentence, ends
-            assert "make room or mend the folder, then give the same command again" in sentence
+            assert "make room or repair the folder, then give the same command again" in sentence
         assert [end.status for end in ends] == [1, 1]
 
         resize(disk, 10**8)

@@ -70,7 +70,7 @@ def assert_told_of(path: Path, ends: list[Ended]) -> None:
     for end in ends:
         (sentence,) = (line for line in end.errors if line.startswith("Error: "))
         assert f"Checkpoint {path} could not be written (No space left on device)" in sentence
-        assert "make room or mend the folder, then give the same command again" in sentence
+        assert "make room or repair the folder, then give the same command again" in sentence
         assert not any("Traceback" in line for line in end.errors), ends
     assert [end.status for end in ends] == [1] * len(ends)
 

@@ -103,7 +103,7 @@ def test_damaged_checkpoints_are_named_and_set_aside_and_the_last_sound_one_is_u
     end = script.run(tmp_path)
     for step, problem in ((lost, "missing"), (altered, "altered"), (cut, "altered")):
         name = damaged[step].relative_to(checkpoint(tmp_path, step))
-        how = f"is damaged ({name} {'is' if step == lost else 'was'} {problem}): the one before is used."
+        how = f"is damaged ({name} {'is' if step == lost else 'was'} {problem}): the one before it is used."
         warning = f"Checkpoint {checkpoint(tmp_path, step)} {how}"
         assert [warning in line for line in end.errors].count(True) == 1, end.errors
         assert (tmp_path / f"checkpoints/damaged-{step}").is_dir()
@@ -130,7 +130,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     last = checkpoints(disk)[-1]
     assert end.errors == (
         f"Error: Checkpoint {checkpoint(disk, last + 2)} could not be written (No space left on device); earlier "
-        "checkpoints are unharmed: make room or mend the folder, then give the same command again.",
+        "checkpoints are unharmed: make room or repair the folder, then give the same command again.",
     )
     assert end.status == 1
     resize(disk, 10**8)

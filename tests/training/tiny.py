@@ -3,12 +3,13 @@
 import copy
 import dataclasses
 from collections.abc import Iterable, Iterator
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.experimental import multihost_utils
 
 from anchordetr_jax.config import Config, MatcherConfig, MeshConfig, ModelConfig, OptimizerConfig, TrainConfig
 from anchordetr_jax.data.batching import Batch
@@ -22,6 +23,8 @@ from anchordetr_jax.training.run_record import RunRecord
 from anchordetr_jax.training.sharding import ShardingRule
 from anchordetr_jax.training.state import TrainState, abstract_state, initial_state
 from anchordetr_jax.training.step import TrainStep, make_train_step
+
+Tree = TypeVar("Tree")
 
 SPLIT_ALL = (ShardingRule(r".*", 8),)
 """Splits every array of the stand-in over `fsdp` that can be."""
@@ -196,6 +199,17 @@ class NoiseData:
 
 RECORD = RunRecord(NoiseData.epochs)
 """What a checkpoint of a run on noise keeps besides its arrays."""
+
+
+def to_host(tree: Tree) -> Tree:
+    """Whole numpy arrays, on every process, of global arrays that may be split. All processes must call it."""
+
+    def fetch(array: Any) -> Any:
+        if isinstance(array, jax.Array) and not array.is_fully_addressable and not array.is_fully_replicated:
+            return np.asarray(multihost_utils.process_allgather(array, tiled=True))
+        return np.asarray(array)
+
+    return jax.tree.map(fetch, tree)
 
 
 def equal(a: Any, b: Any) -> bool:

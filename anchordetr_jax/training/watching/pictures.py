@@ -1,4 +1,4 @@
-"""What a person watches while a run goes on: curves that are renewed, grids of predictions, TensorBoard."""
+"""Pictures of a run while it trains: curves, grids of predictions, TensorBoard."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -19,14 +19,14 @@ CURVES_FILE = "curves.png"
 PREDICTIONS_FILE = "predictions.png"
 """The newest grid."""
 PREDICTIONS_FOLDER = "predictions"
-"""One grid an evaluation."""
+"""One grid per evaluation."""
 SECONDS_BETWEEN_CURVES = 30.0
 
 
 class RunWatch:
-    """Renews the pictures of a run. A context manager; use it on process 0.
+    """Draws the pictures of a run. A context manager; use it on process 0.
 
-    Curves are drawn in a thread of their own, so that the devices are not kept waiting.
+    A thread of its own draws the curves, so that the devices do not wait.
     """
 
     def __init__(
@@ -44,15 +44,15 @@ class RunWatch:
             self._tensorboard = TensorBoard(workdir)
 
     def line(self, step: int, values: Mapping[str, Any]) -> None:
-        """Takes a line of `metrics.jsonl`. Curves are renewed after evaluations, and else now and then."""
+        """Takes a line of `metrics.jsonl`. Draws the curves after evaluations, and at most twice a minute otherwise."""
         if self._tensorboard is not None:
             self._tensorboard.line(step, values)
         is_evaluation = any(name.startswith(EVALUATION_PREFIX) for name in values)
         if is_evaluation or time.monotonic() - self._drawn >= self._between:
-            self._renew_curves()
+            self._draw_curves()
 
     def predictions(self, step: int, dataset: DetectionSource, results: Sequence[Mapping[str, Any]]) -> None:
-        """Draws predictions beside the truth, always of the same few images."""
+        """Draws predictions beside the ground truth, always of the same images."""
         path = self._workdir / PREDICTIONS_FOLDER / f"step_{step:06d}.png"
         write_predictions(path, dataset, results)
         write_atomically(self._workdir / PREDICTIONS_FILE, path.read_bytes())
@@ -66,22 +66,22 @@ class RunWatch:
         failed = kind is not None
         self._finish_drawing(failed=failed)
         if (self._workdir / METRICS_FILE).exists():
-            self._renew_curves()
+            self._draw_curves()
             self._finish_drawing(failed=failed)
         self._thread.shutdown()
         if self._tensorboard is not None:
             self._tensorboard.__exit__()
 
-    def _renew_curves(self) -> None:
+    def _draw_curves(self) -> None:
         if self._drawing is None or self._drawing.done():
             self._finish_drawing()
             self._drawn = time.monotonic()
             self._drawing = self._thread.submit(plot_curves, self._workdir / METRICS_FILE, self._workdir / CURVES_FILE)
 
     def _finish_drawing(self, *, failed: bool = False) -> None:
-        """Waits for the curves. They are not worth a run: what goes wrong is logged.
+        """Waits for the curves. An error in drawing does not end the run: it is logged.
 
-        `failed`: the run itself has failed. That is to be told of then, and most likely the reason is the same.
+        `failed`: the run itself has failed, most likely for the same reason, so the error is not logged.
         """
         drawing, self._drawing = self._drawing, None
         if drawing is not None and (error := drawing.exception()) and not failed:

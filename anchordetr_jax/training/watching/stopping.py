@@ -1,4 +1,4 @@
-"""Stopping on request: a signal lets the step in progress end, so that a checkpoint can be written first."""
+"""Stopping on request: after a signal the current step is completed and saved before the run ends."""
 
 import os
 import signal
@@ -12,10 +12,10 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequest:
-    """While it is entered, SIGTERM and SIGINT are noted instead of ending the process; a second one ends it at once.
+    """While it is entered, SIGTERM and SIGINT do not end the process but are noted. A second one ends it at once.
 
-    With several processes all must stop after the same step, so there JAX's own preemption service (SIGTERM to any of
-    them) is asked instead, and SIGINT is passed on as SIGTERM.
+    Several processes must all stop after the same step. JAX's preemption service finds that step after a SIGTERM to any
+    of them; SIGINT is sent on as SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class StopRequest:
         self._restore()
 
     def after_step(self, step: int) -> bool:
-        """Whether to stop now. With several processes: to be called by all, after every step."""
+        """Whether to stop now. If there are several processes, all must call it after every step."""
         if jax.process_count() > 1 and multihost_utils.reached_preemption_sync_point(step):
             self.received = signal.SIGTERM
         return self.received is not None

@@ -1,4 +1,4 @@
-"""A run's numbers and pictures for TensorBoard, written without TensorFlow."""
+"""The numbers and pictures of a run for TensorBoard, written without TensorFlow."""
 
 import contextlib
 import json
@@ -28,21 +28,20 @@ finally:
 
 TENSORBOARD_FOLDER = "tensorboard"
 MAX_WIDTH = 1600
-"""Pixels; wider pictures are made smaller, as event files grow with every one."""
+"""Pixels. Wider pictures are reduced to it, as every one makes the event files larger."""
 
 
 class TensorBoard:
     """Writes event files into a workdir's `tensorboard`. A context manager; use it on process 0, with a local workdir.
 
-    Numbers of training are shown under `train/`, those of evaluations under `val/`. When a run goes on from a step,
-    what the files say of later steps is hidden, as those are taken again. A file that cannot be written ends the
-    writing, not the run.
+    Numbers of training are shown under `train/`, those of evaluations under `val/`. When a run continues from a step,
+    the earlier numbers of later steps are hidden, because those steps are taken again. If a file cannot be written,
+    nothing more is written, and the run continues.
     """
 
     def __init__(self, workdir: epath.PathLike):
         self._workdir = Path(workdir)
-        # tensorboardX's own SummaryWriter would write in a thread, and keep a run waiting for ever once that has met a
-        # full disk.
+        # SummaryWriter of tensorboardX writes in a thread; if the disk is full, the run would wait for it for ever.
         self._writer: EventsWriter | None = None
         self._failed = False
 
@@ -98,7 +97,7 @@ class TensorBoard:
         return writer
 
     def _first_step_taken_again(self, step: int) -> int:
-        """One more than the last step before `step` that the metrics, cut where the run goes on, have kept."""
+        """The step after the last one before `step` in `metrics.jsonl`, which has lost its later lines by now."""
         path = self._workdir / METRICS_FILE
         kept = [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
         return max((number for number in kept if number < step), default=-1) + 1
@@ -109,4 +108,6 @@ class TensorBoard:
             with contextlib.suppress(OSError):
                 self._writer.close()
         folder = self._workdir / TENSORBOARD_FOLDER
-        logging.warning("TensorBoard's files in %s cannot be written (%s): the run goes on without.", folder, error)
+        logging.warning(
+            "The TensorBoard files in %s cannot be written (%s): the run continues without them.", folder, error
+        )

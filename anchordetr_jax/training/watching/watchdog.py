@@ -1,8 +1,8 @@
-"""A run of several processes ends, with a sentence, when one of them hangs or dies; else the others wait for ever.
+"""Ends a run of several processes, with a message, if one of them hangs or dies. Otherwise the others wait for ever.
 
-The processes tell one another that they live, and how far they are, through the key-value store of JAX's coordination
-service, which process 0 hosts. Two threads do it: one writes and reads, which blocks while process 0 is stopped, and
-one looks at the clock and ends its process, which works although the main thread waits in a collective.
+Each process reports that it is alive, and its step, in the key-value store of JAX's coordination service, which process
+0 hosts. Two threads work for it. One writes and reads the store; it blocks while process 0 is stopped. The other one
+watches the clock and ends its process if necessary, even while the main thread waits in a collective.
 """
 
 import ctypes
@@ -28,30 +28,30 @@ from anchordetr_jax.errors import UserError
 _FOLDER = "anchordetr_jax/alive/"
 _RUNNING, _DONE, _LEFT = "running", "done", "left"
 _STUCK_FACTOR = 10
-"""A process that answers but does nothing is given so many times `timeout_seconds`: it may be compiling."""
+"""A process that answers but takes no step gets this many times `timeout_seconds`: it may be compiling."""
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What a process says of itself."""
+    """The report of a process about itself."""
 
     beat: int = 0
     """Counts up as long as the process lives."""
     state: str = _RUNNING
     step: int = 0
-    """The step that it has begun."""
+    """The newest step that it has begun."""
     place: str = ""
-    """While it evaluates: the line at which its main thread is."""
+    """During an evaluation: the line that its main thread executes."""
     mark: str = ""
-    """Changes whenever that thread moves, be it within the line."""
+    """Changes whenever that thread moves, also within the line."""
     reason: str = ""
     """Why it left."""
 
 
 @dataclasses.dataclass
 class Peer:
-    """What is known of a process, with the times of this one's clock."""
+    """What is known about a process. Times are those of this process's clock."""
 
     report: Report | None = None
     heard_at: float = 0.0
@@ -60,7 +60,7 @@ class Peer:
     """When its step or place last changed."""
 
     def hear(self, report: Report, now: float) -> None:
-        """Takes note of a report."""
+        """Notes a report."""
         if self.report is None or report.beat != self.report.beat:
             self.heard_at = now
         if self.report is None or (report.step, report.mark) != (self.report.step, self.report.mark):
@@ -69,7 +69,7 @@ class Peer:
 
 
 def find_fault(peers: dict[int, Peer], me: int, now: float, timeout: float) -> str | None:
-    """What is wrong with the other processes, in a sentence without its full stop; None if nothing is."""
+    """What is wrong with the other processes, as a sentence without its full stop; None if nothing is wrong."""
     running: dict[int, Report] = {}
     for index, peer in peers.items():
         if peer.report is None or (peer.report.state == _DONE and index != me):
@@ -96,19 +96,19 @@ def find_fault(peers: dict[int, Peer], me: int, now: float, timeout: float) -> s
 
 
 class Watchdog:
-    """Watches the other processes from when it is entered until it is left. Does nothing in a run of one process.
+    """Watches the other processes while it is entered. Does nothing in a run of one process.
 
-    When one hangs or dies this process prints a sentence that names it and exits with 1, whatever its main thread is
-    doing; nothing is saved then, as that takes all processes.
+    If one hangs or dies, this process prints a message that names it, and exits with 1, whatever its main thread does.
+    Nothing is saved then, because a save needs all processes.
     """
 
     def __init__(self, timeout_seconds: float):
-        """`timeout_seconds`: how long a process may be silent. 0: nobody is watched."""
+        """`timeout_seconds`: how long a process may be silent. 0: nothing is watched."""
         self._timeout = timeout_seconds
         self._client: Any = distributed.global_state.client
         self._on = timeout_seconds > 0 and jax.process_count() > 1 and self._client is not None
         self._me = jax.process_index()
-        # Less often where many processes read what all have written; else fast enough for `_delay_aborts`.
+        # Less often if there are many processes, as each reads the reports of all. Fast enough for `_delay_aborts`.
         self._interval = max(min(max(timeout_seconds / 20, 0.2), 1.5), jax.process_count() / 100)
         self._peers: dict[int, Peer] = {}
         self._report = Report()
@@ -127,7 +127,7 @@ class Watchdog:
         self._report = dataclasses.replace(self._report, step=step)
 
     def evaluating(self, now: bool) -> None:
-        """An evaluation begins or ends: no steps are counted, the main thread only has to move."""
+        """An evaluation begins or ends. During it the main thread takes no steps, but it must move."""
         self._evaluating = now
 
     def __enter__(self) -> Self:
@@ -157,16 +157,16 @@ class Watchdog:
             self._tell()
 
     def _fail(self, error: BaseException) -> None:
-        """Leaves the run because of an error in this process, or because another's end made a collective fail."""
+        """Leaves the run after an error in this process, or after a collective failed because another process ended."""
         if not isinstance(error, UserError | KeyboardInterrupt) or isinstance(error, UnfinishedSaveError):
-            # If a process died, the watching thread finds out now, tells of it instead and ends this process.
+            # If another process died, the watching thread finds out now, reports that and ends this process.
             time.sleep(self._timeout + 2 * self._interval)
         self._leaving = True
         reason = str(error) if isinstance(error, UserError) else type(error).__name__
         self._report = dataclasses.replace(self._report, state=_LEFT, reason=reason.splitlines()[0][:300])
         self._part()
-        # At the end JAX would wait minutes for the others, and Python for threads that wait for them (in a save). This
-        # comes before both; what is registered with `atexit` comes after the threads.
+        # At exit JAX would wait minutes for the other processes, and Python for threads that wait for them (in a save).
+        # This is called before both. `atexit` would call it after the threads.
         register: Any = threading._register_atexit  # type: ignore[attr-defined]
         register(_exit_now, 130 if isinstance(error, KeyboardInterrupt) else 1)
 
@@ -198,7 +198,7 @@ class Watchdog:
         before = time.monotonic()
         while not self._ended.wait(min(self._interval, 0.5)):
             now = time.monotonic()
-            if now - before > self._timeout / 2 + self._interval:  # This process itself was stopped for a while.
+            if now - before > self._timeout / 2 + self._interval:  # This process itself was stopped.
                 self._store_answered_at = now
                 for peer in self._peers.values():
                     peer.heard_at = peer.moved_at = now
@@ -225,7 +225,7 @@ class Watchdog:
         begun = self._report.step
         print(
             f"\nError: {fault}. So process {self._me} of {jax.process_count()} stops too, in step {begun}: end all "
-            "processes, then give the same command again, which goes on from the newest checkpoint.",
+            "processes, then give the same command again, which continues from the newest checkpoint.",
             file=sys.stderr,
             flush=True,
         )
@@ -234,10 +234,10 @@ class Watchdog:
         parting = threading.Thread(target=self._part, daemon=True)  # It blocks if process 0 is stopped.
         parting.start()
         parting.join(self._timeout if self._me == 0 else 2 * self._interval)
-        _exit_now(1)  # At once, as JAX soon makes a noise about the others' end.
+        _exit_now(1)  # At once, before JAX prints its own messages about the end of the others.
 
     def _part(self) -> None:
-        """Says that this process has left. Process 0 waits until the others know: with it the store ends."""
+        """Reports that this process leaves. Process 0 waits until the others know it, because the store ends with it."""
         self._tell()
         deadline = time.monotonic() + self._timeout
         while self._me == 0 and time.monotonic() < deadline and not self._parted():
@@ -258,7 +258,7 @@ def _processes(indices: list[int]) -> str:
 
 
 def _place(thread: int | None) -> tuple[str, str]:
-    """The innermost line of this package at which a thread is, and a mark of where inside of it."""
+    """The innermost line of this package that a thread executes, and a mark of its place in that line."""
     frame = sys._current_frames().get(thread or 0)
     if frame is None:
         return "", ""
@@ -270,7 +270,7 @@ def _place(thread: int | None) -> tuple[str, str]:
 
 
 def _refuses(address: str | None) -> bool:
-    """Whether the host at HOST:PORT is there and says that no process listens. (One that is stopped still listens.)"""
+    """Whether the host of HOST:PORT answers that no process listens. (A stopped process still listens.)"""
     host, _, port = (address or "").rpartition(":")
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=1).close()
@@ -282,11 +282,12 @@ def _refuses(address: str | None) -> bool:
 
 
 def _delay_aborts() -> None:
-    """Makes an abort of this process sleep first, so that the watching thread can tell why.
+    """Makes this process sleep before an abort, so that the watching thread can report the reason.
 
-    When process 0 dies, JAX's client aborts the others within milliseconds, naming nobody, and offers no other way.
-    Until then it answers no more calls, so the watching thread has to find out by itself, within these six seconds.
-    The handler is libc's own sleep(), called with the signal's number as seconds: Python code could not run there.
+    If process 0 dies, JAX's client aborts the other processes within milliseconds. Its message names no process, and
+    it has no option to change that. The client then answers no calls, so the watching thread must find the reason
+    within these six seconds. The signal's handler is sleep() of libc, whose argument is the signal's number: Python
+    code cannot run there.
     """
     try:
         libc = ctypes.CDLL(None)
@@ -294,7 +295,7 @@ def _delay_aborts() -> None:
         libc.signal.restype = ctypes.c_void_p
         libc.signal(int(signal.SIGABRT), ctypes.cast(libc.sleep, ctypes.c_void_p))
     except (OSError, AttributeError):
-        logging.warning("A process that is aborted here cannot say which other process was the cause.")
+        logging.warning("A process that is aborted on this system cannot say which other process was the cause.")
 
 
 def _exit_now(code: int) -> None:
