@@ -237,7 +237,7 @@ class Watchdog:
         _exit_now(1)  # At once, before JAX prints its own messages about the end of the others.
 
     def _part(self) -> None:
-        """Reports that this process leaves. Process 0 waits until the others know it, because the store ends with it."""
+        """Reports that this process leaves. Process 0 waits until the others know it: the store ends with it."""
         self._tell()
         deadline = time.monotonic() + self._timeout
         while self._me == 0 and time.monotonic() < deadline and not self._parted():
