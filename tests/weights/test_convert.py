@@ -147,7 +147,7 @@ def test_a_torchvision_resnet_becomes_a_backbone_to_start_from(tmp_path: Path) -
     write_torch_file(tmp_path / "resnet50.pth", torchvision_resnet())
     import_weights(tmp_path / "resnet50.pth", tmp_path / "out")
     assert {name.split("/")[0] for name in saved_shapes(tmp_path / "out")} == {"backbone"}
-    with pytest.raises(UserError, match=r"holds a backbone alone.*init_from"):
+    with pytest.raises(UserError, match=r"holds only a backbone.*init_from"):
         load_model(tmp_path / "out")
 
 
