@@ -18,7 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.model.definition import variables_of
+from anchordetr_jax.kernels.building import variables_of
 
 pytestmark = pytest.mark.processes
 
