@@ -37,7 +37,7 @@ pytestmark = pytest.mark.processes
 
 
 def assert_ended_like(workdir: Path, whole_run: Path, end: Ended) -> None:
-    """Every weight and moment to the last bit, every step told of once."""
+    """Every weight and moment to the last bit, and one line for each step."""
     assert end.status == 0, end.errors
     assert equal(saved_arrays(checkpoint(workdir, STEPS)), saved_arrays(checkpoint(whole_run, STEPS)))
     assert steps_told(workdir) == list(range(1, STEPS + 1))
@@ -114,6 +114,23 @@ def test_damaged_checkpoints_are_named_and_set_aside_and_the_last_sound_one_is_u
 def largest_file(folder: Path) -> Path:
     """The file with most of the arrays in it."""
     return max((path for path in folder.rglob("*") if path.is_file()), key=lambda path: path.stat().st_size)
+
+
+def test_a_second_run_in_the_same_workdir_is_refused_and_the_first_one_ends_well(
+    script: TrainScript, whole_run: Path, tmp_path: Path
+) -> None:
+    """In a folder whose name looks like a pattern: checkpoints are complete there too."""
+    workdir = tmp_path / "exp[1]*?"
+    first = script.start(workdir)
+    wait_until(lambda: (workdir / "running.json").exists(), first)
+    second = script.run(workdir)
+    assert second.status == 1
+    (sentence,) = second.errors
+    assert f"Error: Another run trains in {workdir}: process {first.pid} on " in sentence
+    assert "last sign of life" in sentence
+    assert_ended_like(workdir, whole_run, ended(first))
+    assert not (workdir / "running.json").exists()
+    assert "This run is finished" in script.run(workdir).output
 
 
 @pytest.fixture
