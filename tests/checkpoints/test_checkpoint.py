@@ -64,7 +64,7 @@ def test_a_model_comes_back_bit_for_bit_with_its_settings_and_classes(saved: Pat
     assert isinstance(model, AnchorDETR)
 
 
-def test_a_folder_may_be_named_from_where_one_stands(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_folder_may_be_a_relative_path(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(saved.parent)
     assert load_model(saved.name)[1].path == str(saved)
 
@@ -137,7 +137,7 @@ def test_a_truncated_list_of_checksums_is_noticed(copy: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # What Orbax leaves behind then.
-def test_damage_that_only_reading_shows_is_a_sentence_too(copy: Path) -> None:
+def test_damage_that_only_reading_finds_gives_one_sentence(copy: Path) -> None:
     (copy / CHECKSUMS_FILE).unlink()
     for path in (copy / "model").rglob("d/*"):
         path.write_bytes(b"")
@@ -146,7 +146,7 @@ def test_damage_that_only_reading_shows_is_a_sentence_too(copy: Path) -> None:
     time.sleep(0.5)  # Orbax's other reads end meanwhile, lest their noise count against the next test.
 
 
-def test_without_checksums_nothing_is_held_against_a_checkpoint(copy: Path) -> None:
+def test_a_checkpoint_without_checksums_is_sound(copy: Path) -> None:
     (copy / CHECKSUMS_FILE).unlink()
     assert find_damage(checkpoint.epath.Path(copy)) is None
     load_model(copy)
@@ -198,7 +198,7 @@ def test_settings_written_by_an_older_version_take_defaults_for_what_is_new(copy
         (ValueError(), "ValueError"),
     ],
 )
-def test_an_error_is_told_of_briefly_and_with_its_reason(error: Exception, told: str) -> None:
+def test_an_error_is_reported_briefly_with_its_reason(error: Exception, told: str) -> None:
     wrapped = RuntimeError("while saving")
     wrapped.__cause__ = error
     assert brief(wrapped) == told

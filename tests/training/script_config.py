@@ -1,4 +1,4 @@
-"""Settings of a run of scripts/train.py that tests stop: a small network of the real kind, and a few small images."""
+"""Settings of a run of scripts/train.py that tests stop: a small real detector and a few small images."""
 
 import ml_collections
 

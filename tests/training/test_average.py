@@ -57,7 +57,7 @@ def test_what_is_evaluated_and_loaded_is_the_average(averaged: Trainer, workdir:
     assert equal(to_host(loaded), to_host(evaluated))
 
 
-def test_an_average_switched_on_later_starts_from_the_weights(tmp_path: Path) -> None:
+def test_an_average_that_is_switched_on_later_begins_with_the_weights(tmp_path: Path) -> None:
     plain = train(CONFIG)
     save(tmp_path, plain)
     made = trainer(AVERAGED, devices=4, fsdp=2)
@@ -68,7 +68,7 @@ def test_an_average_switched_on_later_starts_from_the_weights(tmp_path: Path) ->
     assert equal(to_host(made.state.params), to_host(plain.state.params))
 
 
-def test_without_the_average_training_goes_on_with_the_weights(averaged: Trainer, workdir: Path) -> None:
+def test_training_continues_with_the_weights_when_the_average_is_switched_off(averaged: Trainer, workdir: Path) -> None:
     state = restore(workdir, trainer(devices=4, fsdp=2))
     assert equal(to_host(state.params), to_host(averaged.state.params))
     assert state.ema == {}

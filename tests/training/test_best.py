@@ -59,7 +59,7 @@ def weights(checkpoint: Path) -> Any:
 
 
 @given(st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, math.nan]), max_size=8))
-def test_the_best_is_the_first_of_the_highest(scores: list[float]) -> None:
+def test_the_best_evaluation_is_the_first_with_the_highest_ap(scores: list[float]) -> None:
     best = Best()
     for step, ap in enumerate(scores):
         best = best.after(step, ap)
@@ -69,7 +69,7 @@ def test_the_best_is_the_first_of_the_highest(scores: list[float]) -> None:
     assert best.since == (len(scores) - 1 - best.step)
 
 
-def test_the_best_is_known_from_the_metrics_to_the_bit(tmp_path: Path) -> None:
+def test_the_best_evaluation_is_read_from_the_metrics_exactly(tmp_path: Path) -> None:
     told = Best()
     with MetricsFile(tmp_path, 0) as metrics:
         for step, ap in ((5, 1 / 7), (10, 1 / 7), (15, math.nan), (20, 0.1)):
@@ -79,7 +79,7 @@ def test_the_best_is_known_from_the_metrics_to_the_bit(tmp_path: Path) -> None:
     assert read_best(tmp_path, 5) == Best(0.142857, step=5, since=0, newest=5)
 
 
-def test_a_run_ends_early_keeps_the_best_and_goes_on_when_patience_is_raised(
+def test_a_run_stops_early_keeps_the_best_and_continues_when_patience_is_raised(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(RuntimeError, match="killed"):
@@ -101,7 +101,7 @@ def test_a_run_ends_early_keeps_the_best_and_goes_on_when_patience_is_raised(
     assert {line["step"]: line["val/AP"] for line in found if "val/AP" in line} == SCORES
 
 
-def test_a_best_checkpoint_from_after_the_one_that_is_gone_on_from_is_not_trusted(tmp_path: Path) -> None:
+def test_a_best_checkpoint_later_than_the_resumed_step_is_removed(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="killed"):
         run(tmp_path, settings(), KilledAt(12))
     assert saved_steps(tmp_path / "best") == [10]

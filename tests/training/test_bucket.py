@@ -36,7 +36,7 @@ def run(workdir: epath.PathLike, config: Config) -> Outcome:
     return train(config, workdir, NoiseData(), evaluate=lambda model, step: {"AP": step / 100}, mesh=mesh)
 
 
-def test_a_run_in_a_bucket_is_stopped_damaged_and_goes_on_as_on_a_disk(
+def test_a_run_in_a_bucket_is_resumed_after_damage_as_on_a_disk(
     bucket: type[Bucket],
     tmp_path: epath.Path,
     monkeypatch: pytest.MonkeyPatch,

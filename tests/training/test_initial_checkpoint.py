@@ -37,24 +37,26 @@ def starting_from(path: object, **changes: object) -> Config:
     return dataclasses.replace(FINETUNE, init_from=str(path), **changes)  # type: ignore[arg-type]
 
 
-def test_the_network_is_that_of_the_start_but_for_its_classes(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_architecture_of_the_initial_weights_is_taken_over_except_for_the_classes(
+    checkpoint: Path, tmp_path: Path
+) -> None:
     config, _ = prepare_initial_weights(starting_from(checkpoint), (), tmp_path)
     assert config.model == dataclasses.replace(NETWORK, num_classes=0)
     assert config.init_from == str(checkpoint)
 
 
-def test_model_settings_that_are_given_stay(checkpoint: Path, tmp_path: Path) -> None:
+def test_model_settings_of_the_command_line_are_kept(checkpoint: Path, tmp_path: Path) -> None:
     given = starting_from(checkpoint, model=ModelConfig(num_anchors=300, dtype="bfloat16"))
     config, _ = prepare_initial_weights(given, {"model.num_anchors"}, tmp_path)
     assert (config.model.num_anchors, config.model.dilation, config.model.dtype) == (300, False, "bfloat16")
 
 
-def test_without_being_asked_the_network_does_not_follow(checkpoint: Path, tmp_path: Path) -> None:
+def test_the_architecture_is_not_taken_over_by_default(checkpoint: Path, tmp_path: Path) -> None:
     given = Config(init_from=str(checkpoint))
     assert prepare_initial_weights(given, (), tmp_path) == (given, ())
 
 
-def test_a_weight_file_becomes_a_checkpoint_in_the_workdir_once_it_is_told_what_it_does_not_say(tmp_path: Path) -> None:
+def test_a_weight_file_is_converted_into_the_workdir_when_its_dilation_is_given(tmp_path: Path) -> None:
     # Official weights without the arguments that would tell C5 from DC5.
     file = tmp_path / "weights.pth"
     write_torch_file(file, {"model": state_dict_from_variables(zeros(), NETWORK)})
@@ -69,7 +71,7 @@ def test_a_weight_file_becomes_a_checkpoint_in_the_workdir_once_it_is_told_what_
     assert f"Converted {file} into {start}" in remarks[0]
 
 
-def test_a_run_that_has_checkpoints_needs_its_start_no_more(checkpoint: Path, tmp_path: Path) -> None:
+def test_a_run_with_checkpoints_does_not_need_its_initial_weights(checkpoint: Path, tmp_path: Path) -> None:
     save_variables(tmp_path / CHECKPOINTS_FOLDER / "7", {"class_head/bias": np.zeros(2, np.float32)}, CELLS, START)
     config, _ = prepare_initial_weights(starting_from(tmp_path / "gone.pth"), (), tmp_path)
     assert config.model.num_anchors == NETWORK.num_anchors
@@ -78,6 +80,6 @@ def test_a_run_that_has_checkpoints_needs_its_start_no_more(checkpoint: Path, tm
 @pytest.mark.parametrize(
     ("init_from", "sentence"), [("", "'init_from' is empty"), ("nowhere.pth", "nothing at init_from=nowhere.pth")]
 )
-def test_a_start_that_is_not_there_costs_a_sentence(init_from: str, sentence: str, tmp_path: Path) -> None:
+def test_initial_weights_that_do_not_exist_are_named(init_from: str, sentence: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=sentence):
         prepare_initial_weights(starting_from(init_from), (), tmp_path)

@@ -41,34 +41,34 @@ def checkpoint(other_weights: Arrays, tmp_path: Path) -> str:
     return str(tmp_path / "start")
 
 
-def test_all_weights_are_taken_where_the_classes_are_the_same(checkpoint: str, other_weights: Arrays) -> None:
+def test_all_weights_are_loaded_if_the_classes_are_the_same(checkpoint: str, other_weights: Arrays) -> None:
     state, report = load_initial_weights(checkpoint, trainer(devices=4, fsdp=2).state, CATEGORIES)
     for name, value in all_of(state).items():
         np.testing.assert_array_equal(value, other_weights[name])
     assert report.random == ()
 
 
-def test_the_rest_of_the_state_is_that_of_a_new_run(checkpoint: str) -> None:
+def test_the_optimiser_and_the_counters_are_those_of_a_new_run(checkpoint: str) -> None:
     before = trainer().state
     state, _ = load_initial_weights(checkpoint, before, CATEGORIES)
     assert int(state.step) == 0
     assert state.opt_state is before.opt_state
 
 
-def test_weights_keep_the_placement_of_the_state(checkpoint: str) -> None:
+def test_loaded_weights_keep_the_shardings_of_the_state(checkpoint: str) -> None:
     before = trainer(devices=4, fsdp=2).state
     state, _ = load_initial_weights(checkpoint, before, CATEGORIES)
     assert {n: v.sharding for n, v in state.params.items()} == {n: v.sharding for n, v in before.params.items()}
 
 
-def test_an_average_of_the_weights_starts_from_what_was_loaded(checkpoint: str) -> None:
+def test_a_moving_average_begins_with_the_loaded_weights(checkpoint: str) -> None:
     averaged = trainer(changed(CONFIG, train={"ema_decay": 0.9}), devices=4, fsdp=2).state
     state, _ = load_initial_weights(checkpoint, averaged, CATEGORIES)
     assert equal(to_host(state.ema), to_host(state.params))
     assert {n: v.sharding for n, v in state.ema.items()} == {n: v.sharding for n, v in state.params.items()}
 
 
-def test_a_class_head_of_another_size_starts_anew(checkpoint: str, other_weights: Arrays) -> None:
+def test_a_class_head_of_another_size_is_not_loaded(checkpoint: str, other_weights: Arrays) -> None:
     before = trainer(FIVE_CLASSES).state
     state, report = load_initial_weights(checkpoint, before, FIVE)
     old, new = all_of(before), all_of(state)
@@ -78,7 +78,7 @@ def test_a_class_head_of_another_size_starts_anew(checkpoint: str, other_weights
     assert "random weights: class_head" in str(report)
 
 
-def test_a_class_head_for_other_classes_starts_anew(checkpoint: str) -> None:
+def test_a_class_head_for_other_classes_is_not_loaded(checkpoint: str) -> None:
     renamed = dataclasses.replace(CATEGORIES, names=("cat", "dog", "emu"))
     _, report = load_initial_weights(checkpoint, trainer().state, renamed)
     assert set(report.random) == HEAD
@@ -122,7 +122,7 @@ def test_a_subset_of_the_classes_is_scored_as_before(tmp_path: Path) -> None:
     np.testing.assert_allclose(after.boxes, before.boxes, rtol=0, atol=1e-6)
 
 
-def test_a_backbone_alone_is_a_start(other_weights: Arrays, tmp_path: Path) -> None:
+def test_a_backbone_alone_can_be_loaded(other_weights: Arrays, tmp_path: Path) -> None:
     backbone = {name: value for name, value in other_weights.items() if name.startswith("backbone/")}
     save_variables(tmp_path / "backbone", backbone, None, CONFIG)
     state, report = load_initial_weights(str(tmp_path / "backbone"), trainer().state, CATEGORIES)
@@ -136,7 +136,7 @@ def test_another_architecture_is_refused(checkpoint: str) -> None:
         load_initial_weights(checkpoint, trainer(wider).state, CATEGORIES)
 
 
-def test_a_checkpoint_with_nothing_of_use_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_without_any_part_of_the_model_is_refused(tmp_path: Path) -> None:
     save_variables(tmp_path / "other", {"neck/kernel": np.zeros(3)}, None, CONFIG)
     with pytest.raises(UserError, match="has no part of this model"):
         load_initial_weights(str(tmp_path / "other"), trainer().state, CATEGORIES)

@@ -200,7 +200,7 @@ def test_a_finished_run_says_so_and_changes_nothing(whole_run: Path, capsys: pyt
     assert (whole_run / "metrics.jsonl").read_bytes() == before
 
 
-def test_the_model_is_evaluated_every_so_many_epochs_and_at_the_end(tmp_path: Path) -> None:
+def test_the_model_is_evaluated_at_the_set_epochs_and_at_the_end(tmp_path: Path) -> None:
     told: list[tuple[int, float | None]] = []
 
     def evaluate(model: Any, step: int) -> dict[str, float]:
@@ -216,7 +216,7 @@ def test_the_model_is_evaluated_every_so_many_epochs_and_at_the_end(tmp_path: Pa
     assert told == [(line["step"], line.get("val/AP")) for line in lines(tmp_path)]
 
 
-def test_an_evaluation_that_was_cut_off_is_done_when_the_run_goes_on(tmp_path: Path) -> None:
+def test_an_evaluation_that_was_interrupted_is_done_when_the_run_continues(tmp_path: Path) -> None:
     def killed(model: Any, step: int) -> dict[str, float]:
         raise RuntimeError("killed")
 
@@ -242,7 +242,7 @@ def test_fillers_are_not_taken_for_unreadable_images(tmp_path: Path) -> None:
     assert lines(tmp_path)[-1]["unreadable_images"] == 0
 
 
-def test_a_refused_step_is_named_and_the_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refused_step_is_named_and_the_run_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     nothing = np.full((8, 8, 12, 3), np.nan, np.float32)
     run(tmp_path, Changed({2}, images=nothing), config=settings(epochs=1))
     assert "Step 3: loss nan" in "".join(capsys.readouterr())
@@ -257,7 +257,7 @@ def test_too_many_bad_steps_in_a_row_stop_the_run_and_keep_the_checkpoint(tmp_pa
     assert all(np.isfinite(value).all() for value in final_arrays(tmp_path, 3).values())
 
 
-def test_changed_settings_are_named_when_a_run_goes_on(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_changed_settings_are_named_when_a_run_continues(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(tmp_path, config=settings(epochs=1))
     run(tmp_path, config=settings(epochs=2))
     output = capsys.readouterr().out
@@ -266,14 +266,14 @@ def test_changed_settings_are_named_when_a_run_goes_on(tmp_path: Path, capsys: p
     assert changed_settings(CONFIG, CONFIG) == []
 
 
-def test_a_new_run_starts_from_the_weights_of_another(
+def test_a_new_run_begins_with_the_weights_of_another(
     whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, StoppedAt(0, signal.SIGTERM), config=dataclasses.replace(CONFIG, init_from=str(whole_run)))
     assert f"Initial weights from {whole_run}/checkpoints/10" in capsys.readouterr().out
 
 
-def test_a_run_of_its_own_goes_before_the_weights_of_another(
+def test_the_checkpoints_of_the_workdir_take_precedence_over_init_from(
     whole_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run(tmp_path, config=settings(epochs=1))

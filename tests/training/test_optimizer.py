@@ -34,7 +34,7 @@ def factors(config: OptimizerConfig, epochs: int, steps_before: Callable[[int], 
 
 
 @pytest.mark.parametrize("join", [False, True])
-def test_the_norm_is_of_all_gradients_together(join: bool, x64: None) -> None:
+def test_the_norm_is_that_of_all_gradients_together(join: bool, x64: None) -> None:
     gradients = random_tree(0)
     expected = np.linalg.norm(np.concatenate([value.ravel() for value in gradients.values()]))
     norm = total_norm({path: jnp.asarray(value) for path, value in gradients.items()}, join=join)
@@ -96,7 +96,7 @@ def test_eleven_steps_equal_those_of_pytorch(name: Literal["adamw", "sgd"], clip
         np.testing.assert_allclose(ours[path], parameter.detach().numpy(), rtol=0, atol=EXACT64)
 
 
-def test_learning_rates_fall_to_a_tenth_after_every_so_many_epochs() -> None:
+def test_learning_rates_fall_to_a_tenth_after_each_drop_epoch() -> None:
     expected = [1.0] * 10 + [0.1] * 10 + [0.01] * 5 + [0.01]
     np.testing.assert_allclose(factors(RECIPE, epochs=5), expected, rtol=SAME32)
 

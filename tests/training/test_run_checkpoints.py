@@ -39,7 +39,7 @@ def damage(folder: Path) -> None:
     path.write_bytes(path.read_bytes()[:-10])
 
 
-def test_a_state_comes_back_bit_for_bit_where_it_was(trained: Trainer, tmp_path: Path) -> None:
+def test_a_state_is_restored_bit_for_bit_with_its_shardings(trained: Trainer, tmp_path: Path) -> None:
     save(tmp_path, trained, [2])
     restored = restore_newest(tmp_path, trained.abstract, CONFIG)
     assert restored is not None
@@ -51,9 +51,7 @@ def test_a_state_comes_back_bit_for_bit_where_it_was(trained: Trainer, tmp_path:
     assert (meta.step, meta.config, meta.categories) == (2, CONFIG, CATEGORIES)
 
 
-def test_a_workdir_may_be_named_from_where_one_stands(
-    trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_workdir_may_be_a_relative_path(trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     save(Path("run"), trained, [2])
     restored = restore_newest("run", trained.abstract, CONFIG)
@@ -62,7 +60,7 @@ def test_a_workdir_may_be_named_from_where_one_stands(
 
 
 @pytest.mark.parametrize(("devices", "fsdp"), [(1, 1), (8, 4)])
-def test_a_state_comes_back_on_another_number_of_devices(
+def test_a_state_is_restored_on_another_number_of_devices(
     devices: int, fsdp: int, trained: Trainer, tmp_path: Path
 ) -> None:
     save(tmp_path, trained, [2])
@@ -71,7 +69,7 @@ def test_a_state_comes_back_on_another_number_of_devices(
     assert equal(to_host(restored[0]), to_host(trained.state))
 
 
-def test_the_newest_few_are_kept(trained: Trainer, tmp_path: Path) -> None:
+def test_only_the_newest_checkpoints_are_kept(trained: Trainer, tmp_path: Path) -> None:
     save(tmp_path, trained, [1, 2, 3, 10])
     assert saved_steps(tmp_path / "checkpoints") == [3, 10]
 
@@ -80,7 +78,7 @@ def test_a_run_without_checkpoints_has_none_to_restore(trained: Trainer, tmp_pat
     assert restore_newest(tmp_path, trained.abstract, CONFIG) is None
 
 
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_used(
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_used(
     trained: Trainer, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     save(tmp_path, trained, [1, 2])
@@ -116,7 +114,7 @@ def test_the_place_of_a_damaged_checkpoint_can_be_taken_again(trained: Trainer, 
     assert restored[1].step == 2
 
 
-def test_a_run_with_damaged_checkpoints_only_is_not_begun_anew(trained: Trainer, tmp_path: Path) -> None:
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_again(trained: Trainer, tmp_path: Path) -> None:
     save(tmp_path, trained, [1])
     damage(tmp_path / "checkpoints/1")
     for _ in range(2):
@@ -179,7 +177,7 @@ def test_another_optimiser_is_refused(trained: Trainer, tmp_path: Path) -> None:
         restore_newest(tmp_path, trainer(other).abstract, other)
 
 
-def test_weights_without_training_state_are_not_continued(trained: Trainer, tmp_path: Path) -> None:
+def test_a_checkpoint_without_training_state_is_not_resumed(trained: Trainer, tmp_path: Path) -> None:
     from anchordetr_jax.checkpoints.checkpoint import save_variables
 
     save_variables(tmp_path / "checkpoints/1", {**trained.state.params, **trained.state.frozen}, CATEGORIES, CONFIG)
@@ -187,7 +185,7 @@ def test_weights_without_training_state_are_not_continued(trained: Trainer, tmp_
         restore_newest(tmp_path, trained.abstract, CONFIG)
 
 
-def test_a_save_that_fails_is_one_sentence_and_harms_nothing(
+def test_a_failed_save_gives_one_sentence_and_harms_nothing(
     trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     save(tmp_path, trained, [1])

@@ -32,7 +32,7 @@ def test_with_one_fsdp_device_nothing_is_split() -> None:
     assert set(specs(WIDE, fsdp=1).values()) == {PartitionSpec()}
 
 
-def test_a_side_that_fsdp_does_not_divide_is_passed_over() -> None:
+def test_a_dimension_that_fsdp_does_not_divide_is_not_split() -> None:
     rules = (ShardingRule(".*", 1),)
     found = specs({"a": (6, 9), "b": (3, 5)}, fsdp=2, rules=rules)
     assert found == {"a": PartitionSpec("fsdp", None), "b": PartitionSpec()}

@@ -36,7 +36,7 @@ def test_micro_batches_add_up_to_the_gradient_of_the_whole_batch(devices: int, a
         assert np.linalg.norm(after[path] - expected[path]) <= GRADIENT64_RELATIVE * np.linalg.norm(gradient)
 
 
-def test_micro_batches_without_objects_or_images_leave_the_step_as_it_is(x64: None) -> None:
+def test_micro_batches_without_objects_or_images_do_not_change_the_step(x64: None) -> None:
     one = batch()
     counts, valid = one.num_boxes.copy(), one.valid.copy()
     counts[2:4], valid[4:6] = 0, False
@@ -81,7 +81,7 @@ def test_a_batch_without_objects_is_a_step_like_others() -> None:
     assert metrics["loss/class"] > 0
 
 
-def test_a_step_that_is_not_finite_changes_nothing_but_the_counters() -> None:
+def test_a_step_that_is_not_finite_changes_only_the_counters() -> None:
     made = trainer(changed(CONFIG, train={"ema_decay": 0.9}))
     run(made, [batch(1)])
     before = to_host(made.state)
@@ -118,13 +118,13 @@ def test_frozen_variables_keep_their_values() -> None:
     assert before.keys() - moved == {"scale", "layers/0/kernel", "layers/0/bias"}
 
 
-def test_the_gradient_norm_is_told_before_clipping() -> None:
+def test_the_gradient_norm_is_measured_before_clipping() -> None:
     unclipped = changed(CONFIG, optimizer={"clip_norm": 0.0})
     norms = [run(trainer(config), [batch()])[0]["grad_norm"] for config in (CONFIG, unclipped)]
     assert norms[0] == norms[1] > 0.1
 
 
-def test_the_average_moves_towards_the_weights_by_what_the_decay_leaves(x64: None) -> None:
+def test_the_average_moves_towards_the_weights_by_one_minus_the_decay(x64: None) -> None:
     made = trainer(changed(WIDE, train={"ema_decay": 0.15}), devices=4, fsdp=2)
     average = to_host(made.state.params)
     for step, decay in enumerate([1 / 10, 0.15, 0.15]):  # After n steps it is at most (1 + n) / (10 + n).
@@ -142,7 +142,7 @@ def test_an_average_changes_nothing_about_training() -> None:
 
 
 @pytest.mark.parametrize("fsdp", [1, 2])
-def test_devices_tell_each_other_their_gradient_once_and_nothing_of_images(fsdp: int) -> None:
+def test_devices_exchange_their_gradient_once_and_nothing_about_images(fsdp: int) -> None:
     """With micro-batches, too. With `fsdp` they also tell each other their shares of the parameters, beforehand."""
     made = trainer(changed(CONFIG, train={"accumulate": 2}), devices=4, fsdp=fsdp)
     assert hasattr(made.step, "lower")
@@ -157,7 +157,7 @@ def test_devices_tell_each_other_their_gradient_once_and_nothing_of_images(fsdp:
         assert said["reduce-scatter"] == sum(size[path] for path in split)
 
 
-def test_parameters_and_moments_are_written_where_they_were() -> None:
+def test_parameters_and_moments_are_updated_in_place() -> None:
     made = trainer(devices=1)
     assert hasattr(made.step, "lower")
     program = made.step.lower(made.abstract, global_batch(batch(), made.mesh)).compile().as_text()

@@ -78,7 +78,7 @@ def noise_run(tmp_path: Path, script_environment: dict[str, str]) -> NoiseRun:
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP])
 @pytest.mark.parametrize("victim", [0, 1])
-def test_a_process_that_dies_or_hangs_in_a_step_is_named_by_the_other_which_stops_in_time(
+def test_a_process_that_dies_or_hangs_in_a_step_is_named_by_the_other_which_stops(
     victim: int, number: signal.Signals, noise_run: NoiseRun
 ) -> None:
     with noise_run.started() as processes:
@@ -91,7 +91,7 @@ def test_a_process_that_dies_or_hangs_in_a_step_is_named_by_the_other_which_stop
     assert sentence.endswith(END)
 
 
-def test_a_process_that_lives_but_begins_no_step_is_named_by_the_other(noise_run: NoiseRun) -> None:
+def test_a_process_that_answers_but_begins_no_step_is_named_by_the_other(noise_run: NoiseRun) -> None:
     with noise_run.started(hangs_before=("--hangs_before", "9")) as processes:
         ends = [ended(process) for process in processes]
     # Who finds it first says it, and the other says that.
@@ -143,7 +143,7 @@ def test_a_process_that_cannot_begin_is_named_by_the_other(script: TrainScript, 
     assert [end.status for end in ends] == [1, 1]
 
 
-def test_a_full_disk_is_told_of_by_both_processes_and_the_run_goes_on_when_there_is_room(
+def test_a_full_disk_is_reported_by_both_processes_and_the_run_continues_when_there_is_room(
     script: TrainScript, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", 10**8) as disk:
@@ -167,7 +167,7 @@ def test_a_full_disk_is_told_of_by_both_processes_and_the_run_goes_on_when_there
         assert checkpoints(disk) == [2, 4]
 
 
-def test_a_run_goes_on_with_another_number_of_processes_and_devices(script: TrainScript, tmp_path: Path) -> None:
+def test_a_run_continues_with_another_number_of_processes_and_devices(script: TrainScript, tmp_path: Path) -> None:
     float64 = "--config.model.dtype=float64"
     whole, changing = tmp_path / "whole", tmp_path / "changing"
     assert script.run(whole, float64, "--config.train.epochs=3").status == 0

@@ -84,7 +84,7 @@ def ended_soon(processes: list[subprocess.Popen[str]]) -> list[Ended]:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_disk_too_full_for_a_new_best_is_told_of_by_every_process_and_the_best_so_far_stays(
+def test_a_disk_too_full_for_a_new_best_is_reported_by_each_process_and_the_old_best_is_kept(
     processes: int, script: TrainScript, begun: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / BEST_FOLDER, 10**7) as disk:
@@ -103,7 +103,7 @@ def test_a_disk_too_full_for_a_new_best_is_told_of_by_every_process_and_the_best
         assert list(disk.iterdir()) == [best(tmp_path, 4)]
 
 
-def test_the_best_so_far_stays_where_the_step_of_a_better_one_cannot_be_saved(
+def test_the_best_checkpoint_is_kept_if_the_step_of_a_better_one_cannot_be_saved(
     script: TrainScript, begun: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / CHECKPOINTS_FOLDER, 10**7) as disk:
@@ -114,9 +114,7 @@ def test_the_best_so_far_stays_where_the_step_of_a_better_one_cannot_be_saved(
         assert_sound(best(tmp_path, 2))
 
 
-def test_a_run_that_is_killed_in_the_save_of_a_new_best_has_a_whole_one_then_and_at_its_end(
-    script: TrainScript, tmp_path: Path
-) -> None:
+def test_a_run_that_is_killed_while_it_saves_a_new_best_keeps_the_old_one(script: TrainScript, tmp_path: Path) -> None:
     process = script.start(tmp_path)
     wait_until(lambda: stopped_in_a_save(process, tmp_path, BEST_FOLDER), process)
     process.kill()
@@ -145,7 +143,7 @@ def weights(folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_a_disk_too_full_for_the_start_that_a_weight_file_becomes_is_told_of_by_every_process(
+def test_a_disk_too_full_for_converted_initial_weights_is_reported_by_each_process(
     processes: int, script: TrainScript, weights: Path, tmp_path: Path
 ) -> None:
     with small_disk(tmp_path / "disk", 10**7) as disk:

@@ -43,7 +43,7 @@ def assert_ended_like(workdir: Path, whole_run: Path, end: Ended) -> None:
     assert steps_told(workdir) == list(range(1, STEPS + 1))
 
 
-def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
+def test_a_run_that_is_killed_and_resumed_ends_like_a_whole_run(
     script: TrainScript, whole_run: Path, tmp_path: Path
 ) -> None:
     choose = random.Random(0)
@@ -56,7 +56,7 @@ def test_a_run_that_is_killed_at_any_moment_ends_as_if_it_had_not_been(
     assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
 
 
-def test_a_run_that_is_killed_in_a_save_names_what_it_left_and_ends_as_if_it_had_not_been(
+def test_a_run_that_is_killed_in_a_save_names_the_half_written_checkpoint_and_ends_like_a_whole_run(
     script: TrainScript, whole_run: Path, tmp_path: Path
 ) -> None:
     process = script.start(tmp_path)
@@ -70,7 +70,7 @@ def test_a_run_that_is_killed_in_a_save_names_what_it_left_and_ends_as_if_it_had
     assert_ended_like(tmp_path, whole_run, end)
 
 
-def test_a_run_that_is_asked_to_stop_saves_first_and_ends_as_if_it_had_not_been(
+def test_a_run_that_is_asked_to_stop_saves_and_ends_like_a_whole_run(
     script: TrainScript, whole_run: Path, tmp_path: Path
 ) -> None:
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
@@ -87,7 +87,7 @@ def test_a_run_that_is_asked_to_stop_saves_first_and_ends_as_if_it_had_not_been(
     assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
 
 
-def test_damaged_checkpoints_are_named_and_set_aside_and_the_last_sound_one_is_used(
+def test_damaged_checkpoints_are_named_and_renamed_and_the_last_sound_one_is_used(
     script: TrainScript, whole_run: Path, tmp_path: Path
 ) -> None:
     shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
@@ -140,7 +140,7 @@ def disk(tmp_path: Path, whole_run: Path) -> Iterator[Path]:
         yield made
 
 
-def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
+def test_a_full_disk_gives_one_sentence_and_the_run_continues_when_there_is_room(
     script: TrainScript, whole_run: Path, disk: Path
 ) -> None:
     end = script.run(disk)
@@ -156,7 +156,7 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(
     assert_ended_like(disk, whole_run, end)
 
 
-def test_a_file_that_may_not_grow_is_one_sentence(script: TrainScript, whole_run: Path, tmp_path: Path) -> None:
+def test_a_quota_on_file_size_gives_one_sentence(script: TrainScript, whole_run: Path, tmp_path: Path) -> None:
     """As with a quota; no root is needed to try it."""
     keep_one_checkpoint(whole_run, tmp_path)
     (good,) = checkpoints(tmp_path)
@@ -170,7 +170,7 @@ def test_a_file_that_may_not_grow_is_one_sentence(script: TrainScript, whole_run
     assert checkpoints(tmp_path) == [good]
 
 
-def test_steps_without_a_finite_loss_are_named_and_end_the_run_with_the_good_checkpoint_kept(
+def test_steps_without_a_finite_loss_end_the_run_and_the_good_checkpoint_is_kept(
     script: TrainScript, whole_run: Path, tmp_path: Path
 ) -> None:
     keep_one_checkpoint(whole_run, tmp_path)

@@ -26,7 +26,7 @@ def test_lines_are_added_to_those_of_an_earlier_start(tmp_path: Path) -> None:
     assert steps(tmp_path) == [10, 20, 30]
 
 
-def test_steps_that_are_taken_again_replace_what_was_said_of_them(tmp_path: Path) -> None:
+def test_lines_of_steps_that_are_taken_again_are_replaced(tmp_path: Path) -> None:
     write(tmp_path, 0, [10, 20, 30])
     write(tmp_path, 15, [20])
     assert steps(tmp_path) == [10, 20]

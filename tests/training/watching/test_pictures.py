@@ -16,7 +16,7 @@ def write_line(workdir: Path, step: int, **values: float) -> dict[str, float]:
     return values
 
 
-def test_curves_are_drawn_after_evaluations_now_and_then_and_at_the_end(tmp_path: Path) -> None:
+def test_curves_are_drawn_after_evaluations_at_intervals_and_at_the_end(tmp_path: Path) -> None:
     curves = tmp_path / "curves.png"
     with RunWatch(tmp_path, tensorboard=False, seconds_between_curves=1e9) as watch:
         watch.line(1, write_line(tmp_path, 1, loss=3.0))
@@ -34,7 +34,7 @@ def test_curves_are_drawn_after_evaluations_now_and_then_and_at_the_end(tmp_path
         assert curves.exists()
 
 
-def test_every_evaluation_leaves_a_grid_and_the_newest_is_at_hand(tmp_path: Path) -> None:
+def test_every_evaluation_writes_a_grid_and_the_newest_has_a_fixed_name(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],

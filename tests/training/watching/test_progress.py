@@ -31,7 +31,7 @@ def test_the_images_of_a_refused_step_are_named(capsys: pytest.CaptureFixture[st
     assert line == "Step 2: loss nan, gradient norm nan; the step is refused. Its images: 20.jpg, 21.jpg"
 
 
-def test_of_many_images_a_few_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_at_most_eight_images_of_a_refused_step_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     steps([1], images=9)
     assert "17.jpg, …" in capsys.readouterr().out
 
@@ -42,7 +42,7 @@ def test_too_many_refused_steps_in_a_row_end_the_run() -> None:
         steps([0, 1, 2])
 
 
-def test_images_of_which_none_can_be_read_end_the_run_but_a_few_bad_ones_do_not() -> None:
+def test_a_run_ends_if_none_of_the_first_images_can_be_read() -> None:
     def see(progress: Progress, first: int, count: int, *, readable: bool) -> None:
         rows = np.arange(first, first + count, dtype=np.int32)
         seen = batch(images=count)._replace(rows=rows, valid=np.full(count, readable))

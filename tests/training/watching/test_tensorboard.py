@@ -36,14 +36,14 @@ def scalars(workdir: Path) -> list[tuple[int, str, float]]:
     ]
 
 
-def test_numbers_are_told_by_where_they_come_from(tmp_path: Path) -> None:
+def test_numbers_of_training_and_evaluation_have_their_prefixes(tmp_path: Path) -> None:
     with TensorBoard(tmp_path) as board:
         board.line(10, {"epoch": 0.5, "loss": 2.5, "loss/box": float("nan"), "bad_steps": 0})
         board.line(10, {"val/AP": 0.25})
     assert scalars(tmp_path) == [(10, "train/loss", 2.5), (10, "train/bad_steps", 0.0), (10, "val/AP", 0.25)]
 
 
-def test_steps_that_are_taken_again_hide_what_was_said_of_them(tmp_path: Path) -> None:
+def test_earlier_numbers_of_steps_that_are_taken_again_are_hidden(tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 1.0} for step in (10, 20)]
     with TensorBoard(tmp_path) as board:
         for step in (10, 20, 30, 40):
@@ -58,7 +58,7 @@ def test_steps_that_are_taken_again_hide_what_was_said_of_them(tmp_path: Path) -
     assert starts[-1] == 21
 
 
-def test_a_picture_is_shown_no_larger_than_it_is_useful(tmp_path: Path) -> None:
+def test_a_wide_picture_is_reduced(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 4000, 3), np.uint8)).save(tmp_path / "wide.png")
     with TensorBoard(tmp_path) as board:
         board.picture(7, "val/predictions", tmp_path / "wide.png")
@@ -66,7 +66,7 @@ def test_a_picture_is_shown_no_larger_than_it_is_useful(tmp_path: Path) -> None:
     assert (picture.width, picture.height) == (1600, 16)
 
 
-def test_a_full_disk_ends_the_writing_and_not_the_run(
+def test_a_full_disk_ends_the_writing_but_not_the_run(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(event: Event) -> None:

@@ -26,7 +26,7 @@ def heard(found: dict[int, Peer], now: float, *, but: int | None = None, **chang
     return found
 
 
-def test_processes_that_answer_and_step_are_left_alone() -> None:
+def test_processes_that_answer_and_take_steps_have_no_fault() -> None:
     assert find_fault(heard(peers(), 150, step=8), 0, 151, TIMEOUT) is None
 
 
@@ -53,13 +53,13 @@ def test_a_process_that_answers_but_begins_no_step_is_named() -> None:
     )
 
 
-def test_processes_stuck_in_the_same_step_are_told_of_with_their_places() -> None:
+def test_processes_stuck_in_the_same_step_are_reported_with_their_places() -> None:
     found = peers(place="data/coco.py:7", mark="x")
     fault = find_fault(heard(found, 201), 0, 201, TIMEOUT)
     assert fault == "No process has gone on from step 7 for 101 s (process 1 is at data/coco.py:7)"
 
 
-def test_an_evaluation_that_moves_is_no_hang() -> None:
+def test_an_evaluation_that_moves_is_not_a_fault() -> None:
     found = heard(peers(place="data/coco.py:7", mark="x"), 150, mark="y")
     assert find_fault(heard(found, 201), 0, 201, TIMEOUT) is None
 
