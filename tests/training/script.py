@@ -74,7 +74,7 @@ class Ended:
     status: int
     output: str
     errors: tuple[str, ...]
-    """Lines of stderr but those of the progress bar."""
+    """Lines of stderr, without those of the progress bar and the notes about the data set."""
 
 
 def ended(process: subprocess.Popen[str], *, within: float = 240) -> Ended:
@@ -84,7 +84,7 @@ def ended(process: subprocess.Popen[str], *, within: float = 240) -> Ended:
     except subprocess.TimeoutExpired:
         process.kill()
         pytest.fail(f"The process still runs after {within} s. It said: {process.communicate()}")
-    lines = tuple(line for line in errors.splitlines() if line.strip() and not line.startswith("train"))
+    lines = tuple(line for line in errors.splitlines() if line.strip() and not line.startswith(("train", "Note: ")))
     return Ended(process.returncode, output, lines)
 
 
