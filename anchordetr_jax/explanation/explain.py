@@ -100,8 +100,8 @@ def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explan
     Raises `UserError` when the image cannot be read.
     """
     pixels = image.pixels()
-    height, width = (int(side) for side in detector.resized(np.array([pixels.shape[:2]]))[0])
-    shape = detector.static_shape((height, width))
+    height, width = (int(side) for side in detector.shapes.resized(np.array([pixels.shape[:2]]))[0])
+    shape = detector.shapes.padded((height, width))
     resized = np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BILINEAR))
     padded = np.zeros((1, *shape, 3), np.uint8)
     padded[0, :height, :width] = resized

@@ -151,7 +151,7 @@ def _check_shape(config: ModelConfig, shape: tuple[int, int]) -> None:
 
 def _remarks_on_shape(detector: Detector, shape: tuple[int, int]) -> list[str]:
     """A sentence about a shape that is much larger or much smaller than the images that the detector is made for."""
-    usual = detector.usual_shape()
+    usual = detector.shapes.usual()
     ratio = math.prod(shape) / math.prod(usual)
     if 1 / FAR_FROM_USUAL <= ratio <= FAR_FROM_USUAL:
         return []

@@ -18,7 +18,7 @@ from flax import nnx
 
 from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.data.transforms import Draw, apply_draw, evaluation_draws
+from anchordetr_jax.data.transforms import Draw, apply_draw
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
@@ -28,7 +28,7 @@ from anchordetr_jax.prediction.class_names import Names, class_names, renamed_ca
 from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
 from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_threshold
-from anchordetr_jax.prediction.static_shapes import rounded_up, static_shape
+from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.weights.folder import SavedDetector
 from anchordetr_jax.weights.hub import HubOptions
 from anchordetr_jax.weights.pretrained import open_pretrained
@@ -88,6 +88,7 @@ class Detector:
         self.remarks: tuple[str, ...] = ()
         """Sentences about how its weights were read."""
         self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
+        self.shapes = StaticShapes(self.augment)
         self.max_detections = max_detections
         self.recommended_threshold = recommended_threshold
         self.names = class_names(categories, names, model.config.num_classes)
@@ -257,7 +258,7 @@ class Detector:
 
         def read_ahead() -> None:
             for batch in planned:
-                targets = self.resized(np.array([sizes[i] for i in batch.members]))
+                targets = self.shapes.resized(np.array([sizes[i] for i in batch.members]))
                 loads = [pool.submit(_load, given[i], size) for i, size in zip(batch.members, targets, strict=True)]
                 loading.append((batch, loads))
                 if len(loading) >= BATCHES_AHEAD:
@@ -282,30 +283,13 @@ class Detector:
                     row = (scores[place], labels[place], boxes[place])
                     yield index, self._detections(*row, size, source, threshold)
 
-    def resized(self, sizes: np.ndarray) -> np.ndarray:
-        """The sizes, int [n, 2], at which the network sees images of the given sizes (h, w).
-
-        They are those of evaluation, except that an image of extreme proportions is squeezed to `max_size`.
-        """
-        limit = rounded_up(self.augment.max_size)
-        return np.minimum(evaluation_draws(sizes, self.augment).size, limit)
-
-    def static_shape(self, size: tuple[int, int]) -> tuple[int, int]:
-        """The shape (H, W) that a resized image of size (h, w) is padded to."""
-        return static_shape(size, self.augment)
-
-    def usual_shape(self) -> tuple[int, int]:
-        """The static shape (H, W) of a photograph of 4:3, which is the usual one."""
-        photograph = self.resized(np.array([[3 * self.augment.eval_size, 4 * self.augment.eval_size]]))[0]
-        return self.static_shape((int(photograph[0]), int(photograph[1])))
-
     def _plan(self, sizes: Mapping[int, tuple[int, int]], batch_size: int) -> list[_Planned]:
         """All batches, in the order of their first members."""
         if not sizes:
             return []
         groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
-        for index, size in zip(sizes, self.resized(np.array(list(sizes.values()))), strict=True):
-            groups[self.static_shape((int(size[0]), int(size[1])))].append(index)
+        for index, size in zip(sizes, self.shapes.resized(np.array(list(sizes.values()))), strict=True):
+            groups[self.shapes.padded((int(size[0]), int(size[1])))].append(index)
         batches = []
         for shape, members in groups.items():
             # A batch that is not full gets fillers: up to the compiled size of its shape, or to a power of two.

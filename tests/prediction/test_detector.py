@@ -11,7 +11,6 @@ import pytest
 from PIL import Image
 
 from anchordetr_jax import Detector, UserError
-from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.prediction import detector as predict
 from anchordetr_jax.prediction.detections import nothing_found_sentence
 from anchordetr_jax.weights.convert import export_weights
@@ -126,26 +125,6 @@ def test_a_picture_is_seen_as_its_exif_data_turns_it(detector: Detector, folder:
     turned, upright = (detector.predict(path, threshold=0) for path in (tmp_path / "turned.png", folder / "0.png"))
     assert turned.image_size == (40, 60)
     assert np.array_equal(turned.boxes, upright.boxes)
-
-
-@pytest.mark.parametrize("size", [(1, 1), (1, 3000), (3000, 1), (2000, 1500)])
-def test_every_size_finds_a_shape(detector: Detector, size: tuple[int, int]) -> None:
-    resized = detector.resized(np.array([size]))[0]
-    shape = detector.static_shape((int(resized[0]), int(resized[1])))
-    assert (resized <= shape).all()
-    assert max(shape) <= 64
-
-
-def test_photographs_of_the_usual_proportions_need_little_padding() -> None:
-    detector = object.__new__(Detector)  # only its settings count here
-    detector.augment = AugmentConfig()
-    shapes = set()
-    for long, short in ((4, 3), (3, 2), (16, 9), (1, 1)):
-        size = detector.resized(np.array([[short * 300, long * 300]]))[0]
-        shape = detector.static_shape((int(size[0]), int(size[1])))
-        assert size.prod() > 0.92 * np.prod(shape)
-        shapes.add(shape)
-    assert (800, 1088) in shapes
 
 
 def test_a_damaged_image_is_an_error_of_predict_and_an_outcome_of_predict_each(
