@@ -24,7 +24,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
-from logging import LogRecord
+from logging import LogRecord, StreamHandler, getLogger
 from typing import TYPE_CHECKING, Any, NoReturn
 
 import ml_collections
@@ -248,6 +248,7 @@ def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn
         if flags.FLAGS["verbosity"].using_default_value:
             logging.set_verbosity(logging.WARNING)  # absl's default is INFO, which prints every step of Orbax.
             logging.get_absl_logger().addFilter(_is_not_a_repetition)
+        log_lines_once()
         return left
 
     # Images of more than 89 million pixels are read like others. Pillow would print two lines that help nobody.
@@ -262,6 +263,13 @@ def _print_unraisable(what: "sys.UnraisableHookArgs") -> None:
     """
     if not (isinstance(what.exc_value, RuntimeError) and str(what.exc_value) == "Event loop is closed"):
         sys.__unraisablehook__(what)
+
+
+def log_lines_once() -> None:
+    """Removes the second handler, which absl adds when a library logs while it is imported, as Orbax does."""
+    root = getLogger()
+    for handler in [handler for handler in root.handlers if type(handler) is StreamHandler]:
+        root.removeHandler(handler)
 
 
 def _is_not_a_repetition(record: LogRecord) -> bool:

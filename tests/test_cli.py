@@ -1,5 +1,6 @@
 """Mistakes on the command line and in experiment files cost one sentence each."""
 
+import logging
 import subprocess
 import sys
 from collections.abc import Callable
@@ -253,3 +254,14 @@ def test_a_script_answers_with_one_line(
 def test_a_shape_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(UserError, match="HEIGHTxWIDTH"):
         cli.parse_shape(text)
+
+
+def test_a_line_of_the_log_is_printed_by_one_handler() -> None:
+    root = logging.getLogger()
+    second = logging.StreamHandler()
+    root.addHandler(second)
+    try:
+        cli.log_lines_once()
+        assert second not in root.handlers
+    finally:
+        root.removeHandler(second)
