@@ -60,13 +60,6 @@ class Explanation:
     """(height, width) of all feature cells together, relative to the image: at least 1, because the last cells can be
     partly outside the image."""
 
-    @property
-    def num_layers(self) -> int:
-        """Decoder layers L."""
-        attention = self.row_attention if self.cell_attention is None else self.cell_attention
-        assert attention is not None
-        return len(attention)
-
     def attention(self, query: int, layer: int = -1) -> np.ndarray:
         """Attention of one of the K queries over feature cells, float [h, w]: the mean over heads, with the sum 1.
 
