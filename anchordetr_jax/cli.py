@@ -33,8 +33,8 @@ from PIL import Image
 
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.exit_status import exit_status as exit_status  # Scripts without flags of absl use it alone.
-from anchordetr_jax.setting_names import OLD_SWITCHES, flat_settings, nearest_setting
+from anchordetr_jax.errors import exit_status as exit_status  # Scripts without flags of absl use it alone.
+from anchordetr_jax.settings.names import OLD_SWITCHES, flat_settings, nearest_setting
 
 if TYPE_CHECKING:
     from anchordetr_jax.prediction.detector import Detector

@@ -15,8 +15,8 @@ from typing import Any, Literal
 import ml_collections
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.setting_checks import checked_settings, require
-from anchordetr_jax.setting_names import with_present_names
+from anchordetr_jax.settings.checks import checked_settings, require
+from anchordetr_jax.settings.names import with_present_names
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anchordetr_jax.config import Config, config_to_dict
-from anchordetr_jax.setting_names import flat_settings
+from anchordetr_jax.settings.names import flat_settings
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("assets/*/*.md")])

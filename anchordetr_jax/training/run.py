@@ -19,7 +19,7 @@ from anchordetr_jax.files import write_json
 from anchordetr_jax.kernels.building import ModelDefinition, build, count
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.positions import grid_points
-from anchordetr_jax.setting_names import flat_settings
+from anchordetr_jax.settings.names import flat_settings
 from anchordetr_jax.training.best import Best
 from anchordetr_jax.training.initial_weights import load_initial_weights
 from anchordetr_jax.training.optimizer import make_optimizer

@@ -3,7 +3,7 @@
 import sys
 
 from anchordetr_jax.data.shapes.command import main
-from anchordetr_jax.exit_status import exit_status
+from anchordetr_jax.errors import exit_status
 
 if __name__ == "__main__":
     sys.exit(exit_status(main))

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.setting_names import flat_settings, nearest_setting
+from anchordetr_jax.settings.names import flat_settings, nearest_setting
 
 Settings = TypeVar("Settings")
 

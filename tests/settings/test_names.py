@@ -3,7 +3,7 @@
 import pytest
 
 from anchordetr_jax.config import Config, config_to_dict
-from anchordetr_jax.setting_names import OTHER_NAMES, flat_settings, nearest_setting
+from anchordetr_jax.settings.names import OTHER_NAMES, flat_settings, nearest_setting
 
 SETTINGS = config_to_dict(Config())
 KNOWN = [*SETTINGS, *flat_settings(SETTINGS)]

@@ -7,12 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from anchordetr_jax import exit_status as module
-from anchordetr_jax.errors import UserError
-from anchordetr_jax.exit_status import exit_status
+from anchordetr_jax import errors as module
+from anchordetr_jax.errors import UserError, exit_status
 
 ROOT = str(Path(module.__file__).parents[1])
-START = "import sys\nfrom anchordetr_jax.errors import UserError\nfrom anchordetr_jax.exit_status import exit_status\n"
+START = "import sys\nfrom anchordetr_jax.errors import UserError, exit_status\n"
 
 
 def _raise(error: BaseException) -> None:
