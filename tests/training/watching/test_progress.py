@@ -5,13 +5,14 @@ import pytest
 
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.training.step import Metrics
+from anchordetr_jax.training.watching.log_interval import AVERAGED
 from anchordetr_jax.training.watching.progress import Progress
 from tests.training.tiny import batch
 
 
 def metrics(in_row: int) -> Metrics:
     loss = np.nan if in_row else 1.0
-    values = {"loss": loss, "grad_norm": loss, "refused": min(in_row, 1), "bad_steps_in_row": in_row}
+    values = {**dict.fromkeys(AVERAGED, loss), "refused": min(in_row, 1), "bad_steps_in_row": in_row}
     return {name: np.float32(value) for name, value in values.items()}  # type: ignore[misc]
 
 
