@@ -36,8 +36,9 @@ def test_the_best_queries_are_those_that_are_detected(detector: Detector) -> Non
 
 def test_attention_lies_on_the_image_and_sums_to_one(detector: Detector) -> None:
     explanation = explain(detector, IMAGE)
-    assert explanation.row_attention is not None
-    assert len(explanation.row_attention) == MODEL.decoder_layers
+    weights = explanation.cell_attention if explanation.row_attention is None else explanation.row_attention
+    assert weights is not None
+    assert len(weights) == MODEL.decoder_layers
     for query in range(3):
         attention = explanation.attention(query, 0)
         assert attention.shape == (4, 6)  # 32 x 44 pixels, cells of 8
