@@ -40,12 +40,13 @@ def root(tmp_path_factory, make_tiny_detector):
         "categories": CATEGORIES,
     }
     write_annotations(root, contents)
+    model = make_tiny_detector()
     config = Config(
+        model=model.config,
         data=DataConfig(root=str(root), num_buckets=1),
         augment=AugmentConfig(eval_size=48, max_size=64),
         eval=EvalConfig(batch_size=2),
     )
-    model = make_tiny_detector()
     save_variables(root / "checkpoint", variables_of(model), Categories(ids=(2, 5), names=("cat", "dog")), config)
     return root
 
