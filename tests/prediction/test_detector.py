@@ -217,3 +217,13 @@ def test_detectors_of_one_architecture_share_what_is_compiled(
     detector.predict(folder / "0.png")
     monkeypatch.setattr(predict, "top_detections", None)  # so that it cannot be traced again
     Detector.from_pretrained(checkpoint).predict(folder / "2.png")
+
+
+def test_a_saved_detector_detects_the_same(checkpoint: Path, tmp_path: Path) -> None:
+    detector = Detector.from_pretrained(checkpoint, names={1: "wolf"})
+    detector.save_pretrained(tmp_path / "saved", data="animals")
+    back = Detector.from_pretrained(tmp_path / "saved")
+    image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
+    mine, theirs = detector.predict(image, threshold=0), back.predict(image, threshold=0)
+    assert back.names == {0: "cat", 1: "wolf"}
+    np.testing.assert_array_equal(mine.boxes, theirs.boxes[[name == "wolf" for name in theirs.names]])
