@@ -7,7 +7,7 @@ r"""Fine-tunes a detector on a data set of your own, in COCO's format, as Robofl
 Initial weights: a published model, a weight file of the official code (or of torchvision's ResNet), a checkpoint or a
 run's workdir. They decide the architecture. If a weight file does not say whether it is DC5 or C5, add
 --config.model.dilation=True (DC5) or False (C5).
-No validation images: --config.data.val_fraction=0.1.
+No validation images: a tenth of the training images is held out; --config.data.val_fraction=0.2 holds out a fifth.
 Little memory: --config.train.batch_size=2, and smaller images: --config.augment.train_sizes=400,448,512
 --config.augment.eval_size=512 --config.augment.max_size=853.
 Hardware: one GPU or TPU. Without one: configs/finetune_cpu.py, with a detector that is small enough for a CPU.
