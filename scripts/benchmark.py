@@ -21,10 +21,12 @@ from anchordetr_jax import cli
 from anchordetr_jax.benchmark.compiling import measure_compilation
 from anchordetr_jax.benchmark.inputs import measured_config
 from anchordetr_jax.benchmark.loading import compare_loaders
+from anchordetr_jax.benchmark.machine import surroundings
 from anchordetr_jax.benchmark.matching import compare_backends
 from anchordetr_jax.benchmark.memory import compare_attention, plot_attention
-from anchordetr_jax.benchmark.report import Row, plot_bars, surroundings, table, write
+from anchordetr_jax.benchmark.plots import plot_bars
 from anchordetr_jax.benchmark.speed import COMPILED, COMPILED_MIXED, EAGER, MIXED, SpeedTrial, measure_speed
+from anchordetr_jax.benchmark.tables import Row, table, write
 
 
 def main() -> None:

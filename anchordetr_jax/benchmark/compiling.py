@@ -8,7 +8,7 @@ import jax
 from anchordetr_jax.benchmark.inputs import MAX_BOXES
 from anchordetr_jax.benchmark.planning import lower_train_step
 from anchordetr_jax.benchmark.programs import temporary_bytes
-from anchordetr_jax.benchmark.report import Row
+from anchordetr_jax.benchmark.tables import Row
 from anchordetr_jax.config import Config
 from anchordetr_jax.devices import make_mesh
 

@@ -1,14 +1,17 @@
 """What the programs of a measurement compute: the settings, random images and random objects."""
 
 import dataclasses
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
 from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
 from anchordetr_jax.verification.cases import ImageTargets
+from anchordetr_jax.verification.synthetic import official_shapes, synthetic_state_dict, synthetic_tensor
+from anchordetr_jax.weights.state_dict import variables_from_state_dict
 
 COCO_CLASSES = 91
 """Class outputs of a detector for COCO: its category ids go up to 90."""
@@ -32,6 +35,16 @@ def measured_config(
 def with_dtype(config: Config, dtype: Literal["float32", "bfloat16"]) -> Config:
     """The settings with another compute dtype."""
     return dataclasses.replace(config, model=dataclasses.replace(config.model, dtype=dtype))
+
+
+def network_variables(model: ModelConfig) -> dict[str, Any]:
+    """Weights from a fixed seed, by path; activations stay of the order of one.
+
+    They are the official code's synthetic weights wherever it has such a network.
+    """
+    if model.backbone == "compact":
+        return {path: synthetic_tensor(path, leaf.shape, 0) for path, leaf in definition_of(model).shapes.items()}
+    return variables_from_state_dict(synthetic_state_dict(official_shapes(model), 0), model)
 
 
 def random_batch(images: int, shape: tuple[int, int]) -> tuple[Batch, tuple[ImageTargets, ...]]:

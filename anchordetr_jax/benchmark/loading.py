@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from anchordetr_jax.benchmark.report import Row
+from anchordetr_jax.benchmark.tables import Row
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, spread
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, TrainConfig
 from anchordetr_jax.data.loader import TrainingBatches

@@ -8,7 +8,7 @@ import numpy as np
 
 from anchordetr_jax.benchmark.inputs import COCO_CLASSES, MAX_BOXES
 from anchordetr_jax.benchmark.programs import matching_program
-from anchordetr_jax.benchmark.report import Row
+from anchordetr_jax.benchmark.tables import Row
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio
 from anchordetr_jax.config import MatcherConfig
 from anchordetr_jax.detection.matching import Targets

@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from anchordetr_jax.benchmark.inputs import MAX_BOXES
 from anchordetr_jax.benchmark.planning import lower_train_step
+from anchordetr_jax.benchmark.plots import plot_lines
 from anchordetr_jax.benchmark.programs import countable, flops_of, jitted_forward, temporary_bytes
-from anchordetr_jax.benchmark.report import Row, plot_lines
+from anchordetr_jax.benchmark.tables import Row
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.kernels.building import definition_of

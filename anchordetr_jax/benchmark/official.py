@@ -4,6 +4,7 @@ They run as they are (eager), under `torch.compile`, in bfloat16 mixed precision
 """
 
 import contextlib
+import gc
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -25,7 +26,10 @@ class Inputs(NamedTuple):
 
 
 class OfficialPrograms:
-    """The programs to time. Use it as a context manager: the code runs only inside."""
+    """The programs to time. Use it as a context manager: the code runs only inside.
+
+    On a GPU a program returns before its work is done: `wait` returns afterwards.
+    """
 
     def __init__(self, code: OfficialCode, inputs: Inputs):
         self.code, self.inputs = code, inputs
@@ -49,7 +53,6 @@ class OfficialPrograms:
         def run() -> None:
             with self.torch.no_grad(), self._precision(mixed):
                 call(samples)
-            self._wait()
 
         return run
 
@@ -78,9 +81,30 @@ class OfficialPrograms:
             loss.backward()
             self.torch.nn.utils.clip_grad_norm_(model.parameters(), arguments.clip_max_norm)
             optimizer.step()
-            self._wait()
 
         return run
+
+    def use(self, inputs: Inputs) -> None:
+        """Takes other inputs. Memory and compiled code of earlier programs are given up."""
+        self.inputs = inputs
+        gc.collect()
+        self.torch.compiler.reset()  # Otherwise PyTorch soon stops compiling the same code for further shapes.
+        if self.device == "cuda":
+            self.torch.cuda.empty_cache()
+            self.torch.cuda.reset_peak_memory_stats()
+
+    def wait(self) -> None:
+        """Waits for the GPU."""
+        if self.device == "cuda":
+            self.torch.cuda.synchronize()
+
+    def peak_bytes(self) -> int | None:
+        """The most memory of the GPU that PyTorch's arrays took since `use`; None without a GPU."""
+        return self.torch.cuda.max_memory_allocated() if self.device == "cuda" else None
+
+    def memory_bytes(self) -> int | None:
+        """The GPU's memory; None without a GPU."""
+        return self.torch.cuda.get_device_properties(0).total_memory if self.device == "cuda" else None
 
     def multiply_adds(self) -> float | None:
         """Multiply-adds of a forward pass of one image, counted by fvcore. None if fvcore is not installed."""
@@ -122,10 +146,6 @@ class OfficialPrograms:
     def _precision(self, mixed: bool) -> Iterator[None]:
         with self.torch.autocast(self.device, dtype=self.torch.bfloat16, enabled=mixed):
             yield
-
-    def _wait(self) -> None:
-        if self.device == "cuda":
-            self.torch.cuda.synchronize()
 
 
 def _channels_first(images: np.ndarray) -> np.ndarray:

@@ -40,10 +40,27 @@ class OfficialProcess:
         self._connection.close()
         self._process.join()
 
-    def program(self, what: Literal["forward", "train"], *, compiled: bool, mixed: bool) -> Callable[[], Any]:
-        """A function that runs a forward pass or a training step once and returns when the result is there."""
+    def program(self, what: Literal["forward", "train"], *, compiled: bool, mixed: bool) -> Callable[..., None]:
+        """A function that runs a forward pass or a training step once, or `times` times one after the other, and
+        returns when the work is done."""
         number = self._ask("make", what, compiled, mixed)
-        return lambda: self._ask("run", number)
+
+        def run(times: int = 1) -> None:
+            self._ask("run", number, times)
+
+        return run
+
+    def use(self, inputs: Inputs) -> None:
+        """Takes other inputs. Programs made before are gone, with their memory."""
+        self._ask("use", inputs)
+
+    def peak_bytes(self) -> int | None:
+        """As `OfficialPrograms.peak_bytes`."""
+        return self._ask("peak")
+
+    def memory_bytes(self) -> int | None:
+        """As `OfficialPrograms.memory_bytes`."""
+        return self._ask("memory")
 
     def multiply_adds(self) -> float | None:
         """As `OfficialPrograms.multiply_adds`."""
@@ -79,7 +96,19 @@ def _serve(connection: Connection, repo: str, inputs: Inputs, keep_memory: bool)
                     programs.append(getattr(official, what)(compiled=compiled, mixed=mixed))
                     answer: Any = len(programs) - 1
                 elif kind == "run":
-                    answer = programs[details[0]]()
+                    number, times = details
+                    for _ in range(times):
+                        programs[number]()
+                    official.wait()
+                    answer = None
+                elif kind == "use":
+                    programs.clear()
+                    official.use(*details)
+                    answer = None
+                elif kind == "peak":
+                    answer = official.peak_bytes()
+                elif kind == "memory":
+                    answer = official.memory_bytes()
                 else:
                     answer = official.multiply_adds()
             except UserError as error:

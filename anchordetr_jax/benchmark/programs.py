@@ -10,46 +10,54 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from anchordetr_jax.benchmark.gpu.flags import CompilerOptions
 from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.matching import Targets, match
 from anchordetr_jax.devices import global_batch, make_mesh, replicated
-from anchordetr_jax.kernels import compiler_options
+from anchordetr_jax.kernels import chosen_platform, compiler_options
 from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
 from anchordetr_jax.training.step import make_train_step
-from anchordetr_jax.weights.state_dict import variables_from_state_dict
 
 
 class Program(NamedTuple):
     """A compiled program, and what the compiler says about it."""
 
-    run: Callable[[], Any]
-    """Runs it once and waits for the result."""
+    start: Callable[[], Any]
+    """Runs it once. On an accelerator it returns before the result is there."""
     flops: float
     temporary_bytes: int
+    argument_bytes: int
     compile_seconds: float
 
-
-def forward_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: Batch) -> Program:
-    """From uint8 pixels to the logits and boxes of all decoder layers."""
-    variables = jax.device_put(variables_from_state_dict(state_dict, config.model))
-    arguments = variables, jax.device_put(batch.images), jax.device_put(batch.image_sizes)
-    compiled, seconds = _compile(jitted_forward(config), *arguments)
-    flops = flops_of(jitted_forward(countable(config)).lower(*arguments))
-    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds, flops)
+    def run(self, times: int = 1) -> Any:
+        """Runs it once, or `times` times one after the other, and waits for the last result."""
+        for _ in range(times - 1):
+            self.start()
+        return jax.block_until_ready(self.start())
 
 
-def train_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: Batch) -> Program:
+def forward_program(
+    config: Config, variables: Mapping[str, Any], batch: Batch, *, options: CompilerOptions | None = None
+) -> Program:
+    """From uint8 pixels to the logits and boxes of all decoder layers. `options` are more options of the compiler."""
+    arguments = jax.device_put((dict(variables), batch.images, batch.image_sizes))
+    compiled, seconds, flops = _compile(jitted_forward, config, arguments, options)
+    return _program(lambda: compiled(*arguments), compiled, seconds, flops)
+
+
+def train_program(
+    config: Config, variables: Mapping[str, Any], batch: Batch, *, options: CompilerOptions | None = None
+) -> Program:
     """A whole training step: forward pass, matching, losses, gradients, update. Each run continues from the last one.
 
-    The step runs on the first device alone.
+    The step runs on the first device alone. `options` are more options of the compiler.
     """
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     definition = definition_of(config.model)
     optimizer = make_optimizer(config.optimizer, steps_before=lambda epoch: 1000 * epoch, epochs=config.train.epochs)
-    variables = variables_from_state_dict(state_dict, config.model)
     trained = trainable_paths(definition, config.optimizer.freeze)
     state = new_state(*split_variables(jax.tree.map(jnp.asarray, variables), trained), optimizer.init)
     state = jax.device_put(state, replicated(mesh))
@@ -58,23 +66,25 @@ def train_program(config: Config, state_dict: Mapping[str, np.ndarray], batch: B
     def train_step(config: Config) -> Any:
         return make_train_step(definition_of(config.model), optimizer, config, mesh, state)
 
-    compiled, seconds = _compile(train_step(config), state, on_device)
-    flops = flops_of(train_step(countable(config)).lower(state, on_device))
+    arguments = state, on_device
+    compiled, seconds, flops = _compile(train_step, config, arguments, options)
+    del arguments  # The first step takes over the memory of this state.
 
-    def run() -> None:
+    def start() -> Any:
         nonlocal state
         state, metrics = compiled(state, on_device)
-        jax.block_until_ready((state, metrics))
+        return state, metrics
 
-    return _program(run, compiled, seconds, flops)
+    return _program(start, compiled, seconds, flops)
 
 
 def matching_program(config: MatcherConfig, logits: np.ndarray, boxes: np.ndarray, targets: Targets) -> Program:
     """Costs and assignments of all decoder layers: logits [L,B,Q,K], boxes [L,B,Q,4] -> queries [L,B,N]."""
     arguments = jax.device_put((logits, boxes, targets))
-    compiled, seconds = _compile(jax.jit(functools.partial(match, config=config)), *arguments)
-    flops = compiled.cost_analysis()["flops"]
-    return _program(lambda: jax.block_until_ready(compiled(*arguments)), compiled, seconds, flops)
+    start = time.perf_counter()
+    lowered = jax.jit(functools.partial(match, config=config)).lower(*arguments)
+    compiled = lowered.compile()
+    return _program(lambda: compiled(*arguments), compiled, time.perf_counter() - start, flops_of(lowered))
 
 
 def product_flops_per_second(size: int = 2048, dtype: str = "float32") -> float:
@@ -116,11 +126,20 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
     return int(memory.temp_size_in_bytes)
 
 
-def _compile(function: Any, *arguments: Any) -> tuple[Any, float]:
+def _compile(
+    function_of: Callable[[Config], Any], config: Config, arguments: tuple[Any, ...], options: CompilerOptions | None
+) -> tuple[jax.stages.Compiled, float, float]:
+    """The compiled function of these settings, the seconds that it took, and its FLOPs."""
     start = time.perf_counter()
-    compiled = function.lower(*arguments).compile()
-    return compiled, time.perf_counter() - start
+    lowered = function_of(config).lower(*arguments)
+    compiled = lowered.compile(compiler_options=options)
+    seconds = time.perf_counter() - start
+    if chosen_platform(config.model.kernels, jax.default_backend()) is not None:
+        lowered = function_of(countable(config)).lower(*arguments)
+    return compiled, seconds, flops_of(lowered)
 
 
-def _program(run: Callable[[], Any], compiled: Any, seconds: float, flops: float) -> Program:
-    return Program(run, flops, temporary_bytes(compiled), seconds)
+def _program(start: Callable[[], Any], compiled: jax.stages.Compiled, seconds: float, flops: float) -> Program:
+    memory = compiled.memory_analysis()
+    assert memory is not None
+    return Program(start, flops, int(memory.temp_size_in_bytes), int(memory.argument_size_in_bytes), seconds)

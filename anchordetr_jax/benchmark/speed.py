@@ -9,11 +9,12 @@ from anchordetr_jax.benchmark.inputs import normalised_images, random_batch, wit
 from anchordetr_jax.benchmark.official import Inputs
 from anchordetr_jax.benchmark.official_process import OfficialProcess
 from anchordetr_jax.benchmark.programs import Program, forward_program, product_flops_per_second, train_program
-from anchordetr_jax.benchmark.report import Row
+from anchordetr_jax.benchmark.tables import Row
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.verification.synthetic import official_shapes, synthetic_state_dict
+from anchordetr_jax.weights.state_dict import variables_from_state_dict
 
 
 class Way(NamedTuple):
@@ -62,8 +63,9 @@ def measure_speed(trial: SpeedTrial) -> tuple[list[Row], list[str]]:
     state_dict = synthetic_state_dict(official_shapes(trial.config.model), seed=0)
     batch, targets = random_batch(trial.images, trial.shape)
     build = train_program if trial.what == "train" else forward_program
+    variables = variables_from_state_dict(state_dict, trial.config.model)
     programs: dict[str, Program] = {
-        dtype: build(with_dtype(trial.config, dtype), state_dict, batch) for dtype in trial.dtypes
+        dtype: build(with_dtype(trial.config, dtype), variables, batch) for dtype in trial.dtypes
     }
     contestants = [Contestant(name, program.run) for name, program in programs.items()]
     notes: list[str] = []

@@ -66,8 +66,14 @@ def _warn_of_another_platform(kernels: str, platform: str) -> None:
     )
 
 
+GPU_OPTIONS: dict[str, bool | str] = {}
+"""Options of XLA's compiler on GPUs. Empty until a report of scripts/measure_gpu.sh shows that one of them helps."""
+
+
 def compiler_options(platform: str) -> dict[str, bool | str]:
     """Options for `jax.jit` on a platform of JAX's."""
+    if platform == "gpu":
+        return dict(GPU_OPTIONS)
     if platform != "cpu":
         return {}
     from anchordetr_jax.kernels.cpu.process import COMPILER_OPTIONS

@@ -11,7 +11,7 @@ import pytest
 from anchordetr_jax.benchmark.official import Inputs
 from anchordetr_jax.benchmark.official_process import OfficialProcess
 from anchordetr_jax.benchmark.programs import matching_program
-from anchordetr_jax.benchmark.report import table, write
+from anchordetr_jax.benchmark.tables import table, write
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio, spread
 from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
 from anchordetr_jax.detection.matching import Targets
