@@ -17,7 +17,7 @@ from anchordetr_jax.training import run as run_module
 from anchordetr_jax.training.loop import Outcome, train
 from tests.data.coco_folder import open_coco
 from tests.training.bucket import Bucket, pretended_bucket
-from tests.training.tiny import CONFIG, NoiseData, StandIn
+from tests.training.tiny import CONFIG, NoiseData, build_in_place
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_run_in_a_bucket_is_resumed_after_damage_as_on_a_disk(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(run_module, "AnchorDETR", StandIn)
+    monkeypatch.setattr(run_module, "build", build_in_place)
     monkeypatch.chdir(tmp_path)
     workdir = epath.Path("gs://runs/mine")
     assert run(workdir, settings(1)) == Outcome(step=5, stopped_by=None)

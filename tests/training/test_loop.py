@@ -20,12 +20,12 @@ from anchordetr_jax.training import run as run_module
 from anchordetr_jax.training.loop import Outcome, resolve_classes, train
 from anchordetr_jax.training.run import changed_settings
 from tests.training.saved_arrays import saved_arrays
-from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, equal
+from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, build_in_place, equal
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "AnchorDETR", StandIn)
+    monkeypatch.setattr(run_module, "build", build_in_place)
 
 
 class StoppedAt(NoiseData):
@@ -78,7 +78,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 10 steps that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "AnchorDETR", StandIn)
+        patch.setattr(run_module, "build", build_in_place)
         assert run(workdir) == Outcome(step=10, stopped_by=None)
     return workdir
 
