@@ -65,7 +65,7 @@ def test_a_program_gives_its_operations_and_runs_again() -> None:
 def test_a_process_of_the_official_code_says_what_went_wrong_in_it(tmp_path: Path) -> None:
     inputs = Inputs(Config(), {}, np.zeros((1, 32, 32, 3), np.float32), ())
     with OfficialProcess(str(tmp_path), inputs) as official:
-        with pytest.raises(UserError, match="no checkout of the official code"):
+        with pytest.raises(UserError, match="not a checkout of the official code"):
             official.program("train", compiled=False, mixed=False)
         for process in multiprocessing.active_children():
             process.kill()
