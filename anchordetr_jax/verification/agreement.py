@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 
 import numpy as np
 
-from anchordetr_jax.verification.cases import Case, Outputs, TopDetections, sample
+from anchordetr_jax.verification.cases import Case, DetectionArrays, Outputs, sample
 from anchordetr_jax.verification.comparison import Measure, Table
 from anchordetr_jax.verification.tolerances import CLASS_ERROR, tolerances
 
@@ -69,7 +69,7 @@ def _compare_predictions(table: Table, ours: Outputs, reference: Outputs, case: 
         sizes = case.image_sizes if case.target_sizes is None else case.target_sizes
         table.compare("detections/scores", ours.detections.scores, reference.detections.scores, score_limit)
         mine, theirs = (
-            [TopDetections(*(part[image] for part in detections)) for image in range(len(sizes))]
+            [DetectionArrays(*(part[image] for part in detections)) for image in range(len(sizes))]
             for detections in (ours.detections, reference.detections)
         )
         compare_detections(table, mine, theirs, sizes, score_limit, box_limit)
@@ -77,8 +77,8 @@ def _compare_predictions(table: Table, ours: Outputs, reference: Outputs, case: 
 
 def compare_detections(
     table: Table,
-    ours: Sequence[TopDetections],
-    reference: Sequence[TopDetections],
+    ours: Sequence[DetectionArrays],
+    reference: Sequence[DetectionArrays],
     sizes: np.ndarray,
     score_limit: float | None,
     box_limit: float | None,

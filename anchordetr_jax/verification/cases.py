@@ -19,7 +19,7 @@ class ImageTargets(NamedTuple):
     """int [n]."""
 
 
-class TopDetections(NamedTuple):
+class DetectionArrays(NamedTuple):
     """The D best detections of B images as numpy arrays, best first. Those of a single image have no axis B."""
 
     scores: np.ndarray
@@ -128,7 +128,7 @@ class Outputs:
     """[layers,B,Q,K]."""
     boxes: np.ndarray | None = None
     """[layers,B,Q,4], cxcywh."""
-    detections: TopDetections | None = None
+    detections: DetectionArrays | None = None
     """The best detections of the last decoder layer."""
     losses: dict[str, float] = dataclasses.field(default_factory=dict)
     """Losses of the first step by official name."""

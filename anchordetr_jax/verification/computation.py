@@ -20,7 +20,7 @@ from anchordetr_jax.kernels.building import ModelDefinition, Variables, definiti
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.state import new_state, split_variables, state_shardings, trainable_paths
 from anchordetr_jax.training.step import make_train_step
-from anchordetr_jax.verification.cases import Case, Outputs, TopDetections
+from anchordetr_jax.verification.cases import Case, DetectionArrays, Outputs
 from anchordetr_jax.verification.stages import run_stages
 from anchordetr_jax.weights.arguments import config_with
 from anchordetr_jax.weights.correspondence import correspondences
@@ -116,7 +116,7 @@ def _of_first(outputs: Outputs, images: int) -> Outputs:
         stage_shapes={name: array.shape for name, array in stages.items()},
         logits=outputs.logits[:, :images],
         boxes=outputs.boxes[:, :images],
-        detections=TopDetections(*(array[:images] for array in outputs.detections)),
+        detections=DetectionArrays(*(array[:images] for array in outputs.detections)),
         matches={key: pairs for key, pairs in outputs.matches.items() if key[1] < images},
         costs=None if outputs.costs is None else outputs.costs[:, :images],
     )
@@ -141,7 +141,7 @@ def _forward(case: Case, config: Config, variables: Mapping[str, Any]) -> Output
         layers=tuple(range(config.model.decoder_layers)),
         logits=predictions.logits,
         boxes=predictions.boxes,
-        detections=TopDetections(*_to_numpy(detections)),
+        detections=DetectionArrays(*_to_numpy(detections)),
     )
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.verification.cases import Case, ImageTargets, Outputs, TopDetections, synthetic_case
+from anchordetr_jax.verification.cases import Case, DetectionArrays, ImageTargets, Outputs, synthetic_case
 from anchordetr_jax.weights.arguments import config_with, is_argument, refuse_unknown, settings_from_arguments
 
 OFFICIAL_CLASSES = 91
@@ -110,7 +110,7 @@ def _outputs(path: str | Path, meta: dict[str, Any], arrays: dict[str, np.ndarra
         raise UserError(f"{path} has logits of {len(arrays['logits'])} decoder layers and says they are {len(layers)}.")
     detections = None
     if "post/scores" in arrays:
-        detections = TopDetections(*(arrays[f"post/{name}"] for name in TopDetections._fields))
+        detections = DetectionArrays(*(arrays[f"post/{name}"] for name in DetectionArrays._fields))
     matches: dict[tuple[int, int], dict[int, int]] = {}
     for name, queries in arrays.items():
         if found := re.fullmatch(r"match/layer(\d+)/image(\d+)/query", name):

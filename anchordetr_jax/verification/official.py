@@ -19,7 +19,7 @@ import numpy as np
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.verification.cases import Case, Outputs, TopDetections
+from anchordetr_jax.verification.cases import Case, DetectionArrays, Outputs
 from anchordetr_jax.verification.torch_code import (
     FloatsAreDoubles,
     import_torchvision,
@@ -164,8 +164,8 @@ class OfficialCode:
             layers=tuple(range(len(logits))),
             logits=logits,
             boxes=boxes,
-            detections=TopDetections(
-                *(np.stack([one[name].numpy() for one in best]) for name in TopDetections._fields)
+            detections=DetectionArrays(
+                *(np.stack([one[name].numpy() for one in best]) for name in DetectionArrays._fields)
             ),
         )
 

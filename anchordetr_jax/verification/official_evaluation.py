@@ -14,7 +14,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.verification.agreement import compare_detections
-from anchordetr_jax.verification.cases import TopDetections
+from anchordetr_jax.verification.cases import DetectionArrays
 from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.official import OfficialCode
 from anchordetr_jax.verification.tolerances import FLOAT32, SCORES
@@ -111,7 +111,7 @@ def _link_first_images(root: Path, folder: Path, count: int) -> dict[int, tuple[
     return {image["id"]: (image["height"], image["width"]) for image in images}
 
 
-def _by_image(results: Results, images: Mapping[int, Any]) -> list[TopDetections]:
+def _by_image(results: Results, images: Mapping[int, Any]) -> list[DetectionArrays]:
     """The detections of each image, in the order of `images`, best first."""
     entries: dict[int, list[Mapping[str, Any]]] = {image: [] for image in images}
     for entry in results:
@@ -122,5 +122,5 @@ def _by_image(results: Results, images: Mapping[int, Any]) -> list[TopDetections
         boxes = np.array([entry["bbox"] for entry in best_first], np.float64).reshape(-1, 4)
         boxes[:, 2:] += boxes[:, :2]
         labels = np.array([entry["category_id"] for entry in best_first], np.int64)
-        found.append(TopDetections(np.array([entry["score"] for entry in best_first], np.float64), labels, boxes))
+        found.append(DetectionArrays(np.array([entry["score"] for entry in best_first], np.float64), labels, boxes))
     return found

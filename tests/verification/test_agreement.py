@@ -8,7 +8,7 @@ import pytest
 
 from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.verification.agreement import compare_outputs
-from anchordetr_jax.verification.cases import Case, Outputs, TopDetections, sample
+from anchordetr_jax.verification.cases import Case, DetectionArrays, Outputs, sample
 from anchordetr_jax.verification.comparison import Table
 
 L, B, Q, K, N = 2, 1, 6, 4, 3
@@ -27,7 +27,7 @@ def outputs() -> Outputs:
         layers=(0, 1),
         logits=generator.normal(size=(L, B, Q, K)),
         boxes=generator.uniform(size=(L, B, Q, 4)),
-        detections=TopDetections(scores, generator.integers(0, K, (B, 5)), generator.uniform(0, 10, (B, 5, 4))),
+        detections=DetectionArrays(scores, generator.integers(0, K, (B, 5)), generator.uniform(0, 10, (B, 5, 4))),
         losses={"loss_ce": 1.5, "loss_bbox": 0.5, "class_error": 50.0},
         matches={(layer, 0): {0: 2, 1: 4, 2: 5} for layer in range(L)},
         costs=generator.uniform(size=(L, B, N, Q)),
@@ -134,7 +134,7 @@ def test_detections_of_equal_score_may_come_in_another_order() -> None:
     reference.detections = reference.detections._replace(scores=scores)
     ours = outputs()
     order = [0, 2, 1, 3, 4]
-    ours.detections = TopDetections(*(part[:, order] for part in reference.detections))
+    ours.detections = DetectionArrays(*(part[:, order] for part in reference.detections))
     assert table_of(ours, reference).passed
 
 

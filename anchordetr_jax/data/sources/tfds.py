@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
-from typing import Any
 
 import numpy as np
 from etils import epath
@@ -10,14 +9,15 @@ from etils import epath
 from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.data.image_sizes import complete_sizes
 from anchordetr_jax.data.images import decode_image
-from anchordetr_jax.data.records.boxes import boxes_by_row
+from anchordetr_jax.data.records.annotations import Annotations
+from anchordetr_jax.data.sources.boxed import BoxedImages
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
 from anchordetr_jax.data.sources.tfds_index import TfdsIndex, load_index, pixel_areas, pixel_boxes
 from anchordetr_jax.data.sources.tfds_records import Records
 from anchordetr_jax.errors import UserError
 
 
-class TfdsDataset:
+class TfdsDataset(BoxedImages):
     """One split of a prepared TFDS data set. See `DetectionSource` for what it answers.
 
     Rows are in the order of the image ids (`image/id`). Without that feature, images are numbered from 1 in the order
@@ -56,27 +56,11 @@ class TfdsDataset:
         if sizes is None:
             raise UserError(f"None of the {len(self._records)} images of {self.name} is readable; prepare it again.")
         image_ids, self._record_of = self._rows(index)
-        self.image_ids: tuple[int, ...] = tuple(image_ids.tolist())
+        self.image_ids = tuple(image_ids.tolist())
         self.sizes = sizes[self._record_of]
         names = index.file_names if len(index.file_names) == len(image_ids) else image_ids.astype(np.str_)
-        self._file_names: list[str] = names[self._record_of].tolist()
+        self._file_names = names[self._record_of].tolist()
         self._read_objects(index, ids_of_labels)
-
-    def __len__(self) -> int:
-        return len(self.image_ids)
-
-    @property
-    def box_counts(self) -> np.ndarray:
-        """int64 [n]: how many boxes each image has."""
-        return np.diff(self._first_box)
-
-    def boxes(self, row: int) -> np.ndarray:
-        """float32 [m, 4]: xyxy in pixels, inside the image, each with an area."""
-        return self._boxes[self._first_box[row] : self._first_box[row + 1]]
-
-    def labels(self, row: int) -> np.ndarray:
-        """int32 [m]: the class output of each box."""
-        return self._labels[self._first_box[row] : self._first_box[row + 1]]
 
     def describe(self, row: int) -> str:
         """For messages: data set, split and the image's file name."""
@@ -88,35 +72,6 @@ class TfdsDataset:
         data = self._records[int(self._record_of[row])]["image"]
         # Boxes of TFDS are relative to the pixels that TensorFlow decodes, and it does not turn pictures.
         return decode_image(data, self.describe(row), (height, width), orientation="stored")
-
-    def ground_truth(self) -> dict[str, Any] | None:
-        """The content that COCO's annotation file of these images has, for scoring. None where nothing is annotated."""
-        if not len(self._category_ids):
-            return None
-        images = [
-            {"id": image_id, "file_name": name, "height": height, "width": width}
-            for image_id, name, (height, width) in zip(
-                self.image_ids, self._file_names, self.sizes.tolist(), strict=True
-            )
-        ]
-        annotations = [
-            {"id": number, "image_id": self.image_ids[row], "category_id": category, "bbox": box, "area": area}
-            | {"iscrowd": int(crowd)}
-            for number, row, category, box, area, crowd in zip(
-                self._annotation_ids.tolist(),
-                self._annotated_rows.tolist(),
-                self._category_ids.tolist(),
-                self._xywh.tolist(),
-                self._areas.tolist(),
-                self._crowds.tolist(),
-                strict=True,
-            )
-        ]
-        categories = [
-            {"id": number, "name": name}
-            for number, name in zip(self.categories.ids, self.categories.names, strict=True)
-        ]
-        return {"images": images, "annotations": annotations, "categories": categories}
 
     def _rows(self, index: TfdsIndex) -> tuple[np.ndarray, np.ndarray]:
         """The image ids by row, ascending, and the record of each row."""
@@ -146,18 +101,19 @@ class TfdsDataset:
             value = index.boxes[wrong].tolist() if known[wrong] else int(index.labels[wrong])
             raise UserError(f"An object in {self.describe(row)} has the {what} {value}, which is impossible.")
 
-        self._annotated_rows = rows
-        self._xywh = pixel_boxes(index.boxes[order], self.sizes[rows])
-        self._areas = pixel_areas(index.areas[order] if len(index.areas) else index.areas, self._xywh)
-        self._crowds = index.crowds[order]
-        self._category_ids = np.array(ids_of_labels, np.int64)[index.labels[order]]
         numbers = index.annotation_ids
         numbered = len(numbers) == len(rows) and len(np.unique(numbers)) == len(numbers)
-        self._annotation_ids = numbers[order] if numbered else np.arange(1, len(rows) + 1)
-        label_of_label = np.array([self.categories.label_of(number) for number in ids_of_labels], np.int64)
-        self._boxes, self._labels, self._first_box = boxes_by_row(
-            self._xywh, label_of_label[index.labels[order]], self._crowds, rows, self.sizes
+        xywh = pixel_boxes(index.boxes[order], self.sizes[rows])
+        annotations = Annotations(
+            ids=numbers[order] if numbered else np.arange(1, len(rows) + 1),
+            rows=rows,
+            category_ids=np.array(ids_of_labels, np.int64)[index.labels[order]],
+            xywh=xywh,
+            areas=pixel_areas(index.areas[order] if len(index.areas) else index.areas, xywh),
+            crowds=index.crowds[order],
         )
+        label_of_label = np.array([self.categories.label_of(number) for number in ids_of_labels], np.int64)
+        self._hold(annotations if len(rows) else None, label_of_label[index.labels[order]])
 
 
 def match_categories(
