@@ -18,6 +18,9 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.settings.checks import checked_settings, require
 from anchordetr_jax.settings.names import with_present_names
 
+Kernels = Literal["auto", "none", "cpu", "tpu"]
+"""Values of `ModelConfig.kernels`."""
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class ModelConfig:
@@ -61,7 +64,7 @@ class ModelConfig:
     shorter."""
     remat: bool = False
     """Compute the activations of each layer again in the backward pass instead of keeping them."""
-    kernels: Literal["auto", "none", "cpu", "tpu"] = "auto"
+    kernels: Kernels = "auto"
     """Functions of layers that are made for one platform and take less time and memory there. `auto`: those for CPUs
     on CPUs, none elsewhere. `none`: the plain functions. `tpu`: this project's Pallas kernels. On any other platform
     than the named one the plain functions compute. Results differ by rounding only."""

@@ -23,7 +23,7 @@ from collections.abc import Iterator
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and none of an accelerator's shortcuts, unless asked for
 
 from anchordetr_jax import cli
-from anchordetr_jax.config import Config
+from anchordetr_jax.config import Config, ModelConfig, choices
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.official_evaluation import verify_evaluation
@@ -44,7 +44,6 @@ from anchordetr_jax.weights.published import MODELS
 from anchordetr_jax.weights.reading import COCO_OUTPUTS
 
 DTYPES = ("float64", "float32")
-KERNELS = ("auto", "none", "cpu", "tpu")
 ARCHITECTURE = {
     "backbone": "model.backbone",
     "dilation": "model.dilation",
@@ -85,7 +84,7 @@ def parser() -> argparse.ArgumentParser:
     )
     golden.add_argument(
         "--kernels",
-        choices=KERNELS,
+        choices=choices(ModelConfig, "kernels"),
         default="auto",
         help="model.kernels; without a TPU, those of tpu are interpreted",
     )

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.config import Config, Kernels, ModelConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.detection.losses import class_error, detection_losses
 from anchordetr_jax.detection.matching import Targets, match, matching_costs
@@ -25,9 +25,6 @@ from anchordetr_jax.verification.stages import run_stages
 from anchordetr_jax.weights.arguments import config_with
 from anchordetr_jax.weights.correspondence import correspondences
 from anchordetr_jax.weights.state_dict import state_dict_from_variables, variables_from_state_dict
-
-Kernels = Literal["auto", "none", "cpu", "tpu"]
-"""Values of `ModelConfig.kernels`."""
 
 STEPS_AN_EPOCH = 1_000_000
 """More steps than any case takes, so that the learning rates of the first epoch are used."""

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone
-from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, ModelConfig
+from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, Kernels, ModelConfig
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.transforms import apply_draw, evaluation_draws
 from anchordetr_jax.errors import UserError
@@ -19,7 +19,7 @@ from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
 from anchordetr_jax.verification.agreement import compare_outputs
 from anchordetr_jax.verification.cases import Case, Outputs, synthetic_targets
 from anchordetr_jax.verification.comparison import Table
-from anchordetr_jax.verification.computation import Kernels, compute
+from anchordetr_jax.verification.computation import compute
 from anchordetr_jax.verification.detrex import DetrexCode
 from anchordetr_jax.verification.golden import read_golden
 from anchordetr_jax.verification.official import OfficialCode
