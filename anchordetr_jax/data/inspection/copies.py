@@ -39,7 +39,7 @@ def look_for_shared_files(files: Sequence[File], findings: Findings, ask: Ask) -
     for (first_split, _, first), (split, number, path) in _pairs(files, ask, "images in two splits"):
         if split != first_split:
             detail = f"the {split} image is also a {first_split} image: {first}"
-            findings.error("image in two splits", detail, path, image_id=number, stops=False)
+            findings.warning("image in two splits", detail, path, image_id=number)
 
 
 def look_for_near_copies(files: Sequence[File], findings: Findings, ask: Ask) -> None:

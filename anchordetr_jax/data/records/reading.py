@@ -60,6 +60,7 @@ def read_records(
     portion: Portion | None = None,
     others: Callable[[], Sequence[RawSplit]] = lambda: (),
     look: bool = True,
+    categories: Categories | None = None,
 ) -> Records:
     """Checks all records of a split, and looks at the headers of its images. Raises nothing for what is wrong.
 
@@ -72,10 +73,12 @@ def read_records(
         portion: the side of the images that is taken, where one set of images is divided.
         others: the records of the other splits of the data set. It is called only where they decide something.
         look: whether image files are looked for and looked at.
+        categories: those to be taken; None: those of the records.
     """
     findings.all += raw.findings
     cached_others = functools.cache(others)
-    categories = _categories(raw, labels, cached_others, findings)
+    if categories is None:
+        categories = _categories(raw, labels, cached_others, findings)
     everything = clean_images(raw, findings)
     images, elsewhere = _taken(everything, portion)
     name = raw.name if portion is None else f"{raw.name} ({portion})"

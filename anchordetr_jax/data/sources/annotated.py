@@ -10,28 +10,12 @@ from anchordetr_jax.data.sources.boxed import BoxedImages
 
 
 class AnnotatedImages(BoxedImages):
-    """One split of a data set of image files. See `DetectionSource` for its answers.
-
-    Rows are in the order of the image ids. Crowd regions and boxes without area are left out, and boxes are clipped to
-    their image, as in the official training.
-
-    Raises `UserError` for the first finding that stops training and evaluation.
-    """
+    """One split of a data set of image files. See `DetectionSource` for its answers."""
 
     def __init__(self, records: Records, findings: Findings):
-        findings.stop_if_needed()
-        self.name = records.name
-        self.remarks: tuple[str, ...] = (*records.raw.remarks, *findings.lines())
+        super().__init__(records, findings)
         self.images_dir = records.raw.folder
-        self.categories = records.categories
-        self.image_ids = tuple(image.id for image in records.images)
-        self.sizes = records.sizes
         self.orientation = records.orientation
-        self._file_names = [image.name for image in records.images]
-        annotations = records.annotations
-        category_ids = np.zeros(0, int) if annotations is None else annotations.category_ids
-        raw = self.categories.scheme == "raw"
-        self._hold(annotations, category_ids if raw else np.searchsorted(np.array(self.categories.ids), category_ids))
 
     def file_path(self, row: int) -> epath.Path:
         return self.images_dir / self._file_names[row]

@@ -4,28 +4,31 @@ from typing import Any
 
 import numpy as np
 
-from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.records.annotations import Annotations
 from anchordetr_jax.data.records.boxes import boxes_by_row
+from anchordetr_jax.data.records.findings import Findings
+from anchordetr_jax.data.records.reading import Records
 
 
 class BoxedImages:
-    """Images with annotations in memory. A source sets the attributes, then calls `_hold`."""
+    """Images with checked records. A source adds how an image is read, and what it is called in messages.
 
-    categories: Categories
-    image_ids: tuple[int, ...]
-    sizes: np.ndarray
-    """int32 [n, 2]: (height, width) of each image."""
-    _file_names: list[str]
+    Rows are in the order of the image ids. Crowd regions and boxes without area are left out, and boxes are clipped to
+    their image, as in the official training.
 
-    def _hold(self, annotations: Annotations | None, labels: np.ndarray) -> None:
-        """Keeps the annotations (None: there are none); `labels` int [m] are their class outputs."""
-        self._annotations = annotations
-        if annotations is None:
-            xywh, crowds, rows = np.zeros((0, 4)), np.zeros(0, bool), np.zeros(0, int)
-        else:
-            xywh, crowds, rows = annotations.xywh, annotations.crowds, annotations.rows
-        self._boxes, self._labels, self._first_box = boxes_by_row(xywh, labels, crowds, rows, self.sizes)
+    Raises `UserError` for the first finding that stops training and evaluation.
+    """
+
+    def __init__(self, records: Records, findings: Findings):
+        findings.stop_if_needed()
+        self.name = records.name
+        self.remarks: tuple[str, ...] = (*records.raw.remarks, *findings.lines())
+        self.categories = records.categories
+        self.image_ids = tuple(image.id for image in records.images)
+        self.sizes = records.sizes
+        self._file_names = [image.name for image in records.images]
+        self._annotations = records.annotations
+        self._boxes, self._labels, self._first_box = self._by_row(records.annotations)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -42,6 +45,15 @@ class BoxedImages:
     def labels(self, row: int) -> np.ndarray:
         """int32 [m]: the class output of each box."""
         return self._labels[self._first_box[row] : self._first_box[row + 1]]
+
+    def _by_row(self, annotations: Annotations | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        if annotations is None:
+            nothing = np.zeros(0, int)
+            return boxes_by_row(np.zeros((0, 4)), nothing, nothing.astype(bool), nothing, self.sizes)
+        labels = annotations.category_ids
+        if self.categories.scheme != "raw":
+            labels = np.searchsorted(np.array(self.categories.ids), labels)
+        return boxes_by_row(annotations.xywh, labels, annotations.crowds, annotations.rows, self.sizes)
 
     def ground_truth(self) -> dict[str, Any] | None:
         """The annotations in the form of COCO's annotation files, for scoring. None without annotations."""

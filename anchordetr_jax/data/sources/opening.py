@@ -1,6 +1,7 @@
 """Opens the source of images that the settings name."""
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Iterator
 
@@ -15,6 +16,7 @@ from anchordetr_jax.data.records.raw import RawSplit
 from anchordetr_jax.data.records.reading import Records, read_records
 from anchordetr_jax.data.source import DetectionSource, MissingSplitError, Split
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
+from anchordetr_jax.data.sources.boxed import BoxedImages
 from anchordetr_jax.data.sources.coco import read_coco
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.data.sources.folder import ImageFolder
@@ -47,7 +49,9 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
     if config.source == "tfds":
         split_name = {"train": config.tfds_train, "val": config.tfds_val, "test": config.tfds_test}[split]
         directory = find_prepared(config.root, config.tfds_name)
-        return TfdsDataset(directory, split_name, labels=config.labels, categories=categories)
+        dataset: BoxedImages = TfdsDataset(directory, split_name, split, labels=config.labels, categories=categories)
+        _say(dataset)
+        return dataset
     if config.source == "folder":
         if split == "train":
             raise UserError("A plain folder has no annotations to train on; set data.source to 'auto' or 'tfds'.")
@@ -55,8 +59,7 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
             raise UserError("Setting 'data.root' is empty; set it to a folder of images.")
         return ImageFolder(config.root, categories or coco_categories(config.labels))
     dataset = open_split(config, split)
-    if jax.process_index() == 0:
-        print(*dataset.remarks, sep="\n", end="\n" if dataset.remarks else "", file=sys.stderr)
+    _say(dataset)
     return dataset
 
 
@@ -120,6 +123,18 @@ def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
     except UserError:
         return config, ""  # Whoever opens the images raises it again.
     return config, ""
+
+
+def _say(dataset: BoxedImages) -> None:
+    if jax.process_index() == 0:
+        for line in dataset.remarks:
+            _say_once(line)
+
+
+@functools.cache
+def _say_once(line: str) -> None:
+    """Training and validation images can have the same remark: where one file describes both, for example."""
+    print(line, file=sys.stderr)
 
 
 def _root(config: DataConfig) -> epath.Path:

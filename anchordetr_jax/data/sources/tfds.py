@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import PurePosixPath
+from typing import Any
 
 import numpy as np
 from etils import epath
@@ -9,11 +10,14 @@ from etils import epath
 from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.data.image_sizes import complete_sizes
 from anchordetr_jax.data.images import decode_image
-from anchordetr_jax.data.records.annotations import Annotations
+from anchordetr_jax.data.records.findings import Finding, Findings, Severity
+from anchordetr_jax.data.records.raw import RawSplit, Record
+from anchordetr_jax.data.records.reading import read_records
+from anchordetr_jax.data.source import Split
 from anchordetr_jax.data.sources.boxed import BoxedImages
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
 from anchordetr_jax.data.sources.tfds_index import TfdsIndex, load_index, pixel_areas, pixel_boxes
-from anchordetr_jax.data.sources.tfds_records import Records
+from anchordetr_jax.data.sources.tfds_records import StoredRecords
 from anchordetr_jax.errors import UserError
 
 
@@ -22,12 +26,12 @@ class TfdsDataset(BoxedImages):
 
     Rows are in the order of the image ids (`image/id`). Without that feature, images are numbered from 1 in the order
     of their file names. So rows are the same as in a COCO folder of these images. Boxes are in pixels, with the digits
-    that COCO's annotation files have. Crowd regions and boxes without area are left out, and boxes are clipped to their
-    image, as for a COCO folder.
+    that COCO's annotation files have. Its records are checked as those of all other data sets are.
 
     Args:
         directory: of the prepared data set, with `dataset_info.json` in it; see `tfds_records.find_prepared`.
         split: in TFDS's language, for example `validation[:100]`.
+        use: what the images are for.
         labels: how class outputs are numbered.
         categories: those of a detector. They are taken where they have all class names of the data set. Otherwise
             COCO's classes get COCO's category ids, and other classes get the ids 1, 2, 3, …
@@ -40,27 +44,21 @@ class TfdsDataset(BoxedImages):
         self,
         directory: epath.PathLike,
         split: str,
+        use: Split = "val",
         *,
         labels: LabelScheme = "contiguous",
         categories: Categories | None = None,
     ):
-        self._records = Records(directory, split)
-        self.name = self._records.name
-        self.remarks: tuple[str, ...] = ()
+        self._records = StoredRecords(directory, split)
         if len(self._records) == 0:
-            raise UserError(f"{self.name} holds no images.")
+            raise UserError(f"{self._records.name} holds no images.")
         index = load_index(self._records)
-        self.categories, ids_of_labels = match_categories(self._records.label_names, labels, categories)
-
-        sizes = complete_sizes([(height, width) if height else None for height, width in index.sizes.tolist()])
-        if sizes is None:
-            raise UserError(f"None of the {len(self._records)} images of {self.name} is readable; prepare it again.")
-        image_ids, self._record_of = self._rows(index)
-        self.image_ids = tuple(image_ids.tolist())
-        self.sizes = sizes[self._record_of]
-        names = index.file_names if len(index.file_names) == len(image_ids) else image_ids.astype(np.str_)
-        self._file_names = names[self._record_of].tolist()
-        self._read_objects(index, ids_of_labels)
+        known, ids_of_labels = match_categories(self._records.label_names, labels, categories)
+        raw = self._raw(index, ids_of_labels, use)
+        self._record_of = np.argsort([image["id"] for image in raw.images])
+        findings = Findings(raw.name, inspectable=False)
+        # Boxes of TFDS are relative to the pixels that TensorFlow decodes, and it does not turn pictures.
+        super().__init__(read_records(raw, use, findings, look=False, orientation="stored", categories=known), findings)
 
     def describe(self, row: int) -> str:
         """For messages: data set, split and the image's file name."""
@@ -70,50 +68,72 @@ class TfdsDataset(BoxedImages):
         """uint8 RGB [h, w, 3]. Raises `UserError` naming the image if it is damaged or its record cannot be read."""
         height, width = self.sizes[row].tolist()
         data = self._records[int(self._record_of[row])]["image"]
-        # Boxes of TFDS are relative to the pixels that TensorFlow decodes, and it does not turn pictures.
         return decode_image(data, self.describe(row), (height, width), orientation="stored")
 
-    def _rows(self, index: TfdsIndex) -> tuple[np.ndarray, np.ndarray]:
-        """The image ids by row, ascending, and the record of each row."""
-        n = len(index.counts)
-        if len(index.image_ids) != n:
-            order = np.argsort(index.file_names, kind="stable") if len(index.file_names) == n else np.arange(n)
-            return np.arange(1, n + 1), order
-        order = np.argsort(index.image_ids, kind="stable")
-        image_ids = index.image_ids[order]
-        repeated = image_ids[1:][image_ids[1:] == image_ids[:-1]]
-        if repeated.size:
-            raise UserError(f"{self.name} has two images with the id {repeated[0]}.")
-        return image_ids, order
-
-    def _read_objects(self, index: TfdsIndex, ids_of_labels: Sequence[int]) -> None:
-        row_of_record = np.empty(len(self), np.int64)
-        row_of_record[self._record_of] = np.arange(len(self))
-        rows = np.repeat(row_of_record, index.counts)
-        order = np.argsort(rows, kind="stable")
-        rows = rows[order]
-
-        known = (index.labels >= 0) & (index.labels < len(ids_of_labels))
-        sound = known & np.isfinite(index.boxes).all(axis=1)
-        if not sound.all():
-            wrong = int(sound.argmin())
-            row, what = int(np.repeat(row_of_record, index.counts)[wrong]), "box" if known[wrong] else "label"
-            value = index.boxes[wrong].tolist() if known[wrong] else int(index.labels[wrong])
-            raise UserError(f"An object in {self.describe(row)} has the {what} {value}, which is impossible.")
-
-        numbers = index.annotation_ids
-        numbered = len(numbers) == len(rows) and len(np.unique(numbers)) == len(numbers)
-        xywh = pixel_boxes(index.boxes[order], self.sizes[rows])
-        annotations = Annotations(
-            ids=numbers[order] if numbered else np.arange(1, len(rows) + 1),
-            rows=rows,
-            category_ids=np.array(ids_of_labels, np.int64)[index.labels[order]],
-            xywh=xywh,
-            areas=pixel_areas(index.areas[order] if len(index.areas) else index.areas, xywh),
-            crowds=index.crowds[order],
+    def _raw(self, index: TfdsIndex, ids_of_labels: Sequence[int], use: Split) -> RawSplit:
+        """The records in the order in which they are stored. Raises `UserError` where no image is readable."""
+        name, n = self._records.name, len(index.counts)
+        sizes = complete_sizes([(height, width) if height else None for height, width in index.sizes.tolist()])
+        if sizes is None:
+            raise UserError(f"None of the {n} images of {name} is readable; prepare it again.")
+        numbers = index.image_ids.tolist() if len(index.image_ids) == n else _numbered_by_name(index)
+        names = index.file_names.tolist() if len(index.file_names) == n else [str(number) for number in numbers]
+        images = [
+            {"id": number, "file_name": file, "height": height, "width": width}
+            for number, file, (height, width) in zip(numbers, names, sizes.tolist(), strict=True)
+        ]
+        return RawSplit(
+            name=name,
+            folder=epath.Path(f"{self._records.directory}:{self._records.split}"),
+            images=images,
+            annotations=self._annotations_of(index, sizes, numbers, ids_of_labels) if len(index.labels) else None,
+            categories=[
+                {"id": number, "name": label}
+                for number, label in zip(ids_of_labels, self._records.label_names, strict=True)
+            ],
+            findings=tuple(self._unreadable(index, images, use)),
         )
-        label_of_label = np.array([self.categories.label_of(number) for number in ids_of_labels], np.int64)
-        self._hold(annotations if len(rows) else None, label_of_label[index.labels[order]])
+
+    def _unreadable(self, index: TfdsIndex, images: Sequence[Record], use: Split) -> list[Finding]:
+        """The images without a header that can be read, which is known before they are decoded."""
+        severity: Severity = "warning" if use == "train" else "error"
+        ends = "training goes on without it" if use == "train" else "it counts as an image without detections"
+        return [
+            Finding(
+                severity,
+                "unreadable file",
+                str(images[place]["file_name"]),
+                f"it is not an image; {ends}",
+                images[place]["id"],
+            )
+            for place in np.flatnonzero(index.sizes[:, 0] == 0).tolist()
+        ]
+
+    def _annotations_of(
+        self, index: TfdsIndex, sizes: np.ndarray, numbers: Sequence[int], ids_of_labels: Sequence[int]
+    ) -> list[dict[str, Any]]:
+        places = np.repeat(np.arange(len(numbers)), index.counts)
+        order = np.argsort(np.array(numbers)[places], kind="stable")
+        places = places[order]
+        xywh = pixel_boxes(index.boxes[order], sizes[places])
+        areas = pixel_areas(index.areas[order] if len(index.areas) else index.areas, xywh)
+        ids = index.annotation_ids[order] if len(index.annotation_ids) == len(order) else np.arange(1, len(order) + 1)
+        category_of = dict(enumerate(ids_of_labels))
+        columns = (ids, places, index.labels[order], xywh, areas, index.crowds[order].astype(int))
+        return [
+            {"id": number, "image_id": numbers[place], "category_id": category_of.get(label, f"label {label}")}
+            | {"bbox": box, "area": area, "iscrowd": crowd}
+            for number, place, label, box, area, crowd in zip(*(column.tolist() for column in columns), strict=True)
+        ]
+
+
+def _numbered_by_name(index: TfdsIndex) -> list[int]:
+    """Numbers from 1 in the order of the file names, or of the records where there are no names."""
+    n = len(index.counts)
+    order = np.argsort(index.file_names, kind="stable") if len(index.file_names) == n else np.arange(n)
+    numbers = np.empty(n, int)
+    numbers[order] = np.arange(1, n + 1)
+    return numbers.tolist()
 
 
 def match_categories(

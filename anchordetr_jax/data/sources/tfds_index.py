@@ -19,7 +19,7 @@ import tqdm
 from absl import logging
 
 from anchordetr_jax.data.image_sizes import read_header
-from anchordetr_jax.data.sources.tfds_records import Records
+from anchordetr_jax.data.sources.tfds_records import StoredRecords
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically
 
@@ -69,7 +69,7 @@ class TfdsIndex:
     """int64 [m]; [0] where it has none."""
 
 
-def load_index(records: Records) -> TfdsIndex:
+def load_index(records: StoredRecords) -> TfdsIndex:
     """The index of a split: the kept one where the files are still the same, otherwise a new one.
 
     Raises `UserError` when a record cannot be read, or is not one of object detection.
@@ -84,7 +84,7 @@ def load_index(records: Records) -> TfdsIndex:
     return index
 
 
-def gather_index(records: Records) -> TfdsIndex:
+def gather_index(records: StoredRecords) -> TfdsIndex:
     """Reads all records of a split, with a progress bar where it takes long. No pixels are decoded."""
 
     def gather(start: int) -> list[dict[str, Any]]:
@@ -153,7 +153,7 @@ def _facts(record: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _kept_file(records: Records) -> Path:
+def _kept_file(records: StoredRecords) -> Path:
     """The name follows from the files of the data set, so the index of another data set is never taken."""
     files = sorted((path.name, path.stat()) for path in records.directory.iterdir())
     facts = [[name, stat.length, stat.mtime] for name, stat in files if not stat.is_directory]

@@ -44,7 +44,7 @@ def find_prepared(root: str, name: str) -> epath.Path:
     )
 
 
-class Records:
+class StoredRecords:
     """The records of one split as dicts of features. The image is the bytes of its file. Many threads can read them.
 
     Args:

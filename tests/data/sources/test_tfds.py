@@ -18,13 +18,14 @@ from anchordetr_jax.config import AugmentConfig, Config, DataConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import eval_batches
 from anchordetr_jax.data.shapes import write_shapes_dataset
+from anchordetr_jax.data.source import Split
 from anchordetr_jax.data.sources import tfds, tfds_index
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
 from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.data.sources.tfds import TfdsDataset, match_categories
 from anchordetr_jax.data.sources.tfds_index import TfdsIndex, pixel_areas, pixel_boxes
-from anchordetr_jax.data.sources.tfds_records import Records, find_prepared
+from anchordetr_jax.data.sources.tfds_records import StoredRecords, find_prepared
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import coco_scores
 from tests.data.coco_folder import open_coco
@@ -287,6 +288,21 @@ def test_test_images_without_annotations_have_no_ground_truth(shapes: Path, tmp_
     assert dataset.box_counts.tolist() == [0] * 12
 
 
+@pytest.mark.parametrize(("use", "severity"), [("train", "Warning"), ("val", "Error")])
+def test_images_that_cannot_be_read_are_counted(
+    prepared: Path, monkeypatch: pytest.MonkeyPatch, use: Split, severity: str
+) -> None:
+    def forged(records: StoredRecords) -> TfdsIndex:
+        index = tfds_index.load_index(records)
+        return dataclasses.replace(index, sizes=np.where(np.arange(len(index.sizes))[:, None] < 2, 0, index.sizes))
+
+    monkeypatch.setattr(tfds, "load_index", forged)
+    dataset = TfdsDataset(find_prepared(str(prepared), "photos/2017"), "validation", use)
+    assert [line.split(",")[0] for line in dataset.remarks if "unreadable" in line] == [
+        f"{severity}: unreadable file: 2"
+    ]
+
+
 def test_damaged_images_keep_their_rows_and_are_named_when_read(
     shapes: Path, tmp_path: Path, coco: AnnotatedImages
 ) -> None:
@@ -365,16 +381,16 @@ def test_a_part_of_a_split_that_makes_no_sense_is_named(copy: Path, split: str) 
 @pytest.mark.parametrize(
     ("field", "message"),
     [
-        ("labels", r"An object in .*\.jpg has the label 10\d+, which is impossible"),
-        ("boxes", r"An object in .*\.jpg has the box \[nan, .*\], which is impossible"),
-        ("image_ids", r"two images with the id 1000002"),
+        ("labels", r"\.jpg \(.*: the category .label 10\d+. is not listed"),
+        ("boxes", r"\.jpg \(.*: bbox is \[NaN, .*\], not four numbers"),
+        ("image_ids", r"image 1000002 is also \S+\.jpg"),
         ("sizes", "None of the 12 images"),
     ],
 )
 def test_records_that_contradict_themselves_are_named(
     prepared: Path, monkeypatch: pytest.MonkeyPatch, field: str, message: str
 ) -> None:
-    def forged(records: Records) -> TfdsIndex:
+    def forged(records: StoredRecords) -> TfdsIndex:
         index = tfds_index.load_index(records)
         changed = {
             "labels": index.labels + 100,
@@ -440,7 +456,7 @@ def gathered(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> lis
     calls: list[str] = []
     gather = tfds_index.gather_index
 
-    def counted(records: Records) -> TfdsIndex:
+    def counted(records: StoredRecords) -> TfdsIndex:
         calls.append(records.split)
         return gather(records)
 
