@@ -16,7 +16,6 @@ from anchordetr_jax.data.records.raw import RawSplit
 from anchordetr_jax.data.records.reading import Records, read_records
 from anchordetr_jax.data.source import DetectionSource, MissingSplitError, Split
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
-from anchordetr_jax.data.sources.boxed import BoxedImages
 from anchordetr_jax.data.sources.coco import read_coco
 from anchordetr_jax.data.sources.coco_categories import coco_categories
 from anchordetr_jax.data.sources.folder import ImageFolder
@@ -46,20 +45,22 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
     Raises:
         UserError: the source is missing or wrong, or has nothing to train on.
     """
-    if config.source == "tfds":
-        split_name = {"train": config.tfds_train, "val": config.tfds_val, "test": config.tfds_test}[split]
-        directory = find_prepared(config.root, config.tfds_name)
-        dataset: BoxedImages = TfdsDataset(directory, split_name, split, labels=config.labels, categories=categories)
-        _say(dataset)
-        return dataset
     if config.source == "folder":
         if split == "train":
             raise UserError("A plain folder has no annotations to train on; set data.source to 'auto' or 'tfds'.")
         if not config.root:
             raise UserError("Setting 'data.root' is empty; set it to a folder of images.")
         return ImageFolder(config.root, categories or coco_categories(config.labels))
-    dataset = open_split(config, split)
-    _say(dataset)
+    dataset: DetectionSource
+    if config.source == "tfds":
+        split_name = {"train": config.tfds_train, "val": config.tfds_val, "test": config.tfds_test}[split]
+        directory = find_prepared(config.root, config.tfds_name)
+        dataset = TfdsDataset(directory, split_name, split, labels=config.labels, categories=categories)
+    else:
+        dataset = open_split(config, split)
+    if jax.process_index() == 0:
+        for line in dataset.remarks:
+            _say_once(line)
     return dataset
 
 
@@ -123,12 +124,6 @@ def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
     except UserError:
         return config, ""  # Whoever opens the images raises it again.
     return config, ""
-
-
-def _say(dataset: BoxedImages) -> None:
-    if jax.process_index() == 0:
-        for line in dataset.remarks:
-            _say_once(line)
 
 
 @functools.cache

@@ -383,7 +383,7 @@ def test_a_part_of_a_split_that_makes_no_sense_is_named(copy: Path, split: str) 
     [
         ("labels", r"\.jpg \(.*: the category .label 10\d+. is not listed"),
         ("boxes", r"\.jpg \(.*: bbox is \[NaN, .*\], not four numbers"),
-        ("image_ids", r"image 1000002 is also \S+\.jpg"),
+        ("image_ids", r"image 1000006 is also \S+6\.jpg"),
         ("sizes", "None of the 12 images"),
     ],
 )
