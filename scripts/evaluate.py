@@ -52,7 +52,9 @@ NAME = flags.DEFINE_string(
     "name", None, "The name of the detector in the name of the test-dev file; by default the name of the run."
 )
 SCORES = flags.DEFINE_string("scores", None, "File for the scores; by default beside --output, as NAME.scores.json.")
-REPORT = flags.DEFINE_string("report", None, "Folder for precision-recall curves and a grid of the worst mistakes.")
+REPORT = flags.DEFINE_string(
+    "report", None, "Folder for a page, index.html, with scores, curves, the confusion matrix and the worst mistakes."
+)
 PREDICTIONS = flags.DEFINE_string("predictions", None, "PNG file for a grid of predictions beside the truth.")
 RESTART = flags.DEFINE_bool(
     "restart", False, "Begin with the first image, also where a stopped evaluation has left detections."
@@ -121,7 +123,9 @@ def write(output: str, dataset: DetectionSource, result: EvaluationResult, check
         scores = SCORES.value or epath.Path(output).with_suffix(".scores.json")
         write_json(scores, scores_of(result, result.scores, checkpoint), indent=2)
         if REPORT.value:
-            write_report(REPORT.value, dataset, result.results, result.scores)
+            facts = [("checkpoint", checkpoint), ("data", dataset.name), ("split", SPLIT.value)]
+            facts += [("not readable", problem) for problem in result.unreadable]
+            write_report(REPORT.value, dataset, result.results, result.scores, facts=facts)
     if PREDICTIONS.value:
         write_predictions(PREDICTIONS.value, dataset, result.results)
 

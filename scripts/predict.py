@@ -2,10 +2,11 @@
 
 python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5]
 
-DIR gets a picture with boxes for every image, an MP4 for every video (this needs `pip install av`), and
-detections.json in COCO's form. --checkpoint is a published model such as anchordetr-r50-dc5, a run's workdir, one
-checkpoint, a .pth or .safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. The command names each
-file that it cannot read and continues; it fails if it can read none.
+Without --threshold each class has its own: the one with the best F1 score in the evaluation of the checkpoint. DIR gets
+a picture with boxes for every image, an MP4 for every video (this needs `pip install av`), and detections.json in
+COCO's form. --checkpoint is a published model such as anchordetr-r50-dc5, a run's workdir, one checkpoint, a .pth or
+.safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. The command names each file that it cannot
+read and continues; it fails if it can read none.
 """
 
 import collections
@@ -26,7 +27,7 @@ from anchordetr_jax.data.images import SUFFIXES
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
 from anchordetr_jax.files import write_json
-from anchordetr_jax.prediction.detections import Detections, nothing_found_sentence
+from anchordetr_jax.prediction.detections import Detections, nothing_found_sentence, thresholds_sentence
 from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
 from anchordetr_jax.prediction.output_names import output_names
@@ -34,7 +35,12 @@ from anchordetr_jax.prediction.video import UnreadableVideoError, VideoReader, V
 
 read_detector = cli.define_detector()
 OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures and detections.json.", required=True)
-THRESHOLD = flags.DEFINE_float("threshold", 0.5, "Detections with a lower score are left out.")
+THRESHOLD = flags.DEFINE_float(
+    "threshold",
+    None,
+    "Detections with a lower score are left out. By default: for each class the threshold with the best F1 score in "
+    "the evaluation of the checkpoint, or 0.5 where no evaluation tells it.",
+)
 BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "The number of images or frames that the network gets at a time.")
 DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.")
 
@@ -42,7 +48,7 @@ DETECTIONS_FILE = "detections.json"
 
 
 def main(arguments: list[str]) -> None:
-    if not 0 <= THRESHOLD.value <= 1:
+    if THRESHOLD.value is not None and not 0 <= THRESHOLD.value <= 1:
         raise UserError(f"--threshold must be a score between 0 and 1, not {THRESHOLD.value:g}.")
     if BATCH_SIZE.value < 1:
         raise UserError(f"--batch_size must be at least 1, not {BATCH_SIZE.value}.")
@@ -52,6 +58,9 @@ def main(arguments: list[str]) -> None:
     check_output(output, targets)
     cli.prepare_computation()
     detector = read_detector()
+    if THRESHOLD.value is None:
+        by_class = {name: detector.threshold_of(label) for label, name in detector.names.items()}
+        print(thresholds_sentence(by_class, evaluated=detector.thresholds is not None))
     results = Results(detector, len(paths))
     try:
         detect_on_images(detector, [path for path in paths if not is_video(path)], output, targets, results)

@@ -2,9 +2,10 @@
 
 python scripts/train.py --config configs/NAME.py --workdir DIR [--config.data.root=FOLDER]
 
-DIR gets checkpoints/, metrics.jsonl, tensorboard/, curves.png, config.json, the newest evaluation.json, and a picture
-of predictions after each evaluation (predictions.png, and all of them in predictions/). Give the same command again to
-continue from the newest checkpoint. --config.SETTING=VALUE changes a setting.
+DIR gets checkpoints/, metrics.jsonl, tensorboard/, curves.png, config.json, the newest evaluation.json, a picture of
+predictions after each evaluation (predictions.png, and all of them in predictions/), and a page with all of it
+(report/index.html). Give the same command again to continue from the newest checkpoint. --config.SETTING=VALUE changes
+a setting.
 
 On several hosts every process runs this command with --distributed. JAX finds the other processes on TPU pods, SLURM
 and Kubernetes; elsewhere give --coordinator, --num_processes and --process_id too.
@@ -102,6 +103,7 @@ def make_evaluate(
         if watch is not None and result.scores is not None:
             write_json(workdir / "evaluation.json", {"step": step, **result.scores.to_dict()}, indent=2)
             watch.predictions(step, validation, result.results)
+            watch.report(step, validation, result.results, result.scores)
         return result.metrics
 
     return evaluate

@@ -15,7 +15,14 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.evaluation.threshold import Threshold, best_threshold
+from anchordetr_jax.evaluation.threshold import (
+    ScoreCurve,
+    Threshold,
+    Thresholds,
+    all_together,
+    class_thresholds,
+    score_curves,
+)
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's 12 scores for bounding boxes, in the order of pycocotools."""
@@ -35,6 +42,10 @@ class ClassScore:
     ap: float
     ap50: float
     ap75: float
+    threshold: Threshold | None = None
+    """The score threshold to use for this class, and how good its detections are then. It is the one with the best F1
+    score, or for a class with few objects (`MIN_OBJECTS`) that of all classes together. None where no detection of any
+    class is right."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,12 +64,19 @@ class Scores:
     """[10, 101, K]: precision by IoU threshold (0.50, 0.55, … 0.95), recall (`RECALL_POINTS`) and class; -1 without
     objects."""
     threshold: Threshold | None
-    """The score threshold with the best F1 score; None where no detection is right."""
+    """The score threshold with the best F1 score, all classes together; None where no detection is right."""
+    curves: tuple[ScoreCurve, ...]
+    """For each class, the scores of its detections and which of them are right, at IoU 0.50."""
     notes: tuple[str, ...]
     """Sentences about the ground truth that readers of the scores should know."""
 
+    @property
+    def thresholds(self) -> Thresholds | None:
+        """The score threshold to use for each class; None where no detection is right."""
+        return Thresholds.from_scores(self.to_dict())
+
     def to_dict(self) -> dict[str, Any]:
-        """The scores for a JSON file, without the precision array."""
+        """The scores for a JSON file, without the precision array and the curves."""
         return {
             **self.metrics,
             "threshold": None if self.threshold is None else dataclasses.asdict(self.threshold),
@@ -122,14 +140,17 @@ def coco_scores(
         )
     # Axes of precision: IoU threshold, recall, class, area (0: all), largest number of detections (2: 100).
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
+    curves = score_curves(evaluation)
+    threshold = all_together(curves).best()
     return Scores(
         metrics={name: float(value) for name, value in zip(METRIC_NAMES, evaluation.stats, strict=True)},
-        per_class=_class_scores(ground_truth, evaluation, precision),
+        per_class=_class_scores(ground_truth, evaluation, precision, class_thresholds(curves, threshold)),
         num_images=len(evaluation.params.imgIds),
         num_results=len(results),
         table=table.getvalue().rstrip("\n"),
         precision=precision,
-        threshold=best_threshold(evaluation),
+        threshold=threshold,
+        curves=curves,
         notes=tuple(notes),
     )
 
@@ -140,13 +161,15 @@ def results_image_ids(results: Sequence[Mapping[str, Any]]) -> list[int]:
 
 
 def class_table(scores: Scores) -> str:
-    """The average precision of each class as aligned text, one line per class."""
+    """Average precision, score threshold and F1 score of each class as aligned text, one line per class."""
     names = [score.name for score in scores.per_class]
     width = max([len("class"), *map(len, names)])
-    lines = [f" {'class':<{width}}  objects     AP   AP50   AP75"]
+    lines = [f" {'class':<{width}}  objects     AP   AP50   AP75  threshold     F1"]
     for score in scores.per_class:
         figures = "".join(f"  {_figure(value):>5}" for value in (score.ap, score.ap50, score.ap75))
-        lines.append(f" {score.name:<{width}}  {score.objects:>7}{figures}")
+        best = score.threshold
+        used, f1 = ("-", "-") if best is None else (_figure(best.score), _figure(best.f1))
+        lines.append(f" {score.name:<{width}}  {score.objects:>7}{figures}  {used:>9}  {f1:>5}")
     return "\n".join(lines)
 
 
@@ -170,9 +193,11 @@ def _load_results(ground_truth: COCO, results: Sequence[Mapping[str, Any]]) -> C
     return empty
 
 
-def _class_scores(ground_truth: COCO, evaluation: COCOeval, precision: np.ndarray) -> tuple[ClassScore, ...]:
+def _class_scores(
+    ground_truth: COCO, evaluation: COCOeval, precision: np.ndarray, thresholds: Sequence[Threshold | None]
+) -> tuple[ClassScore, ...]:
     scores = []
-    for index, category_id in enumerate(evaluation.params.catIds):
+    for index, (category_id, threshold) in enumerate(zip(evaluation.params.catIds, thresholds, strict=True)):
         boxes = ground_truth.loadAnns(
             ground_truth.getAnnIds(imgIds=evaluation.params.imgIds, catIds=[category_id], iscrowd=False)
         )
@@ -185,6 +210,7 @@ def _class_scores(ground_truth: COCO, evaluation: COCOeval, precision: np.ndarra
                 ap=_mean(by_threshold),
                 ap50=_mean(by_threshold[0]),
                 ap75=_mean(by_threshold[5]),
+                threshold=threshold,
             )
         )
     return tuple(scores)

@@ -1,5 +1,7 @@
-"""Pictures of an evaluation: predictions beside the truth, precision against recall, and the worst mistakes."""
+"""An evaluation for people: a page with all of it, predictions beside the truth, and the worst mistakes."""
 
+import csv
+import io
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,26 +13,84 @@ from etils import epath
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import RECALL_POINTS, Scores
-from anchordetr_jax.evaluation.mistakes import Mistakes, worst_images
+from anchordetr_jax.evaluation.confusion import BACKGROUND, Confusion, confusion
+from anchordetr_jax.evaluation.mistakes import UNKNOWN, Mistakes, worst_images
+from anchordetr_jax.evaluation.page import Examples, evaluation_sections
+from anchordetr_jax.evaluation.threshold import Thresholds
+from anchordetr_jax.files import write_atomically
 from anchordetr_jax.pictures.grids import Boxes, Example, ImageMistakes, mistakes_grid, prediction_grid
+from anchordetr_jax.pictures.html import Html, page
 from anchordetr_jax.pictures.precision_recall import PrecisionRecall, plot_precision_recall
 
 MIN_SCORE = 0.3
-"""Detections with a lower score are not drawn, and do not count as mistakes."""
+"""Detections with a lower score are not drawn in grids that compare models."""
+PAGE = "index.html"
+_HARDEST, _PREDICTED = 12, 6
+"""The numbers of images on a page."""
 
 
 def write_report(
-    folder: epath.PathLike, dataset: DetectionSource, results: Sequence[Mapping[str, Any]], scores: Scores
+    folder: epath.PathLike,
+    dataset: DetectionSource,
+    results: Sequence[Mapping[str, Any]],
+    scores: Scores,
+    *,
+    title: str = "Evaluation",
+    facts: Sequence[tuple[str, str]] = (),
 ) -> None:
-    """Writes `precision_recall.png` and `worst_misses.png` into a folder, which is made if it does not exist."""
-    curves = PrecisionRecall(
+    """Writes an evaluation as pages and pictures for people into a folder, which is made if it does not exist.
+
+    `index.html` has everything and needs no other file. `precision_recall.png`, `worst_misses.png` and
+    `confusion_matrix.csv` are for other documents.
+
+    Args:
+        folder: the folder.
+        dataset: the images, with annotations.
+        results: COCO result entries.
+        scores: what they score.
+        title, facts: the heading of the page, and what it says about the evaluation first, as (name, value).
+    """
+    path = epath.Path(folder)
+    confused = confusion_of(dataset, results, scores)
+    hardest = worst_examples(dataset, results, _HARDEST, thresholds=confused.thresholds)
+    sections = report_sections(dataset, results, scores, confused=confused, hardest=hardest, facts=facts)
+    write_atomically(path / PAGE, page(title, *sections).encode())
+    plot_precision_recall(precision_recall(scores), path / "precision_recall.png")
+    mistakes_grid(hardest, path / "worst_misses.png")
+    write_atomically(path / "confusion_matrix.csv", _csv(confused).encode())
+
+
+def report_sections(
+    dataset: DetectionSource,
+    results: Sequence[Mapping[str, Any]],
+    scores: Scores,
+    *,
+    confused: Confusion | None = None,
+    hardest: Sequence[ImageMistakes] | None = None,
+    facts: Sequence[tuple[str, str]] = (),
+) -> tuple[Html, ...]:
+    """The parts of a page about an evaluation. Without `confused` and `hardest` they are computed."""
+    confused = confused or confusion_of(dataset, results, scores)
+    if hardest is None:
+        hardest = worst_examples(dataset, results, _HARDEST, thresholds=confused.thresholds)
+    predicted = prediction_examples(dataset, results, _PREDICTED, confused.thresholds)
+    return evaluation_sections(scores, precision_recall(scores), confused, Examples(hardest, predicted), facts)
+
+
+def confusion_of(dataset: DetectionSource, results: Sequence[Mapping[str, Any]], scores: Scores) -> Confusion:
+    """The confusion matrix at the thresholds that the scores recommend."""
+    categories = {score.category_id: score.name for score in scores.per_class}
+    return confusion(categories, _annotations(dataset), results, scores.thresholds or UNKNOWN)
+
+
+def precision_recall(scores: Scores) -> PrecisionRecall:
+    """The curves of an evaluation, ready to be drawn."""
+    return PrecisionRecall(
         names=tuple(score.name for score in scores.per_class),
         objects=tuple(score.objects for score in scores.per_class),
         precision=scores.precision,
         recalls=RECALL_POINTS,
     )
-    plot_precision_recall(curves, epath.Path(folder) / "precision_recall.png")
-    mistakes_grid(worst_examples(dataset, results, count=12), epath.Path(folder) / "worst_misses.png")
 
 
 def write_predictions(
@@ -41,9 +101,12 @@ def write_predictions(
 
 
 def prediction_examples(
-    dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int, min_score: float = MIN_SCORE
+    dataset: DetectionSource,
+    results: Sequence[Mapping[str, Any]],
+    count: int,
+    thresholds: Thresholds = Thresholds(MIN_SCORE),  # noqa: B008 (it is frozen)
 ) -> list[Example]:
-    """Images from the whole data set, with their truth and the predictions that score at least `min_score`.
+    """Images from the whole data set, with their truth and the predictions that reach the threshold of their class.
 
     Images that cannot be read are left out.
     """
@@ -54,7 +117,9 @@ def prediction_examples(
         image = _image_or_none(dataset, row)
         if image is None:
             continue
-        entries = [entry for entry in by_image[dataset.image_ids[row]] if entry["score"] >= min_score]
+        entries = [
+            entry for entry in by_image[dataset.image_ids[row]] if entry["score"] >= thresholds.of(entry["category_id"])
+        ]
         labels = dataset.labels(row).tolist()
         truth = Boxes(
             boxes=dataset.boxes(row), labels=labels, names=[dataset.categories.name_of(label) for label in labels]
@@ -66,12 +131,17 @@ def prediction_examples(
     return examples
 
 
-def worst_examples(dataset: DetectionSource, results: Sequence[Mapping[str, Any]], count: int) -> list[ImageMistakes]:
+def worst_examples(
+    dataset: DetectionSource,
+    results: Sequence[Mapping[str, Any]],
+    count: int,
+    *,
+    thresholds: Thresholds = UNKNOWN,
+) -> list[ImageMistakes]:
     """The readable images with the worst mistakes (`mistakes.worst_images`), the worst one first."""
-    annotations = (dataset.ground_truth() or {"annotations": []})["annotations"]
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}
     examples: list[ImageMistakes] = []
-    for mistakes in worst_images(annotations, results, len(dataset), min_score=MIN_SCORE):
+    for mistakes in worst_images(_annotations(dataset), results, len(dataset), thresholds=thresholds):
         if len(examples) == count:
             break
         image = _image_or_none(dataset, row_of[mistakes.image_id])
@@ -88,6 +158,20 @@ def worst_examples(dataset: DetectionSource, results: Sequence[Mapping[str, Any]
             )
         )
     return examples
+
+
+def _annotations(dataset: DetectionSource) -> Sequence[Mapping[str, Any]]:
+    return (dataset.ground_truth() or {"annotations": []})["annotations"]
+
+
+def _csv(confused: Confusion) -> str:
+    """The confusion matrix with names, true classes down and detected classes across."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["true class \\ detected class", *confused.names, BACKGROUND])
+    for name, row in zip((*confused.names, BACKGROUND), confused.counts.tolist(), strict=True):
+        writer.writerow([name, *row])
+    return text.getvalue()
 
 
 def _boxes_of(dataset: DetectionSource, entries: Sequence[Mapping[str, Any]], with_scores: bool = False) -> Boxes:

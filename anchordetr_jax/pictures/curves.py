@@ -1,5 +1,6 @@
 """Curves of a run, or of several: losses, scores and learning rate over time (matplotlib)."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.pictures.panels import COLOURS, make_logarithmic, save_figure, say_nothing_yet, style_panel
+from anchordetr_jax.pictures.panels import (
+    COLOURS,
+    figure_png,
+    make_logarithmic,
+    save_figure,
+    say_nothing_yet,
+    style_panel,
+)
 from anchordetr_jax.pictures.text import plot_fonts, plot_label
 
 
@@ -38,6 +46,28 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     return [latest[key] for key in sorted(latest)]
 
 
+@dataclasses.dataclass(frozen=True)
+class _Panel:
+    """What one panel of a run shows."""
+
+    title: str
+    series: tuple[tuple[str, str], ...]
+    """The name of each number in `metrics.jsonl`, and its label."""
+    logarithmic: bool = False
+
+
+_PANELS = (
+    _Panel(
+        "Training loss",
+        (("loss", "total"), ("loss/class", "class"), ("loss/box", "box"), ("loss/giou", "GIoU")),
+        logarithmic=True,
+    ),
+    _Panel("Validation", (("val/AP", "AP"), ("val/AP50", "AP50"), ("val/AP75", "AP75"))),
+    _Panel("Class error at matched queries (%)", (("class_error", "class error"),)),
+    _Panel("Learning rate", (("learning_rate", "learning rate"),)),
+)
+
+
 def plot_curves(metrics_jsonl: epath.PathLike, path: epath.PathLike) -> None:
     """Draws the losses, the AP, the class error and the learning rate of a run over its epochs, from `metrics.jsonl`.
 
@@ -45,35 +75,39 @@ def plot_curves(metrics_jsonl: epath.PathLike, path: epath.PathLike) -> None:
     """
     entries = read_metrics(metrics_jsonl)
     figure = Figure(figsize=(11, 7), layout="constrained")
-    axes = figure.subplots(2, 2)
-    panels: tuple[tuple[Axes, str, Sequence[tuple[str, str]], bool], ...] = (
-        (
-            axes[0, 0],
-            "Training loss",
-            (("loss", "total"), ("loss/class", "class"), ("loss/box", "box"), ("loss/giou", "GIoU")),
-            True,
-        ),
-        (axes[0, 1], "Validation", (("val/AP", "AP"), ("val/AP50", "AP50"), ("val/AP75", "AP75")), False),
-        (axes[1, 0], "Class error at matched queries (%)", (("class_error", "class error"),), False),
-        (axes[1, 1], "Learning rate", (("learning_rate", "learning rate"),), False),
-    )
-    over_epochs = all("epoch" in entry for entry in entries)
-    for panel, title, series, logarithmic in panels:
-        style_panel(panel, title, "epoch" if over_epochs else "step")
-        for (key, label), colour in zip(series, COLOURS, strict=False):
-            x, y = _series(entries, key, "epoch" if over_epochs else "step", positive=logarithmic)
-            _draw_series(panel, x, y, label, colour, smooth=key != "learning_rate")
-        if panel.has_data() and logarithmic:
-            make_logarithmic(panel)
-        if panel.has_data() and len(series) > 1:
-            panel.legend(frameon=False, fontsize=9)
-        if not panel.has_data():
-            say_nothing_yet(panel)
-    axes[0, 1].set_ylim(bottom=0)
-    axes[1, 1].set_ylim(bottom=0)
-    axes[1, 1].ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
-    _mark_best(axes[0, 1], *_series(entries, "val/AP", "epoch" if over_epochs else "step"))
+    for axes, panel in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
+        _draw_panel(axes, panel, entries)
     save_figure(figure, path)
+
+
+def curve_pngs(entries: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
+    """The panels of `plot_curves` as the contents of one PNG file each, by title. `entries`: see `read_metrics`."""
+    pictures = {}
+    for panel in _PANELS:
+        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        _draw_panel(figure.subplots(), panel, entries)
+        pictures[panel.title] = figure_png(figure)
+    return pictures
+
+
+def _draw_panel(axes: Axes, panel: _Panel, entries: Sequence[Mapping[str, Any]]) -> None:
+    axis = "epoch" if all("epoch" in entry for entry in entries) else "step"
+    style_panel(axes, panel.title, axis)
+    for (key, label), colour in zip(panel.series, COLOURS, strict=False):
+        x, y = _series(entries, key, axis, positive=panel.logarithmic)
+        _draw_series(axes, x, y, label, colour, smooth=key != "learning_rate")
+    if axes.has_data() and panel.logarithmic:
+        make_logarithmic(axes)
+    if axes.has_data() and len(panel.series) > 1:
+        axes.legend(frameon=False, fontsize=9)
+    if not axes.has_data():
+        say_nothing_yet(axes)
+    if panel.title in ("Validation", "Learning rate"):
+        axes.set_ylim(bottom=0)
+    if panel.title == "Learning rate":
+        axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))
+    if panel.title == "Validation":
+        _mark_best(axes, *_series(entries, "val/AP", axis))
 
 
 def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathLike) -> None:

@@ -69,33 +69,38 @@ def prediction_grid(examples: Sequence[Example], path: epath.PathLike, *, column
 
     `cell` is the long side of each image, in pixels.
     """
-    cells = []
-    for example in examples:
-        pair = [
-            _framed(_draw(example.image, example.truth, cell), "truth", cell),
-            _framed(_draw(example.image, example.predictions, cell), "predictions", cell),
-        ]
-        cells.append(_titled(_beside(pair, gap=8), example.title))
+    cells = [_titled(example_picture(example, cell), example.title) for example in examples]
     _write_png(_grid(cells, columns, gap=28), path)
 
 
+def example_picture(example: Example, cell: int = 420) -> Image.Image:
+    """Two images beside each other, each with a long side of `cell` pixels: the truth, and the predictions."""
+    pair = [
+        _framed(_draw(example.image, example.truth, cell), "truth", cell),
+        _framed(_draw(example.image, example.predictions, cell), "predictions", cell),
+    ]
+    return _beside(pair, gap=8)
+
+
 def mistakes_grid(images: Sequence[ImageMistakes], path: epath.PathLike, *, columns: int = 3, cell: int = 520) -> None:
-    """Writes a grid of images with their mistakes: missed objects in red, false positives in orange, and found objects
-    in green, with thin lines."""
-    cells = []
-    for image in images:
-        picture = _enlarged(image.image, cell)
-        factor = picture.width / image.image.shape[1]
-        draw = ImageDraw.Draw(picture)
-        for box in np.asarray(image.found.boxes, np.float64).reshape(-1, 4) * factor:
-            draw_box(draw, box, FOUND, 1, picture.size)
-        wrong = np.concatenate([np.reshape(group.boxes, (-1, 4)) for group in (image.false_positives, image.missed)])
-        names = [*_with_scores(image.false_positives), *image.missed.names]
-        colours = [FALSE_POSITIVE] * len(image.false_positives.names) + [MISSED] * len(image.missed.names)
-        picture = draw_detections(picture, wrong * factor, [0] * len(names), names, colours=colours, min_size=0)
-        cells.append(_titled(_framed(picture, "", cell), image.title))
+    """Writes a grid of images with their mistakes, as `mistakes_picture` draws them."""
+    cells = [_titled(_framed(mistakes_picture(image, cell), "", cell), image.title) for image in images]
     legend = _legend([("missed", MISSED), ("false positive", FALSE_POSITIVE), ("found", FOUND)])
     _write_png(_stacked([legend, _grid(cells, columns, gap=20)]), path)
+
+
+def mistakes_picture(image: ImageMistakes, cell: int = 520) -> Image.Image:
+    """An image with its mistakes: missed objects in red, false positives in orange, and found objects in green, with
+    thin lines. Its long side has `cell` pixels."""
+    picture = _enlarged(image.image, cell)
+    factor = picture.width / image.image.shape[1]
+    draw = ImageDraw.Draw(picture)
+    for box in np.asarray(image.found.boxes, np.float64).reshape(-1, 4) * factor:
+        draw_box(draw, box, FOUND, 1, picture.size)
+    wrong = np.concatenate([np.reshape(group.boxes, (-1, 4)) for group in (image.false_positives, image.missed)])
+    names = [*_with_scores(image.false_positives), *image.missed.names]
+    colours = [FALSE_POSITIVE] * len(image.false_positives.names) + [MISSED] * len(image.missed.names)
+    return draw_detections(picture, wrong * factor, [0] * len(names), names, colours=colours, min_size=0)
 
 
 def picture_grid(

@@ -27,9 +27,14 @@ def style_panel(panel: Axes, title: str, x_label: str) -> None:
 
 def save_figure(figure: Figure, path: epath.PathLike, *, dpi: int = 110) -> None:
     """Writes a figure as a PNG file."""
+    write_atomically(path, figure_png(figure, dpi=dpi))
+
+
+def figure_png(figure: Figure, *, dpi: int = 110) -> bytes:
+    """A figure as the contents of a PNG file."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=dpi)
-    write_atomically(path, data.getvalue())
+    return data.getvalue()
 
 
 def say_nothing_yet(panel: Axes) -> None:

@@ -4,9 +4,10 @@ import dataclasses
 
 import numpy as np
 from etils import epath
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anchordetr_jax.pictures.panels import COLOURS, save_figure, style_panel
+from anchordetr_jax.pictures.panels import COLOURS, figure_png, save_figure, style_panel
 from anchordetr_jax.pictures.text import plot_fonts, plot_label
 
 
@@ -34,31 +35,63 @@ def plot_precision_recall(curves: PrecisionRecall, path: epath.PathLike, *, max_
         save_figure(_figure(curves, max_classes), path)
 
 
+def precision_recall_pngs(curves: PrecisionRecall, *, max_classes: int = 12) -> tuple[bytes, bytes]:
+    """The two panels of `plot_precision_recall` as the contents of one PNG file each."""
+    pictures = []
+    with plot_fonts(curves.names):
+        for draw in (_draw_mean, _draw_classes):
+            figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+            draw(figure.subplots(), curves, max_classes)
+            pictures.append(figure_png(figure))
+    return pictures[0], pictures[1]
+
+
 def _figure(curves: PrecisionRecall, max_classes: int) -> Figure:
     figure = Figure(figsize=(12, 5.2), layout="constrained")
     left, right = figure.subplots(1, 2)
-    measured = np.all(curves.precision > -1, axis=(0, 1))
-    style_panel(left, "Mean over classes", "recall")
+    _draw_mean(left, curves, max_classes)
+    _draw_classes(right, curves, max_classes)
+    return figure
+
+
+def _draw_mean(panel: Axes, curves: PrecisionRecall, max_classes: int) -> None:
+    """The mean over classes at several IoU thresholds."""
+    del max_classes
+    style_panel(panel, "Mean over classes", "recall")
+    measured = _measured(curves)
     for threshold, colour in zip((0, 2, 4, 5, 6, 8, 9), COLOURS, strict=False):
         if measured.any():
             mean = curves.precision[threshold][:, measured].mean(axis=1)
             label = f"IoU {0.5 + 0.05 * threshold:.2f}   {mean.mean():.3f}"
-            left.plot(curves.recalls, mean, color=colour, label=label)
-    style_panel(right, "By class, IoU 0.50", "recall")
+            panel.plot(curves.recalls, mean, color=colour, label=label)
+    _finish(panel)
+
+
+def _draw_classes(panel: Axes, curves: PrecisionRecall, max_classes: int) -> None:
+    """Each class at IoU 0.50; of many classes those with the most objects."""
+    style_panel(panel, "By class, IoU 0.50", "recall")
+    measured = _measured(curves)
     classes = [i for i in np.argsort([-count for count in curves.objects], kind="stable") if measured[i]]
     for number, i in enumerate(classes[:max_classes]):
         precision = curves.precision[0, :, i]
         colour, dashes = COLOURS[number % len(COLOURS)], "-" if number < len(COLOURS) else "--"
         label = f"{plot_label(curves.names[i])}   {precision.mean():.3f}"
-        right.plot(curves.recalls, precision, dashes, color=colour, label=label)
-    for panel in (left, right):
-        panel.set_xlim(0, 1)
-        panel.set_ylim(0, 1.02)
-        panel.set_ylabel("precision")
-        if panel.has_data():
-            panel.legend(frameon=False, fontsize=9, title="average precision", title_fontsize=9)
+        panel.plot(curves.recalls, precision, dashes, color=colour, label=label)
+    _finish(panel)
     if len(classes) > max_classes:
-        right.set_title(
+        panel.set_title(
             f"By class, IoU 0.50 (the {max_classes} of {len(classes)} with the most objects)", loc="left", fontsize=11
         )
-    return figure
+
+
+def _measured(curves: PrecisionRecall) -> np.ndarray:
+    """bool [K]: the classes that have objects."""
+    return np.all(curves.precision > -1, axis=(0, 1))
+
+
+def _finish(panel: Axes) -> None:
+    panel.set_xlim(0, 1)
+    panel.set_ylim(0, 1.02)
+    panel.set_ylabel("precision")
+    if panel.has_data():
+        panel.legend(frameon=False, fontsize=9, title="average precision", title_fontsize=9)

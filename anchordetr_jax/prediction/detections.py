@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
@@ -186,16 +186,41 @@ class Detections:
         )
 
 
-def nothing_found_sentence(threshold: float, best_score: float, recommended: float | None) -> str:
+def nothing_found_sentence(threshold: float | None, best_score: float, recommended: float | None) -> str:
     """What to say when no detection reaches the threshold: the best score, and the thresholds that help.
 
-    `recommended` is the threshold that the last evaluation recommends, where it is known.
+    `recommended` is the threshold that the last evaluation recommends, where it is known. With the threshold None each
+    class has its own.
     """
     shown = math.floor(best_score * 1000) / 1000  # Rounded down, so that this threshold gives a detection.
     helps = f"--threshold {shown:g} shows that detection"
+    if threshold is None:
+        return f"The best score is {shown:g}, and it is below the threshold of its class: {helps}."
     if recommended is not None:
         helps += f", and the last evaluation of the run recommends --threshold {recommended:g} (the best F1 score)"
     return f"The best score is {shown:g}, and the threshold is {threshold:g}: {helps}."
+
+
+def thresholds_sentence(by_class: Mapping[str, float], *, evaluated: bool) -> str:
+    """What to say of the score thresholds that are used because none was given.
+
+    Args:
+        by_class: the threshold of each class.
+        evaluated: an evaluation of the checkpoint tells them.
+    """
+    levels = sorted(set(by_class.values()))
+    if len(levels) == 1:
+        shown = f"is {levels[0]:g}"
+    else:
+        names = [f"{name} {value:g}" for name, value in by_class.items()]
+        more = f" and {len(names) - SHOWN_CLASSES} more" if len(names) > SHOWN_CLASSES else ""
+        shown = f"is that of the class: {', '.join(names[:SHOWN_CLASSES])}{more}"
+    if not evaluated:
+        return f"The threshold {shown}, because no evaluation of this checkpoint tells a better one (--threshold)."
+    return (
+        f"The threshold {shown}. It has the best F1 score in the evaluation of this checkpoint or of its run; "
+        "--threshold gives another."
+    )
 
 
 def _unknown_class(name: str, classes: Sequence[str]) -> str:

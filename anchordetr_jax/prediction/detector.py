@@ -22,12 +22,13 @@ from anchordetr_jax.data.transforms import Draw, apply_draw
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
+from anchordetr_jax.evaluation.threshold import USUAL, Thresholds
 from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.prediction.class_names import Names, class_names, renamed_categories
 from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
-from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_threshold
+from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_thresholds
 from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.weights.folder import SavedDetector
 from anchordetr_jax.weights.hub import HubOptions
@@ -70,7 +71,7 @@ class Detector:
         eval_size: int = 800,
         max_size: int = 1333,
         max_detections: int = 100,
-        recommended_threshold: float | None = None,
+        thresholds: Thresholds | None = None,
     ):
         """Makes a detector from a model in memory. `from_pretrained` loads one from a file.
 
@@ -81,7 +82,7 @@ class Detector:
             eval_size: the short side of an image is resized to this number of pixels…
             max_size: …but the long side to at most this number.
             max_detections: the largest number of detections per image.
-            recommended_threshold: the score threshold with the best F1 score, where an evaluation tells it.
+            thresholds: score thresholds by category id, where an evaluation tells those with the best F1 score.
         """
         self.model = model
         self.categories = renamed_categories(categories, names)
@@ -90,7 +91,8 @@ class Detector:
         self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
         self.shapes = StaticShapes(self.augment)
         self.max_detections = max_detections
-        self.recommended_threshold = recommended_threshold
+        self.thresholds = thresholds
+        """The score thresholds that `predict` uses where none is given, by category id; None: 0.5 for each class."""
         self.names = class_names(categories, names, model.config.num_classes)
         self.category_ids = {
             label: label if categories is None else categories.category_of(label) or 0 for label in self.names
@@ -148,7 +150,7 @@ class Detector:
             eval_size=eval_size or config.augment.eval_size,
             max_size=max_size or config.augment.max_size,
             max_detections=max_detections or config.eval.max_detections,
-            recommended_threshold=recommended_threshold(found.checkpoint) if found.checkpoint else None,
+            thresholds=recommended_thresholds(found.checkpoint, found.step) if found.checkpoint else None,
         )
         detector.remarks = found.remarks
         return detector
@@ -199,14 +201,20 @@ class Detector:
         shown = ", ".join(list(self.names.values())[:3]) + (", …" if len(self.names) > 3 else "")
         return f"<Detector with {self.model.config.backbone}, {len(self.names)} classes ({shown})>"
 
-    def predict(self, images: Any, threshold: float = 0.5, *, batch_size: int = 8) -> Any:
+    @property
+    def recommended_threshold(self) -> float | None:
+        """The score threshold with the best F1 score, all classes together; None where no evaluation tells it."""
+        return None if self.thresholds is None else self.thresholds.overall
+
+    def predict(self, images: Any, threshold: float | None = None, *, batch_size: int = 8) -> Any:
         """Detects objects in one image, or in many.
 
         Args:
             images: one image: a path or `file://` URL, a Pillow image, or an array ([h, w], [h, w, 3] or [h, w, 4];
                 uint8, uint16, bool, or floats from 0 to 1). Or many: a list or other iterable of these, a folder, or an
                 array [n, h, w, 3].
-            threshold: detections with a lower score are left out.
+            threshold: detections with a lower score are left out. Default: for each class the threshold with the best
+                F1 score in the evaluation of the checkpoint (`thresholds`), or 0.5 where no evaluation tells it.
             batch_size: the number of images of one shape that the network gets at a time.
 
         Returns:
@@ -228,7 +236,7 @@ class Detector:
         return [results[index] for index in range(len(given))] if many else results[0]
 
     def predict_each(
-        self, images: Any, threshold: float = 0.5, *, batch_size: int = 8
+        self, images: Any, threshold: float | None = None, *, batch_size: int = 8
     ) -> Iterator[tuple[int, Detections | UserError]]:
         """Like `predict`, but gives each image as soon as it is finished, with its index among the images given.
 
@@ -244,7 +252,7 @@ class Detector:
                 pool.shutdown(cancel_futures=True)
 
     def _predict_each(
-        self, given: list[GivenImage], threshold: float, batch_size: int, pool: ThreadPoolExecutor
+        self, given: list[GivenImage], threshold: float | None, batch_size: int, pool: ThreadPoolExecutor
     ) -> Iterator[tuple[int, Detections | UserError]]:
         sizes: dict[int, tuple[int, int]] = {}
         for index, size in enumerate(pool.map(_size, given)):
@@ -316,12 +324,16 @@ class Detector:
         boxes: np.ndarray,
         image_size: tuple[int, int],
         source: str | None,
-        threshold: float,
+        threshold: float | None,
     ) -> Detections:
         height, width = image_size
+        if threshold is None:
+            lowest = np.array([self.threshold_of(label) for label in labels.tolist()], scores.dtype)
+        else:
+            lowest = np.full(len(labels), threshold, scores.dtype)
         known = np.array([label in self.names for label in labels.tolist()], bool)  # Some outputs stand for no class.
         finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
-        kept = known & finite & (scores >= threshold)
+        kept = known & finite & (scores >= lowest)
         return Detections(
             boxes=boxes[kept].clip(0, np.array([width, height, width, height], boxes.dtype)),
             scores=scores[kept],
@@ -334,6 +346,12 @@ class Detector:
             best_score=float(scores[known & finite].max(initial=0)),
             not_finite=int(np.count_nonzero(known & ~finite)),
         )
+
+    def threshold_of(self, label: int) -> float:
+        """The score threshold of a class output where none is given."""
+        if self.thresholds is None or label not in self.category_ids:
+            return USUAL
+        return self.thresholds.of(self.category_ids[label])
 
 
 @functools.cache
@@ -371,8 +389,8 @@ def _load(image: GivenImage, size: np.ndarray) -> _Loaded | UserError:
     return _Loaded(resized, (height, width))
 
 
-def _check(threshold: float, batch_size: int) -> None:
-    if not 0 <= threshold <= 1:
+def _check(threshold: float | None, batch_size: int) -> None:
+    if threshold is not None and not 0 <= threshold <= 1:
         meant = f" (did you mean {threshold / 100:g}?)" if 1 < threshold <= 100 else ""
         raise UserError(f"The threshold must be a score between 0 and 1, not {threshold:g}{meant}.")
     if batch_size < 1:

@@ -1,6 +1,5 @@
-"""What the folder of a run tells about its checkpoints: whether another one is better, and which threshold suits."""
+"""What the folder of a run tells about its checkpoints: whether another one is better, and which thresholds suit."""
 
-import json
 import os
 import sys
 
@@ -14,10 +13,9 @@ from anchordetr_jax.checkpoints.checkpoint import (
     is_checkpoint,
     saved_steps,
 )
-from anchordetr_jax.training.watching.metrics_file import METRICS_FILE, read_evaluations
-
-EVALUATION_FILE = "evaluation.json"
-"""The scores of a run's last evaluation."""
+from anchordetr_jax.checkpoints.scores import newest_scores, scores_of_checkpoint
+from anchordetr_jax.evaluation.threshold import Thresholds
+from anchordetr_jax.training.watching.metrics_file import read_evaluations
 
 
 def better_checkpoint(path: str | os.PathLike[str]) -> str | None:
@@ -49,17 +47,14 @@ def better_checkpoint(path: str | os.PathLike[str]) -> str | None:
     )
 
 
-def recommended_threshold(path: str | os.PathLike[str]) -> float | None:
-    """The score threshold with the best F1 score in the last evaluation of a run; None where nobody knows it.
+def recommended_thresholds(checkpoint: str | os.PathLike[str], step: int) -> Thresholds | None:
+    """The score thresholds with the best F1 score in the evaluation of a checkpoint, one a class.
 
-    `path` is a workdir, its checkpoints folder, or one checkpoint.
+    Where that checkpoint was not evaluated, they come from the newest evaluation of its run. None where there is none.
     """
-    given = _folder(path)
-    if given is None:
-        return None
-    for folder in (given, given.parent, given.parent.parent):
-        if (folder / METRICS_FILE).exists():
-            return _threshold_in(folder / EVALUATION_FILE)
+    for scores in (scores_of_checkpoint(checkpoint, step), newest_scores(checkpoint)):
+        if scores is not None and (thresholds := Thresholds.from_scores(scores)) is not None:
+            return thresholds
     return None
 
 
@@ -67,10 +62,3 @@ def _folder(path: str | os.PathLike[str]) -> epath.Path | None:
     """The folder at a path; None for a file."""
     text = os.path.expanduser(os.fspath(path))
     return absolute(text) if "://" in text or os.path.isdir(text) else None
-
-
-def _threshold_in(file: epath.Path) -> float | None:
-    try:
-        return float(json.loads(file.read_text())["threshold"]["score"])
-    except (OSError, ValueError, KeyError, TypeError):
-        return None

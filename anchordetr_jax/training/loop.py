@@ -11,6 +11,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from anchordetr_jax.checkpoints.scores import store_scores
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.categories import Categories
@@ -239,6 +240,7 @@ class _Loop:
             # If this save fails, the run continues from before this step and still needs the best model so far.
             self._checkpoints.finish()
             save_best(run.workdir, step, self.state, run.config, run.data.categories)
+        self._store_scores()
         # This line comes last: it says that the evaluation need not be repeated.
         self._write_line({EVALUATION_PREFIX + name: value for name, value in scores.items()})
         if self._metrics is not None:
@@ -246,3 +248,10 @@ class _Loop:
         shown = ", ".join(f"{name} {scores[name]:.3f}" for name in _SHOWN_SCORES if name in scores)
         self._progress.say(f"Epoch {run.data.epochs.at(step):.4g}, step {step}: {shown}")
         self._progress.restart_clock()
+
+    def _store_scores(self) -> None:
+        """Puts the scores of this evaluation into the checkpoints of this step."""
+        if self._saved_step == self.step:
+            self._checkpoints.finish()
+        if jax.process_index() == 0:
+            store_scores(self.run.workdir, self.step)

@@ -1,16 +1,15 @@
 """Saves a detector with its model card, into a folder or on the Hugging Face Hub."""
 
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone
+from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.files import stored_path
 from anchordetr_jax.kernels.building import variables_of
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.weights.folder import SavedDetector, to_numpy, write_folder
@@ -19,8 +18,6 @@ from anchordetr_jax.weights.model_card import folder_name, model_card
 from anchordetr_jax.weights.pretrained import Pretrained
 
 COCO = "COCO 2017"
-EVALUATION_FILE = "evaluation.json"
-"""In a workdir: the newest scores, with the step that they are of."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -86,11 +83,7 @@ def facts_of(found: Pretrained) -> CardFacts:
         return CardFacts(license=found.published.license, data=COCO, scores=scores)
     if found.checkpoint is None:
         return CardFacts()
-    workdir = stored_path(found.checkpoint).parent.parent
-    try:
-        evaluation = json.loads((workdir / EVALUATION_FILE).read_text())
-        if evaluation["step"] == found.step and found.step > 0:
-            return CardFacts(scores={name: value for name, value in evaluation.items() if isinstance(value, float)})
-    except (OSError, ValueError, KeyError, TypeError):
-        pass  # No scores, or not of this checkpoint.
-    return CardFacts()
+    scores = scores_of_checkpoint(found.checkpoint, found.step)
+    if scores is None:
+        return CardFacts()
+    return CardFacts(scores={name: value for name, value in scores.items() if isinstance(value, float)})

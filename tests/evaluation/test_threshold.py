@@ -1,5 +1,6 @@
 """The threshold with the best F1 score is the one that counting at every score finds."""
 
+import json
 from typing import Any
 
 import numpy as np
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchordetr_jax.evaluation.coco_metrics import coco_scores
+from anchordetr_jax.evaluation.threshold import MIN_OBJECTS, ScoreCurve, Thresholds
 
 
 def entry(image_id: int, category_id: int, x: float, score: float) -> dict[str, Any]:
@@ -63,3 +65,44 @@ def test_no_other_threshold_has_a_better_f1_score(detections: list[tuple[int, in
     kept = scores >= found.score
     assert found.precision == pytest.approx(right[kept].mean())
     assert found.recall == pytest.approx(right[kept].sum() / len(objects))
+
+
+def detections_of(category: int, scores: list[float]) -> list[dict[str, Any]]:
+    """Right detections: one in each of so many images."""
+    return [entry(0, category, 30.0 * place, score) for place, score in enumerate(scores)]
+
+
+def test_each_class_has_its_own_best_threshold() -> None:
+    objects = [(0, category, 30.0 * place) for category in (1, 2) for place in range(MIN_OBJECTS)]
+    results = detections_of(1, [0.8] * MIN_OBJECTS) + detections_of(2, [0.4] * MIN_OBJECTS)
+    results += [entry(1, 1, 0, 0.7)] * 30  # Many wrong detections of the first class.
+    scores = coco_scores(truth(objects), results)
+    assert scores.thresholds is not None
+    assert [scores.thresholds.of(category) for category in (1, 2)] == [0.8, 0.4]
+    assert [score.threshold.f1 for score in scores.per_class if score.threshold] == [1.0, 1.0]
+
+
+def test_a_class_with_few_objects_takes_the_threshold_of_all_classes_together() -> None:
+    objects = [(0, 1, 30.0 * place) for place in range(MIN_OBJECTS)] + [(0, 2, 0.0)]
+    results = detections_of(1, [0.6] * MIN_OBJECTS) + detections_of(2, [0.9])
+    scores = coco_scores(truth(objects), results)
+    assert scores.threshold is not None
+    assert scores.threshold.score == 0.6
+    rare = scores.per_class[1].threshold
+    assert rare is not None
+    assert (rare.score, rare.precision, rare.recall) == (0.6, 1.0, 1.0)
+
+
+def test_the_curve_says_where_there_is_nothing_to_measure() -> None:
+    empty = ScoreCurve.of(np.zeros(0), np.zeros(0, bool), 0)
+    assert empty.best() is None
+    point = empty.at(0.5)
+    assert (point.precision, point.recall, point.f1) == (-1, -1, -1)
+    missed = ScoreCurve.of(np.array([0.4]), np.array([True]), 2).at(0.5)
+    assert (missed.precision, missed.recall, missed.f1) == (-1, 0, 0)
+
+
+def test_thresholds_come_back_from_the_file_with_the_scores() -> None:
+    objects = [(0, 1, 30.0 * place) for place in range(MIN_OBJECTS)]
+    scores = coco_scores(truth(objects), detections_of(1, [0.6] * MIN_OBJECTS))
+    assert Thresholds.from_scores(json.loads(json.dumps(scores.to_dict()))) == Thresholds(0.6, {1: 0.6, 2: 0.6})

@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from anchordetr_jax import Detector, UserError
+from anchordetr_jax.evaluation.threshold import Thresholds
 from anchordetr_jax.prediction import detector as predict
-from anchordetr_jax.prediction.detections import nothing_found_sentence
+from anchordetr_jax.prediction.detections import nothing_found_sentence, thresholds_sentence
 from anchordetr_jax.weights.convert import export_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
@@ -83,6 +84,33 @@ def test_detections_score_at_least_the_threshold_and_are_inside_the_image(detect
     assert everything.boxes.min() >= 0
     assert everything.boxes[:, [0, 2]].max() <= 60
     assert everything.boxes[:, [1, 3]].max() <= 40
+
+
+def test_without_a_threshold_each_class_has_the_one_of_the_evaluation(checkpoint: Path, folder: Path) -> None:
+    thresholds = Thresholds(0.9, {3: 0.4})
+    model = Detector.from_pretrained(checkpoint)
+    detector = Detector(model.model, model.categories, eval_size=32, max_size=64, thresholds=thresholds)
+    everything = detector.predict(folder / "0.png", threshold=0)
+    expected = [d for d in everything if d.score >= np.float32(0.4 if d.name == "cat" else 0.9)]
+    assert 0 < len(expected) < len(everything)
+    assert list(detector.predict(folder / "0.png")) == expected
+    half = [d for d in everything if d.score >= 0.5]
+    assert list(model.predict(folder / "0.png")) == half
+
+
+@pytest.mark.parametrize(
+    ("by_class", "evaluated", "start"),
+    [
+        ({"cat": 0.41, "dog": 0.3}, True, "The threshold is that of the class: cat 0.41, dog 0.3. It has the best F1"),
+        ({"cat": 0.41, "dog": 0.41}, True, "The threshold is 0.41. It has the best F1"),
+        ({str(i): i / 20 for i in range(12)}, True, "The threshold is that of the class: 0 0, 1 0.05, "),
+        ({"cat": 0.5}, False, "The threshold is 0.5, because no evaluation of this checkpoint tells a better one"),
+    ],
+)
+def test_thresholds_that_nobody_gave_are_said(by_class: dict[str, float], evaluated: bool, start: str) -> None:
+    sentence = thresholds_sentence(by_class, evaluated=evaluated)
+    assert sentence.startswith(start)
+    assert (" and 2 more" in sentence) == (len(by_class) > 10)
 
 
 def test_detections_know_all_classes_and_the_best_score_below_the_threshold(detector: Detector, folder: Path) -> None:
@@ -199,11 +227,13 @@ def test_the_script_draws_and_writes_what_it_can_read(
     done = run(tmp_path / "bad.jpg", "--output", tmp_path / "none")
     assert done.returncode == 1
     assert "Error: Image file" in done.stderr.splitlines()[-1]
+    assert "The threshold is 0.5, because no evaluation" in done.stdout
     images = [folder / "0.png", folder / "2.png"]
     done = run(*images, images[0], tmp_path / "bad.jpg", "--output", tmp_path / "out", "--threshold", "0.1")
     assert done.returncode == 0, done.stderr
     assert "bad.jpg is not an image" in done.stderr
     assert done.stdout.strip().endswith("; 1 could not be read")
+    assert "The threshold is" not in done.stdout
     written = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [Path(image["file_name"]).name for image in written["images"]] == ["0.png", "2.png"]
     assert {entry["category_id"] for entry in written["annotations"]} <= {3, 7}

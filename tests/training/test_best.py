@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, load_variables, read_meta, saved_shapes, saved_steps
+from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.devices import make_mesh
@@ -99,6 +100,18 @@ def test_a_run_stops_early_keeps_the_best_and_continues_when_patience_is_raised(
     assert equal(weights(tmp_path / "best/30"), weights(tmp_path / "checkpoints/30"))
     found = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert {line["step"]: line["val/AP"] for line in found if "val/AP" in line} == SCORES
+
+
+def test_checkpoints_keep_the_scores_of_their_evaluation(tmp_path: Path) -> None:
+    def evaluate(model: Any, step: int) -> dict[str, float]:
+        (tmp_path / "evaluation.json").write_text(json.dumps({"step": step, "AP": SCORES[step]}))
+        return {"AP": SCORES[step]}
+
+    mesh = make_mesh(MeshConfig(), jax.devices()[:1])
+    train(settings(epochs=3), tmp_path, NoiseData(), evaluate=evaluate, mesh=mesh)
+    assert scores_of_checkpoint(tmp_path / "best/10", 10) == {"step": 10, "AP": 0.3}
+    assert scores_of_checkpoint(tmp_path / "checkpoints/15", 15) == {"step": 15, "AP": 0.2}
+    assert (tmp_path / "checkpoints/15/evaluation.json").exists()
 
 
 def test_a_best_checkpoint_later_than_the_resumed_step_is_removed(tmp_path: Path) -> None:

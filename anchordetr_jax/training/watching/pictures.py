@@ -1,4 +1,4 @@
-"""Pictures of a run while it trains: curves, grids of predictions, TensorBoard."""
+"""Pictures of a run while it trains: curves, grids of predictions, a page with all of it, TensorBoard."""
 
 import time
 from collections.abc import Mapping, Sequence
@@ -9,9 +9,11 @@ from absl import logging
 from etils import epath
 
 from anchordetr_jax.data.source import DetectionSource
-from anchordetr_jax.evaluation.report import write_predictions
+from anchordetr_jax.evaluation.coco_metrics import Scores
+from anchordetr_jax.evaluation.report import PAGE, report_sections, write_predictions
 from anchordetr_jax.files import write_atomically
-from anchordetr_jax.pictures.curves import plot_curves
+from anchordetr_jax.pictures.curves import curve_pngs, plot_curves, read_metrics
+from anchordetr_jax.pictures.html import Html, page, picture, pictures, section
 from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
 from anchordetr_jax.training.watching.tensorboard import TensorBoard
 
@@ -20,13 +22,15 @@ PREDICTIONS_FILE = "predictions.png"
 """The newest grid."""
 PREDICTIONS_FOLDER = "predictions"
 """One grid per evaluation."""
+REPORT_FOLDER = "report"
+"""Has the page of the run."""
 SECONDS_BETWEEN_CURVES = 30.0
 
 
 class RunWatch:
     """Draws the pictures of a run. A context manager; use it on process 0.
 
-    A thread of its own draws the curves, so that the devices do not wait.
+    A thread of its own draws the curves and the page, so that the devices do not wait.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class RunWatch:
         self._drawn = time.monotonic()
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._drawing: Future[None] | None = None
+        self._sections: Future[tuple[Html, ...]] | None = None
         self._tensorboard: TensorBoard | None = None
         if tensorboard and "://" in str(workdir):
             logging.warning("TensorBoard files are written to local workdirs only: not to %s.", workdir)
@@ -59,6 +64,14 @@ class RunWatch:
         if self._tensorboard is not None:
             self._tensorboard.picture(step, "val/predictions", path)
 
+    def report(self, step: int, dataset: DetectionSource, results: Sequence[Mapping[str, Any]], scores: Scores) -> None:
+        """Takes an evaluation for the page of the run, which is written with the next curves."""
+        if self._sections is not None:
+            self._sections.cancel()  # It would show an older evaluation.
+        self._sections = self._thread.submit(
+            report_sections, dataset, results, scores, facts=[("steps", str(step)), ("data", dataset.name)]
+        )
+
     def __enter__(self) -> Self:
         return self
 
@@ -76,7 +89,19 @@ class RunWatch:
         if self._drawing is None or self._drawing.done():
             self._finish_drawing()
             self._drawn = time.monotonic()
-            self._drawing = self._thread.submit(plot_curves, self._workdir / METRICS_FILE, self._workdir / CURVES_FILE)
+            self._drawing = self._thread.submit(self._draw, self._sections)
+
+    def _draw(self, sections: Future[tuple[Html, ...]] | None) -> None:
+        plot_curves(self._workdir / METRICS_FILE, self._workdir / CURVES_FILE)
+        if sections is not None and sections.cancelled():
+            return  # A newer evaluation comes.
+        path = self._workdir / REPORT_FOLDER / PAGE
+        if sections is None and path.exists():
+            return  # It shows an evaluation of this run before it was stopped.
+        panels = curve_pngs(read_metrics(self._workdir / METRICS_FILE))
+        curves = section("The run", pictures([picture(image, title) for title, image in panels.items()]))
+        evaluation = () if sections is None else sections.result()
+        write_atomically(path, page(f"Training: {self._workdir.name}", curves, *evaluation).encode())
 
     def _finish_drawing(self, *, failed: bool = False) -> None:
         """Waits for the curves. An error in drawing does not end the run: it is logged.
@@ -85,4 +110,4 @@ class RunWatch:
         """
         drawing, self._drawing = self._drawing, None
         if drawing is not None and (error := drawing.exception()) and not failed:
-            logging.warning("The curves could not be drawn: %s", error)
+            logging.warning("The pictures of the run could not be drawn: %s", error)

@@ -6,8 +6,11 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from anchordetr_jax.data.source import DetectionSource
+from anchordetr_jax.evaluation.coco_metrics import coco_scores
 from anchordetr_jax.training.watching.pictures import RunWatch
 from tests.data.coco_folder import open_coco
+from tests.page import Page
 
 
 def write_line(workdir: Path, step: int, **values: float) -> dict[str, float]:
@@ -34,7 +37,29 @@ def test_curves_are_drawn_after_evaluations_at_intervals_and_at_the_end(tmp_path
         assert curves.exists()
 
 
-def test_every_evaluation_writes_a_grid_and_the_newest_has_a_fixed_name(tmp_path: Path) -> None:
+def test_the_page_of_a_run_shows_the_newest_evaluation_and_stays_when_the_run_goes_on(tmp_path: Path) -> None:
+    dataset = one_image(tmp_path)
+    workdir, truth = tmp_path / "run", dataset.ground_truth()
+    workdir.mkdir()
+    assert truth is not None
+    with RunWatch(workdir, tensorboard=False) as watch:
+        for step, score in ((5, 0.6), (10, 0.8)):
+            results = [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": score}]
+            watch.report(step, dataset, results, coco_scores(truth, results))
+            watch.line(step, write_line(workdir, step, **{"val/AP": 1.0}))
+    page = Page.of(workdir / "report" / "index.html")
+    assert page.headings[:3] == ["Training: run", "The run", "COCO's scores"]
+    assert page.numbers["AP"] == "1.000"
+    assert "steps: 10" in page.text
+    assert page.tables[0][1][5] == "0.800"
+    assert all(reference.startswith("data:image/") for reference in page.references)
+    with RunWatch(workdir, tensorboard=False) as watch:
+        watch.line(11, write_line(workdir, 11, loss=1.0))
+    assert "steps: 10" in Page.of(workdir / "report" / "index.html").text
+
+
+def one_image(tmp_path: Path) -> DetectionSource:
+    """A data set of one image with one object."""
     Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "a.png")
     content = {
         "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
@@ -42,7 +67,11 @@ def test_every_evaluation_writes_a_grid_and_the_newest_has_a_fixed_name(tmp_path
         "categories": [{"id": 1, "name": "cell"}],
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
-    dataset = open_coco(tmp_path, tmp_path / "a.json")
+    return open_coco(tmp_path, tmp_path / "a.json")
+
+
+def test_every_evaluation_writes_a_grid_and_the_newest_has_a_fixed_name(tmp_path: Path) -> None:
+    dataset = one_image(tmp_path)
     results = [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}]
     with RunWatch(tmp_path / "run", tensorboard=True) as watch:
         watch.predictions(5, dataset, [])
