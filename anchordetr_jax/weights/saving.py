@@ -83,7 +83,7 @@ def facts_of(found: Pretrained) -> CardFacts:
         return CardFacts(license=found.published.license, data=COCO, scores=scores)
     if found.checkpoint is None:
         return CardFacts()
-    scores = scores_of_checkpoint(found.checkpoint, found.step)
-    if scores is None:
+    known = scores_of_checkpoint(found.checkpoint, found.step)
+    if known is None:
         return CardFacts()
-    return CardFacts(scores={name: value for name, value in scores.items() if isinstance(value, float)})
+    return CardFacts(scores={name: value for name, value in known.items() if isinstance(value, float)})
