@@ -120,7 +120,8 @@ def _curves(scores: Scores, precision_recall: PrecisionRecall) -> Html:
                 picture(f1, "F1 over the score threshold, by class."),
                 picture(mean, "Precision against recall, the mean over classes, at several IoU thresholds."),
                 picture(by_class, "Precision against recall by class, at IoU 0.50."),
-            ]
+            ],
+            wide=True,
         ),
     )
 

@@ -24,18 +24,19 @@ main { max-width: 76rem; margin: 0 auto; padding: 1rem; overflow-wrap: anywhere;
 h1 { font-size: 1.6rem; line-height: 1.2; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; border-top: 1px solid var(--line); padding-top: 1rem; }
 p { margin: .4rem 0; max-width: 48rem; }
-.quiet, figcaption, caption { color: var(--quiet); font-size: .9rem; }
-.scroll { overflow-x: auto; margin: .6rem 0; }
+.quiet, figcaption { color: var(--quiet); font-size: .9rem; }
+.scroll { overflow-x: auto; margin: .2rem 0 .8rem; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .92rem; overflow-wrap: normal; }
-caption { text-align: left; padding: .2rem 0; }
 th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align: right; white-space: nowrap; }
 th:first-child { text-align: left; position: sticky; left: 0; background: var(--ground); white-space: normal;
   min-width: 6rem; max-width: 14rem; overflow-wrap: anywhere; }
 thead th { font-weight: 600; vertical-align: bottom; }
+@media (max-width: 40rem) { th, td { padding: .25rem .35rem; } }
 .matrix thead th:not(:first-child) { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   padding: .6rem .25rem; max-height: 12rem; }
 .matrix td { text-align: center; min-width: 2.4rem; }
-.numbers { display: grid; grid-template-columns: repeat(auto-fill, minmax(6.5rem, 1fr)); gap: .5rem; padding: 0; }
+.numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: .5rem; padding: 0; max-width: 60rem; }
+@media (min-width: 48rem) { .numbers { grid-template-columns: repeat(6, 1fr); } }
 .numbers div { background: var(--panel); border-radius: .5rem; padding: .5rem .7rem; }
 .numbers dt { color: var(--quiet); font-size: .85rem; }
 .numbers dd { margin: 0; font-size: 1.2rem; font-variant-numeric: tabular-nums; }
@@ -98,10 +99,11 @@ def table(
         for text, look in zip(row[1:], looks[1:], strict=True):
             cells.append(element("td", escaped(text), style=look) if look else element("td", escaped(text)))
         body.append(element("tr", *cells))
-    parts = (element("caption", escaped(caption)), element("thead", head), element("tbody", *body))
+    parts = (element("thead", head), element("tbody", *body))
     written = element("table", *parts, class_=kind) if kind else element("table", *parts)
     # Whoever has no pointer scrolls with the keyboard, which needs the focus.
-    return element("div", written, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    wide = element("div", written, class_="scroll", tabindex="0", role="region", aria_label=caption)
+    return element("figure", element("figcaption", escaped(caption)), wide)
 
 
 def picture(contents: bytes, description: str, caption: str = "") -> Html:

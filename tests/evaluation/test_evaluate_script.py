@@ -19,6 +19,7 @@ from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.kernels.building import variables_of
+from tests.page import Page
 
 pytestmark = pytest.mark.processes
 
@@ -96,6 +97,9 @@ def test_it_scores_writes_and_draws(root, evaluate, tmp_path):
         evaluation.summarize()
     scores = json.loads((tmp_path / "results.scores.json").read_text())
     assert [scores["AP"], scores["AP50"]] == evaluation.stats[:2].tolist()
+    page = Page.of(tmp_path / "report" / "index.html")
+    assert page.numbers["AP"] == f"{scores['AP']:.3f}"
+    assert f"checkpoint: {root / 'checkpoint'}" in page.text
     for picture in ("report/precision_recall.png", "report/worst_misses.png", "predictions.png"):
         with Image.open(tmp_path / picture) as image:
             assert image.width > 100

@@ -99,7 +99,7 @@ class RunWatch:
         if sections is None and path.exists():
             return  # It shows an evaluation of this run before it was stopped.
         panels = curve_pngs(read_metrics(self._workdir / METRICS_FILE))
-        curves = section("The run", pictures([picture(image, title) for title, image in panels.items()]))
+        curves = section("The run", pictures([picture(image, title) for title, image in panels.items()], wide=True))
         evaluation = () if sections is None else sections.result()
         write_atomically(path, page(f"Training: {self._workdir.name}", curves, *evaluation).encode())
 
