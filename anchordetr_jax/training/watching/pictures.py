@@ -54,7 +54,7 @@ class RunWatch:
             self._tensorboard.line(step, values)
         is_evaluation = any(name.startswith(EVALUATION_PREFIX) for name in values)
         if is_evaluation or time.monotonic() - self._drawn >= self._between:
-            self._draw_curves()
+            self._draw_curves(with_page=is_evaluation)
 
     def predictions(self, step: int, dataset: DetectionSource, results: Sequence[Mapping[str, Any]]) -> None:
         """Draws predictions beside the ground truth, always of the same images."""
@@ -79,29 +79,26 @@ class RunWatch:
         failed = kind is not None
         self._finish_drawing(failed=failed)
         if (self._workdir / METRICS_FILE).exists():
-            self._draw_curves()
+            self._draw_curves(with_page=True)
             self._finish_drawing(failed=failed)
         self._thread.shutdown()
         if self._tensorboard is not None:
             self._tensorboard.__exit__()
 
-    def _draw_curves(self) -> None:
+    def _draw_curves(self, *, with_page: bool) -> None:
         if self._drawing is None or self._drawing.done():
             self._finish_drawing()
             self._drawn = time.monotonic()
-            self._drawing = self._thread.submit(self._draw, self._sections)
+            self._drawing = self._thread.submit(self._draw, self._sections if with_page else None)
 
     def _draw(self, sections: Future[tuple[Html, ...]] | None) -> None:
         plot_curves(self._workdir / METRICS_FILE, self._workdir / CURVES_FILE)
-        if sections is not None and sections.cancelled():
-            return  # A newer evaluation comes.
-        path = self._workdir / REPORT_FOLDER / PAGE
-        if sections is None and path.exists():
-            return  # It shows an evaluation of this run before it was stopped.
+        if sections is None or sections.cancelled():  # No evaluation yet, or a newer one comes.
+            return
         panels = curve_pngs(read_metrics(self._workdir / METRICS_FILE))
         curves = section("The run", pictures([picture(image, title) for title, image in panels.items()], wide=True))
-        evaluation = () if sections is None else sections.result()
-        write_atomically(path, page(f"Training: {self._workdir.name}", curves, *evaluation).encode())
+        contents = page(f"Training: {self._workdir.name}", curves, *sections.result())
+        write_atomically(self._workdir / REPORT_FOLDER / PAGE, contents.encode())
 
     def _finish_drawing(self, *, failed: bool = False) -> None:
         """Waits for the curves. An error in drawing does not end the run: it is logged.
