@@ -26,10 +26,12 @@ Kernels = Literal["auto", "none", "cpu", "tpu"]
 class ModelConfig:
     """The detector's architecture and arithmetic. The defaults are Anchor DETR R50-DC5."""
 
-    backbone: Literal["resnet50", "resnet101", "compact"] = "resnet50"
-    """`compact` is a small network for demos, which trains from random weights."""
+    backbone: Literal["resnet50", "resnet101", "compact", "efficientnet_lite0"] = "resnet50"
+    """`efficientnet_lite0` is a small network with published ImageNet weights, for CPUs. `compact` is a smaller one for
+    demos, which trains from random weights."""
     dilation: bool = True
-    """True (DC5): the last stage dilates instead of striding, output stride 16. False (C5): output stride 32."""
+    """True (DC5): the last stage dilates instead of striding, output stride 16. False (C5): output stride 32. With
+    `efficientnet_lite0`, True joins the features of strides 16 and 32 at stride 16."""
     num_feature_levels: int = 1
     """1, or 3 (the last three backbone stages; with `dilation` only)."""
     attention: Literal["rcda", "standard"] = "rcda"

@@ -9,6 +9,7 @@ from anchordetr_jax.config import Config, MatcherConfig, ModelConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
+from anchordetr_jax.model.resnet import BLOCKS
 from anchordetr_jax.verification.cases import ImageTargets
 from anchordetr_jax.verification.synthetic import official_shapes, synthetic_state_dict, synthetic_tensor
 from anchordetr_jax.weights.state_dict import variables_from_state_dict
@@ -42,7 +43,7 @@ def network_variables(model: ModelConfig) -> dict[str, Any]:
 
     They are the official code's synthetic weights wherever it has such a network.
     """
-    if model.backbone == "compact":
+    if model.backbone not in BLOCKS:
         return {path: synthetic_tensor(path, leaf.shape, 0) for path, leaf in definition_of(model).shapes.items()}
     return variables_from_state_dict(synthetic_state_dict(official_shapes(model), 0), model)
 

@@ -16,6 +16,7 @@ from flax import nnx
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.kernels import chosen_platform, install
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.small_backbones import small_backbone
 
 Variables = dict[str, jax.Array]
 """Arrays by path, path parts joined by "/"."""
@@ -30,7 +31,7 @@ def build(config: ModelConfig, *, rngs: nnx.Rngs, platform: str | None = None, i
         platform: where it will run, as JAX names it ("cpu", "gpu", "tpu"). The default is JAX's default backend.
         interpret: as for `kernels.install`.
     """
-    model = AnchorDETR(config, rngs=rngs)
+    model = AnchorDETR(config, rngs=rngs, backbone=small_backbone(config, rngs=rngs))
     if chosen := chosen_platform(config.kernels, platform or jax.default_backend()):
         install(model, chosen, interpret=interpret)
     return model

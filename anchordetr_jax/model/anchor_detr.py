@@ -8,13 +8,12 @@ import jax.numpy as jnp
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.model.compact import CompactBackbone
 from anchordetr_jax.model.layers import MLP, Convolution, Linear, xavier_uniform
 from anchordetr_jax.model.local_initialization import initialize_locally
 from anchordetr_jax.model.normalization import GroupNorm
 from anchordetr_jax.model.positions import cell_centres, grid_logits, grid_points, sine1d, sine2d
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype, param_dtype
-from anchordetr_jax.model.resnet import ResNet
+from anchordetr_jax.model.resnet import Backbone, ResNet
 from anchordetr_jax.model.transformer import Decoder, Encoder, Grid, GridPositions, QueryPositions
 from anchordetr_jax.model.valid_area import ValidArea, leading_area, nearest_area
 
@@ -61,16 +60,15 @@ class UnusedWeight(nnx.Variable[jax.Array]):
 class AnchorDETR(nnx.Module):
     """The detector. `config.num_classes` must be set."""
 
-    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
+    def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs, backbone: Backbone | None = None):
+        """Makes the detector with initial weights. Without a `backbone` it makes the ResNet that `config` names."""
         if config.num_classes < 1:
             raise ValueError("ModelConfig.num_classes must be set before the model is built")
         self.config = config
         C, dtype, remat = config.hidden_dim, compute_dtype(config), config.remat
-        self.backbone: ResNet | CompactBackbone
-        if config.backbone == "compact":
-            self.backbone = CompactBackbone(dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
-        else:
-            self.backbone = ResNet(config.backbone, dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs)
+        self.backbone: Backbone = backbone or ResNet(
+            config.backbone, dilation=config.dilation, remat=remat, dtype=dtype, rngs=rngs
+        )
         stages = zip(self.backbone.channels, (3, 1, 1), (2, 1, 1), strict=True)
         self.input_projections = nnx.List(
             [

@@ -16,11 +16,12 @@ class FrozenStatistic(nnx.Variable):
 
 
 class FrozenBatchNorm(nnx.Module):
-    """BatchNorm with fixed statistics and fixed affine map: y = (x - mean) / sqrt(var + 1e-5) * scale + bias."""
+    """BatchNorm with fixed statistics and fixed affine map: y = (x - mean) / sqrt(var + epsilon) * scale + bias."""
 
-    def __init__(self, channels: int, *, dtype: DTypeLike):
+    def __init__(self, channels: int, *, dtype: DTypeLike, epsilon: float = EPSILON):
         wide = at_least_float32(dtype)
         self.dtype = jnp.dtype(dtype)
+        self.epsilon = epsilon
         self.scale = FrozenStatistic(jnp.ones(channels, wide))
         self.bias = FrozenStatistic(jnp.zeros(channels, wide))
         self.mean = FrozenStatistic(jnp.zeros(channels, wide))
@@ -28,7 +29,7 @@ class FrozenBatchNorm(nnx.Module):
 
     def affine(self) -> tuple[jax.Array, jax.Array]:
         """The map's scale and bias [C], y = x * scale + bias."""
-        scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + EPSILON)
+        scale = self.scale[...] * jax.lax.rsqrt(self.var[...] + self.epsilon)
         return scale, self.bias[...] - self.mean[...] * scale
 
     def __call__(self, x: jax.Array) -> jax.Array:

@@ -13,6 +13,17 @@ BLOCKS = {"resnet50": (3, 4, 6, 3), "resnet101": (3, 4, 23, 3)}
 EXPANSION = 4
 
 
+class Backbone(nnx.Module):
+    """What the model asks of its backbone: feature maps of three stages. With one feature level it uses the last."""
+
+    channels: tuple[int, ...]
+    """Of each stage."""
+
+    def __call__(self, x: jax.Array, image_sizes: jax.Array | None) -> tuple[list[jax.Array], jax.Array | None]:
+        """See `ResNet`, which is the official one."""
+        raise NotImplementedError
+
+
 class Stem(nnx.Module):
     """7x7 convolution of stride 2, frozen BatchNorm, ReLU, 3x3 max-pool of stride 2."""
 
@@ -104,7 +115,7 @@ class Stage(nnx.Module):
         return x, area_out
 
 
-class ResNet(nnx.Module):
+class ResNet(Backbone):
     """Features of stages 2, 3 and 4: strides 8, 16 and 32, or 8, 16 and 16 with `dilation`."""
 
     channels = (512, 1024, 2048)

@@ -96,6 +96,18 @@ def is_resnet(state_dict: StateDict) -> bool:
     return "conv1.weight" in state_dict and any(name.startswith("layer1.0.") for name in state_dict)
 
 
+def is_efficientnet(state_dict: StateDict) -> bool:
+    """True if this is an EfficientNet alone, with the names of the package that publishes EfficientNet-Lite0."""
+    return "_conv_stem.weight" in state_dict
+
+
+def read_backbone(state_dict: StateDict) -> str | None:
+    """`ModelConfig.backbone`, if this is a backbone alone. None: it is something else. Raises like `read_depth`."""
+    if is_efficientnet(state_dict):
+        return "efficientnet_lite0"
+    return read_depth(state_dict) if is_resnet(state_dict) else None
+
+
 def read_depth(state_dict: StateDict) -> str:
     """`resnet50` or `resnet101`, for a torchvision state dict. Raises `UserError` if it is neither."""
     if not any(re.match(r"layer1\.0\.conv3\.", name) for name in state_dict):

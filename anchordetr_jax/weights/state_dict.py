@@ -1,5 +1,6 @@
 """Converts official state dicts to models and back, without changing a bit."""
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,19 +13,20 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of, variables_of
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.precision import param_dtype
-from anchordetr_jax.weights.architecture import config_from_state_dict, read_depth
+from anchordetr_jax.model.resnet import BLOCKS
+from anchordetr_jax.weights.architecture import config_from_state_dict
 from anchordetr_jax.weights.correspondence import (
     IGNORED,
     Correspondence,
     Form,
+    backbone_correspondences,
     correspondences,
     form_of,
-    resnet_correspondences,
 )
 from anchordetr_jax.weights.wrappers import bare_names
 
-CLASSIFIER = ("fc.weight", "fc.bias")
-"""The classifier of a torchvision ResNet. A detector does not need it."""
+CLASSIFIER = re.compile(r"(fc|_fc|_conv_head|_bn1)\.\w+")
+"""Tensors of the classifier of a torchvision ResNet and of EfficientNet-Lite0. A detector does not need them."""
 
 
 def model_from_state_dict(
@@ -75,17 +77,16 @@ def variables_from_state_dict(
     return _translate(state_dict, table, expected, np.dtype(param_dtype(config)), consume=consume)
 
 
-def backbone_from_state_dict(state_dict: Mapping[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
-    """Converts a torchvision ResNet state dict to (`resnet50` or `resnet101`, arrays by variable path).
+def backbone_from_state_dict(state_dict: Mapping[str, np.ndarray], backbone: str) -> dict[str, np.ndarray]:
+    """Converts the state dict of a published backbone (`architecture.read_backbone`) to arrays by variable path.
 
     Raises:
         UserError: names each tensor that is unknown, missing, of a wrong shape or not finite.
     """
-    depth = read_depth(state_dict)
-    config = ModelConfig(backbone=depth, num_classes=1, encoder_layers=0, decoder_layers=1)  # type: ignore[arg-type]
+    config = ModelConfig(backbone=backbone, num_classes=1, encoder_layers=0, decoder_layers=1)  # type: ignore[arg-type]
     expected = {path: leaf.shape for path, leaf in definition_of(config).shapes.items() if path.startswith("backbone/")}
-    without_classifier = {name: array for name, array in state_dict.items() if name not in CLASSIFIER}
-    return depth, _translate(without_classifier, resnet_correspondences(depth), expected, np.dtype(np.float32))
+    without_classifier = {name: array for name, array in state_dict.items() if not CLASSIFIER.fullmatch(name)}
+    return _translate(without_classifier, backbone_correspondences(backbone), expected, np.dtype(np.float32))
 
 
 def state_dict_from_variables(
@@ -99,9 +100,10 @@ def state_dict_from_variables(
         UserError: the official code or detrex does not have this architecture. Or a variable is unknown or missing; all
             such variables are named.
     """
-    if config.backbone == "compact":
+    if config.backbone not in BLOCKS:
         raise UserError(
-            "The official code has no model.backbone='compact': only detectors with a ResNet can be exported."
+            f"The official code has no model.backbone={config.backbone!r}: only detectors with a ResNet can be "
+            "exported."
         )
     if form == "detrex" and config.num_feature_levels > 1:
         raise UserError("detrex has no Anchor DETR with several feature levels: export it in the official form.")

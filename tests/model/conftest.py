@@ -12,6 +12,8 @@ from flax import nnx
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.kernels.building import ModelDefinition, build
 from anchordetr_jax.model import AnchorDETR, resnet
+from anchordetr_jax.small_backbones import efficientnet
+from anchordetr_jax.small_backbones.efficientnet import Row
 
 VARIANTS: dict[str, dict[str, Any]] = {
     "c5": {"dilation": False},
@@ -22,7 +24,17 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "grid": {"spatial_prior": "grid"},
     "compact": {"backbone": "compact"},
     "compact_levels3": {"backbone": "compact", "num_feature_levels": 3, "encoder_layers": 2},
+    "efficientnet": {"backbone": "efficientnet_lite0"},
+    "efficientnet_levels3": {"backbone": "efficientnet_lite0", "num_feature_levels": 3, "encoder_layers": 2},
 }
+
+FEW_BLOCKS = {
+    "layer1": (Row(1, 8, 1, 1, 3), Row(2, 8, 1, 2, 3)),
+    "layer2": (Row(2, 8, 1, 2, 5),),
+    "layer3": (Row(2, 8, 2, 2, 3),),
+    "layer4": (Row(2, 16, 1, 2, 3),),
+}
+"""Of an EfficientNet: every kind of block, once."""
 
 
 def numbers(path: str, shape: tuple[int, ...], generator: np.random.Generator) -> np.ndarray:
@@ -38,6 +50,8 @@ def numbers(path: str, shape: tuple[int, ...], generator: np.random.Generator) -
 def small_detector(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AnchorDETR]:
     """Makes a detector with one block per stage: every kind of layer is there, and it compiles in seconds."""
     monkeypatch.setitem(resnet.BLOCKS, "resnet50", (1, 1, 1, 2))
+    for name, rows in FEW_BLOCKS.items():
+        monkeypatch.setitem(efficientnet.LAYERS, name, rows)
 
     def make(**settings: Any) -> AnchorDETR:
         config = ModelConfig(

@@ -22,7 +22,7 @@ REPOSITORY = Path(__file__).parents[2]
 STEPS = 5
 WIDE = changed(CONFIG, model={"dtype": "float64", "decoder_layers": 1}, train={"ema_decay": 0.9})
 HOST = changed(WIDE, matcher={"backend": "host"})
-RULES = {StandIn: (ShardingRule(".*", 8),), AnchorDETR: (ShardingRule(".*", 2**11),)}
+RULES: dict[type[Any], tuple[ShardingRule, ...]] = {StandIn: (ShardingRule(".*", 8),), AnchorDETR: (ShardingRule(".*", 2**11),)}
 
 Trained = tuple[list[dict[str, float]], dict[str, np.ndarray]]
 """Metrics of each step, and weights and their average after the last."""

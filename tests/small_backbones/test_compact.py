@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from anchordetr_jax.model.compact import CompactBackbone, Convolution3x3
+from anchordetr_jax.small_backbones.compact import CompactBackbone, Convolution3x3
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")

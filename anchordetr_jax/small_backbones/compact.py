@@ -7,6 +7,7 @@ from jax.typing import DTypeLike
 
 from anchordetr_jax.model.layers import Linear, apply_layer
 from anchordetr_jax.model.normalization import LayerNorm
+from anchordetr_jax.model.resnet import Backbone
 from anchordetr_jax.model.valid_area import StageArea
 
 WIDTHS = (24, 48, 64)
@@ -49,7 +50,7 @@ class Block(nnx.Module):
         return x + self.out(jax.nn.relu(y))
 
 
-class CompactBackbone(nnx.Module):
+class CompactBackbone(Backbone):
     """Patches of 4x4, then blocks at strides 4, 8 and 16 (4, 8 and 8 with `dilation`)."""
 
     channels = WIDTHS

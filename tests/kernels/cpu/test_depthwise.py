@@ -1,0 +1,25 @@
+"""The sum of shifted products is the depthwise convolution, and so are its gradients."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from anchordetr_jax.kernels.cpu.depthwise import depthwise_convolution
+from anchordetr_jax.small_backbones import efficientnet
+from tests.tolerances import EXACT64
+
+pytestmark = pytest.mark.usefixtures("x64")
+
+
+@pytest.mark.parametrize(("size", "kernel", "stride"), [((7, 6), 3, 1), ((7, 6), 3, 2), ((6, 9), 5, 2), ((1, 2), 5, 1)])
+def test_values_and_gradients_are_those_of_the_plain_function(size, kernel, stride) -> None:
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.standard_normal((2, *size, 4)))
+    weights = jnp.asarray(rng.standard_normal((kernel, kernel, 1, 4)))
+    plain, of_plain = jax.vjp(lambda x, w: efficientnet.depthwise_convolution(x, w, stride), x, weights)
+    ours, of_ours = jax.vjp(lambda x, w: depthwise_convolution(x, w, stride), x, weights)
+    assert np.asarray(ours) == pytest.approx(np.asarray(plain), abs=EXACT64)
+    gradient = jnp.asarray(rng.standard_normal(plain.shape))
+    for one, other in zip(of_ours(gradient), of_plain(gradient), strict=True):
+        assert np.asarray(one) == pytest.approx(np.asarray(other), abs=EXACT64)
