@@ -35,7 +35,7 @@ def lower_train_step(
     """
     definition = definition_of(config.model, mesh.devices.flat[0].platform)
     optimizer = make_optimizer(
-        config.optimizer, steps_before=lambda epoch: epoch * _STEPS_PER_EPOCH, epochs=config.train.epochs
+        config.optimizer, steps_before=lambda epoch: epoch * _STEPS_PER_EPOCH, epochs=config.train.epochs, mesh=mesh
     )
     ema = config.train.ema_decay > 0
     state = abstract_state(definition, optimizer, mesh, freeze=config.optimizer.freeze, ema=ema)

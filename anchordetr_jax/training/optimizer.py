@@ -1,4 +1,4 @@
-"""AdamW or SGD as the official recipe uses them: learning-rate groups, schedule, clipping by the whole norm."""
+"""AdamW, SGD or Muon: learning-rate groups, schedule, and clipping by the whole norm as in the official recipe."""
 
 import math
 import re
@@ -8,10 +8,12 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
+from jax.sharding import Mesh
 
 from anchordetr_jax.config import OptimizerConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import Variables
+from anchordetr_jax.training.muon import scale_by_muon
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 """Step number to a float scalar."""
@@ -38,14 +40,17 @@ class Optimizer(NamedTuple):
     """Step number to the learning rate of each group: "rest", "backbone", and one for each pattern."""
 
 
-def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int) -> Optimizer:
+def make_optimizer(
+    config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int, mesh: Mesh | None = None
+) -> Optimizer:
     """Builds the optimiser for a run of `epochs` epochs.
 
     Args:
-        config: the recipe. Weight decay applies to every trained parameter (decoupled with AdamW; added to the
-            gradient with SGD, whose momentum is 0.9).
+        config: the recipe. Weight decay applies to every trained parameter (decoupled with AdamW and Muon; added to
+            the gradient with SGD, whose momentum is 0.9).
         steps_before: number of training steps before an epoch (counted from 0) begins.
         epochs: length of the run.
+        mesh: the devices, which share Muon's work. None: one device.
     """
     factor = schedule_factor(config, steps_before=steps_before, epochs=epochs)
     by_pattern = config.rates_by_pattern()
@@ -56,12 +61,13 @@ def make_optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int
 
     # `identity` keeps the layout of the state, so that a run may continue with clipping switched on or off.
     stages = [clip_by_total_norm(config.clip_norm) if config.clip_norm > 0 else optax.identity()]
-    if config.name == "adamw":
-        stages.append(optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8))
-        stages.append(optax.add_decayed_weights(config.weight_decay))
-    else:
+    if config.name == "sgd":
         stages.append(optax.add_decayed_weights(config.weight_decay))
         stages.append(optax.trace(decay=0.9))
+    else:
+        adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
+        stages.append(adam if config.name == "adamw" else scale_by_muon(adam, mesh))
+        stages.append(optax.add_decayed_weights(config.weight_decay))
     chain = optax.with_extra_args_support(optax.chain(*stages))
 
     def init(params: Variables) -> Any:

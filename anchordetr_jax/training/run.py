@@ -82,7 +82,9 @@ class Run:
         train, epochs = self.config.train, data.epochs
         self.data = data
         self.total_steps = epochs.steps_before(train.epochs)
-        self.optimizer = make_optimizer(self.config.optimizer, steps_before=epochs.steps_before, epochs=train.epochs)
+        self.optimizer = make_optimizer(
+            self.config.optimizer, steps_before=epochs.steps_before, epochs=train.epochs, mesh=self.mesh
+        )
         every, last = train.evaluate_every, train.epochs
         evaluated = [*range(every, last, every), last] if every else []
         self._evaluation_steps = frozenset(epochs.steps_before(epoch) for epoch in evaluated)

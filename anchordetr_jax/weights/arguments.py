@@ -119,13 +119,15 @@ def config_with(config: Config, settings: Mapping[str, Any]) -> Config:
 
 
 def arguments_from_config(config: Config) -> dict[str, Any]:
-    """The official arguments for these settings. Settings without an official argument are left out."""
+    """The official arguments for these settings. Settings and values that the official code lacks are left out."""
     nested = config_to_dict(config)
     arguments = {}
     for name, setting in SETTINGS.items():
         group, ours = setting.split(".")
         value = nested[group][ours]
-        arguments[name] = {ours: theirs for theirs, ours in VALUES.get(name, {}).items()}.get(value, value)
+        spellings = {ours: theirs for theirs, ours in VALUES.get(name, {}).items()}
+        if not spellings or value in spellings:
+            arguments[name] = spellings.get(value, value)
     if FROZEN_BACKBONE in config.optimizer.freeze:
         arguments["lr_backbone"] = 0.0
     return arguments

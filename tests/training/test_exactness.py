@@ -22,7 +22,12 @@ REPOSITORY = Path(__file__).parents[2]
 STEPS = 5
 WIDE = changed(CONFIG, model={"dtype": "float64", "decoder_layers": 1}, train={"ema_decay": 0.9})
 HOST = changed(WIDE, matcher={"backend": "host"})
-RULES: dict[type[Any], tuple[ShardingRule, ...]] = {StandIn: (ShardingRule(".*", 8),), AnchorDETR: (ShardingRule(".*", 2**11),)}
+MUON = {"name": "muon", "learning_rate": 3e-3}
+IN_TWO_PROCESSES = ((StandIn, "adamw"), (StandIn, "muon"), (AnchorDETR, "muon"))
+RULES: dict[type[Any], tuple[ShardingRule, ...]] = {
+    StandIn: (ShardingRule(".*", 8),),
+    AnchorDETR: (ShardingRule(".*", 2**11),),
+}
 
 Trained = tuple[list[dict[str, float]], dict[str, np.ndarray]]
 """Metrics of each step, and weights and their average after the last."""
@@ -51,9 +56,13 @@ def train(model: type[Any], config: Config = HOST, *, devices: int = 1, fsdp: in
 
 
 @functools.cache
-def on_one_device(model: type[Any]) -> Trained:
+def on_one_device(model: type[Any], optimizer: str = "adamw") -> Trained:
     """In one piece, matched on the device."""
-    return train(model, WIDE)
+    return train(model, with_optimizer(WIDE, optimizer))
+
+
+def with_optimizer(config: Config, name: str) -> Config:
+    return changed(config, optimizer=MUON) if name == "muon" else config
 
 
 def assert_same(found: Trained, expected: Trained) -> None:
@@ -66,10 +75,11 @@ def assert_same(found: Trained, expected: Trained) -> None:
         np.testing.assert_allclose(found[1][path], value, rtol=0, atol=STEPS64_RELATIVE, err_msg=path)
 
 
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
 @pytest.mark.parametrize(("devices", "fsdp", "accumulate"), [(4, 1, 1), (2, 2, 1), (4, 2, 2)])
-def test_devices_change_nothing(devices: int, fsdp: int, accumulate: int, x64: None) -> None:
-    config = changed(HOST, train={"accumulate": accumulate})
-    assert_same(train(StandIn, config, devices=devices, fsdp=fsdp), on_one_device(StandIn))
+def test_devices_change_nothing(devices: int, fsdp: int, accumulate: int, optimizer: str, x64: None) -> None:
+    config = changed(with_optimizer(HOST, optimizer), train={"accumulate": accumulate})
+    assert_same(train(StandIn, config, devices=devices, fsdp=fsdp), on_one_device(StandIn, optimizer))
 
 
 def test_a_network_that_computes_in_bfloat16_is_trained_in_float32() -> None:
@@ -93,13 +103,15 @@ for name, (metrics, weights) in test_exactness.as_one_of_two_processes(index).it
 
 
 def as_one_of_two_processes(index: int) -> dict[str, Trained]:
-    """What a worker does: both models on the four devices of two processes, with its half of every batch."""
+    """What a worker does: models and optimisers on the four devices of two processes, with its half of every batch."""
     assert jax.device_count() == 2 * jax.local_device_count() == 4
     halves = [jax.tree.map(lambda array: np.split(array, 2)[index], one) for one in five_batches()]
-    return {
-        model.__name__: after_five_steps(trainer(config, model=model, devices=4, fsdp=2, rules=RULES[model]), halves)
-        for model, config in ((StandIn, HOST), (AnchorDETR, changed(HOST, train={"accumulate": 2})))
-    }
+    trained = {}
+    for model, optimizer in IN_TWO_PROCESSES:
+        config = changed(with_optimizer(HOST, optimizer), train={"accumulate": 1 if model is StandIn else 2})
+        made = trainer(config, model=model, devices=4, fsdp=2, rules=RULES[model])
+        trained[f"{model.__name__}-{optimizer}"] = after_five_steps(made, halves)
+    return trained
 
 
 @pytest.mark.processes
@@ -121,7 +133,9 @@ def test_two_processes_of_two_devices_each_learn_the_same_as_one_device(
         for index in range(2)
     ]
     try:
-        expected = {model.__name__: on_one_device(model) for model in (StandIn, AnchorDETR)}  # Meanwhile.
+        expected = {  # Meanwhile.
+            f"{model.__name__}-{optimizer}": on_one_device(model, optimizer) for model, optimizer in IN_TWO_PROCESSES
+        }
         for worker in workers:
             _, errors = worker.communicate(timeout=600)
             assert worker.returncode == 0, errors

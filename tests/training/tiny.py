@@ -134,7 +134,9 @@ def trainer(
         return model(config.model, rngs=nnx.Rngs(0))
 
     definition = ModelDefinition.abstract(build)
-    optimizer = make_optimizer(config.optimizer, steps_before=lambda epoch: 5 * epoch, epochs=config.train.epochs)
+    optimizer = make_optimizer(
+        config.optimizer, steps_before=lambda epoch: 5 * epoch, epochs=config.train.epochs, mesh=mesh
+    )
     ema = config.train.ema_decay > 0
     abstract = abstract_state(definition, optimizer, mesh, freeze=freeze, rules=rules, ema=ema)
     if model is StandIn:

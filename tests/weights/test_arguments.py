@@ -1,3 +1,4 @@
+import dataclasses
 from typing import Any
 
 import pytest
@@ -48,6 +49,11 @@ def test_settings_come_back_from_their_arguments() -> None:
     assert config.model.attention == "standard"
     assert config.optimizer.name == "sgd"
     assert config_with(Config(), settings_from_arguments(arguments_from_config(config))) == config
+
+
+def test_an_optimiser_that_the_official_code_lacks_is_left_out() -> None:
+    muon = dataclasses.replace(Config(), optimizer=dataclasses.replace(Config().optimizer, name="muon"))
+    assert arguments_from_config(Config()).keys() - arguments_from_config(muon).keys() == {"sgd"}
 
 
 def test_the_official_command_is_told_of_c5_or_dc5_and_of_what_is_not_its_default() -> None:
