@@ -214,9 +214,28 @@ class AugmentConfig:
     """The longest side of a crop."""
     eval_size: int = 800
     """The short side is resized to this in evaluation."""
+    scale_jitter_probability: float = 0.0
+    """Probability of large-scale jitter, in the place of the resize and crop above: an image is resized by a random
+    factor as well, and what it then exceeds its usual size by is cropped at random. 0: off."""
+    scale_jitter_min: float = 0.1
+    """Smallest factor of large-scale jitter."""
+    scale_jitter_max: float = 2.0
+    """Largest factor of large-scale jitter."""
+    mosaic_probability: float = 0.0
+    """Probability with which an image becomes a mosaic of itself and three others. 0: off."""
+    mosaic_epochs: int = 0
+    """Number of epochs after which there are no more mosaics. 0: there are mosaics in all epochs."""
+    erase_probability: float = 0.0
+    """Probability of random erasing: a rectangle of 2 to 20 % of the image is filled with one colour. 0: off."""
 
     def __post_init__(self) -> None:
-        for name in ("flip_probability", "crop_probability"):
+        for name in (
+            "flip_probability",
+            "crop_probability",
+            "scale_jitter_probability",
+            "mosaic_probability",
+            "erase_probability",
+        ):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
         for name in ("train_sizes", "crop_resize_sizes"):
             sizes = getattr(self, name)
@@ -224,6 +243,14 @@ class AugmentConfig:
         for name in ("max_size", "crop_min", "crop_max", "eval_size"):
             require(getattr(self, name) >= 1, f"augment.{name}", getattr(self, name), "at least 1")
         require(self.crop_min <= self.crop_max, "augment.crop_min", self.crop_min, "at most augment.crop_max")
+        require(self.scale_jitter_min > 0, "augment.scale_jitter_min", self.scale_jitter_min, "more than 0")
+        require(
+            self.scale_jitter_min <= self.scale_jitter_max < math.inf,
+            "augment.scale_jitter_max",
+            self.scale_jitter_max,
+            "at least augment.scale_jitter_min",
+        )
+        require(self.mosaic_epochs >= 0, "augment.mosaic_epochs", self.mosaic_epochs, "0 (all epochs) or more")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

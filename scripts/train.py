@@ -3,9 +3,9 @@
 python scripts/train.py --config configs/NAME.py --workdir DIR [--config.data.root=FOLDER]
 
 DIR gets checkpoints/, metrics.jsonl, tensorboard/, curves.png, config.json, the newest evaluation.json, a picture of
-predictions after each evaluation (predictions.png, and all of them in predictions/), and a page with all of it
-(report/index.html). Give the same command again to continue from the newest checkpoint. --config.SETTING=VALUE changes
-a setting.
+the first training images (training_images.png) and of predictions after each evaluation (predictions.png, and all of
+them in predictions/), and a page with all of it (report/index.html). Give the same command again to continue from the
+newest checkpoint. --config.SETTING=VALUE changes a setting.
 
 On several hosts every process runs this command with --distributed. JAX finds the other processes on TPU pods, SLURM
 and Kubernetes; elsewhere give --coordinator, --num_processes and --process_id too.
@@ -75,6 +75,8 @@ def run(config: Config, workdir: epath.Path, watchdog: Watchdog) -> Outcome:
         data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
         mesh = make_mesh(config.mesh)
         watch = stack.enter_context(RunWatch(workdir, tensorboard=config.train.tensorboard)) if first else None
+        if watch is not None:
+            watch.training_images(data)
         evaluate = None
         if config.train.evaluate_every:
             evaluate = make_evaluate(config, workdir, mesh, dataset.categories, watch)

@@ -14,12 +14,14 @@ from typing import NamedTuple
 import numpy as np
 
 from anchordetr_jax.config import AugmentConfig
+from anchordetr_jax.data import further
 from anchordetr_jax.data.buckets import Buckets, holds, smallest_bucket
 from anchordetr_jax.data.epochs import Epochs
+from anchordetr_jax.data.mosaic import Mosaics
 from anchordetr_jax.data.transforms import NUM_UNIFORMS, Draws, draw_augmentations, evaluation_draws
 
 # Numbers of the independent random streams of one seed.
-_ORDER, _AUGMENTATION, _BATCHES = range(3)
+_ORDER, _AUGMENTATION, _BATCHES, _FURTHER = 0, 1, 2, 10
 
 
 class Batch(NamedTuple):
@@ -53,6 +55,8 @@ class PlannedBatch:
     """What is done to each image."""
     bucket: tuple[int, int]
     """The shape (H, W) to which all images are padded."""
+    mosaics: Mosaics | None = None
+    """Of the B images; None: no image becomes a mosaic."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +71,8 @@ class EpochPlan:
     bucket: np.ndarray
     """int [m]: index into `buckets`"""
     buckets: Buckets
+    mosaics: Mosaics | None = None
+    """Of m * B images; None: no image becomes a mosaic."""
 
     @property
     def num_steps(self) -> int:
@@ -83,8 +89,9 @@ class EpochPlan:
         index, size = step - self.first_step, self.rows.shape[1]
         if not 0 <= index < self.num_steps:
             raise IndexError(f"step {step} is not in this epoch")
-        draws = self.draws.take(np.arange(index * size, (index + 1) * size))
-        return PlannedBatch(self.rows[index], draws, self.buckets[int(self.bucket[index])])
+        images = np.arange(index * size, (index + 1) * size)
+        mosaics = None if self.mosaics is None else self.mosaics.take(images)
+        return PlannedBatch(self.rows[index], self.draws.take(images), self.buckets[int(self.bucket[index])], mosaics)
 
 
 def plan_epoch(
@@ -106,17 +113,24 @@ def plan_epoch(
     positions = np.arange(epochs.position(first), epochs.position(stop)).clip(min=0)
     rows = np.zeros(len(positions), np.int32)
     uniforms = np.zeros((len(positions), NUM_UNIFORMS))
+    further_uniforms = np.zeros((len(positions), further.NUM_UNIFORMS))
     permutations, places = positions // n, positions % n
     for permutation in np.unique(permutations).tolist():
         here = permutations == permutation
         rows[here] = _generator(seed, _ORDER, permutation).permutation(n)[places[here]]
         uniforms[here] = _generator(seed, _AUGMENTATION, permutation).random((n, NUM_UNIFORMS))[rows[here]]
-    draws = draw_augmentations(uniforms, sizes[rows], augment)
+        if further.has_further(augment):
+            generator = _generator(seed, _FURTHER, permutation)
+            further_uniforms[here] = generator.random((n, further.NUM_UNIFORMS))[rows[here]]
+    draws, mosaics = draw_augmentations(uniforms, sizes[rows], augment), None
+    if further.has_further(augment):
+        draws, mosaics = further.draw_further(draws, further_uniforms, sizes[rows], permutations, n, augment)
     members, bucket, fitted = _group(draws.size, buckets, batch_size)
     order = _generator(seed, _BATCHES, epoch).permutation(stop - first)
     members = members[order]
     draws = dataclasses.replace(draws, size=fitted).take(members.ravel())
-    return EpochPlan(first, rows[members], draws, bucket[order], buckets)
+    mosaics = None if mosaics is None else mosaics.take(members.ravel())
+    return EpochPlan(first, rows[members], draws, bucket[order], buckets, mosaics)
 
 
 def plan_evaluation(

@@ -6,6 +6,7 @@ They are chosen from the image sizes of a data set so that there is little paddi
 import numpy as np
 
 from anchordetr_jax.config import AugmentConfig, DataConfig
+from anchordetr_jax.data import further
 from anchordetr_jax.data.transforms import NUM_UNIFORMS, draw_augmentations, evaluation_draws, resized_sizes
 
 Buckets = tuple[tuple[int, int], ...]
@@ -63,8 +64,11 @@ def training_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig
     """
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(sizes))[np.arange(SAMPLED_DRAWS) % len(sizes)]
-    drawn = draw_augmentations(rng.random((SAMPLED_DRAWS, NUM_UNIFORMS)), sizes[rows], augment).size
-    return choose_buckets(drawn, data.num_buckets, data.shape_multiple, covered=_extremes(sizes, augment))
+    draws = draw_augmentations(rng.random((SAMPLED_DRAWS, NUM_UNIFORMS)), sizes[rows], augment)
+    if further.has_further(augment):
+        uniforms = rng.random((SAMPLED_DRAWS, further.NUM_UNIFORMS))
+        draws, _ = further.draw_further(draws, uniforms, sizes[rows], np.zeros(len(rows), int), len(sizes), augment)
+    return choose_buckets(draws.size, data.num_buckets, data.shape_multiple, covered=_extremes(sizes, augment))
 
 
 def _extremes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:
@@ -72,7 +76,7 @@ def _extremes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:
     distinct = np.unique(sizes, axis=0)
     short_side = max(augment.train_sizes)  # A smaller one makes no side larger.
     extremes = []
-    if augment.crop_probability < 1:
+    if augment.crop_probability < 1 or augment.scale_jitter_probability > 0:
         extremes.append(resized_sizes(distinct, short_side, augment.max_size))
     if augment.crop_probability > 0:
         before = np.concatenate([resized_sizes(distinct, short) for short in augment.crop_resize_sizes])

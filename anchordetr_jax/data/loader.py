@@ -27,6 +27,8 @@ from anchordetr_jax.data.batching import (
 from anchordetr_jax.data.buckets import evaluation_buckets, training_buckets
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
+from anchordetr_jax.data.erasing import erase
+from anchordetr_jax.data.mosaic import PIECES, Labelled, compose
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import apply_draw, relative_boxes
 from anchordetr_jax.errors import UserError
@@ -97,7 +99,7 @@ class TrainingBatches:
     ):
         self.source, self.config = source, config
         self.share = _share("train.batch_size", config.train.batch_size, process_index, process_count)
-        self.max_boxes = padded_boxes(source, config.data)
+        self.max_boxes = padded_boxes(source, config.data, PIECES if config.augment.mosaic_probability else 1)
         self.buckets = training_buckets(source.sizes, config.data, config.augment)
         self.epochs = Epochs(len(source), config.train.batch_size)
         self._plans: dict[int, EpochPlan] = {}
@@ -238,19 +240,38 @@ def load_batch(source: DetectionSource, planned: PlannedBatch, max_boxes: int, s
         if row < 0:
             continue
         batch.original_sizes[place] = source.sizes[row]
-        try:
-            pixels = source.open_image(row)
-        except UserError:
+        loaded = _load_image(source, planned, index)
+        if loaded is None:
             continue
-        draw = planned.draws[index]
-        pixels, boxes, labels = apply_draw(pixels, source.boxes(row), source.labels(row), draw)
+        pixels, boxes, labels = loaded
         batch.images[place, : pixels.shape[0], : pixels.shape[1]] = pixels
-        batch.image_sizes[place] = draw.size
-        batch.boxes[place, : len(boxes)] = relative_boxes(boxes, draw.size)
+        batch.image_sizes[place] = pixels.shape[:2]
+        batch.boxes[place, : len(boxes)] = relative_boxes(boxes, pixels.shape[:2])
         batch.labels[place, : len(boxes)] = labels
         batch.num_boxes[place] = len(boxes)
         batch.valid[place] = True
     return batch
+
+
+def _load_image(source: DetectionSource, planned: PlannedBatch, index: int) -> Labelled | None:
+    """An image of a batch, augmented as planned. None if it cannot be read."""
+    first = _read(source, int(planned.rows[index]))
+    if first is None:
+        return None
+    draw, mosaics = planned.draws[index], planned.mosaics
+    if mosaics is not None and mosaics.present[index] and min(draw.size) > 1:
+        others = [_read(source, row) for row in mosaics.partners[index].tolist()]
+        image = compose([first, *others], draw.size, mosaics.uniforms[index], mosaics.flip_probability)
+    else:
+        image = apply_draw(*first, draw)
+    return image if draw.erased is None else erase(*image, draw.erased)
+
+
+def _read(source: DetectionSource, row: int) -> Labelled | None:
+    try:
+        return source.open_image(row), source.boxes(row), source.labels(row)
+    except UserError:
+        return None
 
 
 def _load_before(stop: int, load: Callable[[int], Element], number: int) -> Element | int:
@@ -271,15 +292,20 @@ def reading_problem(source: DetectionSource, row: int) -> str | None:
     return None
 
 
-def padded_boxes(source: DetectionSource, data: DataConfig) -> int:
-    """The number of boxes to which every image is padded.
+def padded_boxes(source: DetectionSource, data: DataConfig, pieces: int = 1) -> int:
+    """The number of boxes to which every image is padded, if it may consist of `pieces` images of the data set.
 
     Raises `UserError` naming the image that has more than `data.max_boxes`.
     """
     fullest = int(source.box_counts.argmax())
     most = int(source.box_counts[fullest])
     if data.max_boxes == 0:
-        return _rounded_up(most)
+        return _rounded_up(most * pieces)
+    if pieces > 1 and most * pieces > data.max_boxes:
+        raise UserError(
+            f"A mosaic of {pieces} images can have {most * pieces} boxes but data.max_boxes is {data.max_boxes}; set "
+            "it to 0, or augment.mosaic_probability to 0."
+        )
     if most > data.max_boxes:
         raise UserError(
             f"Image {source.describe(fullest)} has {most} boxes but data.max_boxes is {data.max_boxes}; "

@@ -25,6 +25,8 @@ class Draw:
     pre_size: tuple[int, int] | None = None
     crop: tuple[int, int, int, int] | None = None
     """(y, x, h, w) in the image of `pre_size`."""
+    erased: tuple[float, float, float, float] | None = None
+    """(y, x, h, w) of what is erased at the end, relative to the image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,22 +41,25 @@ class Draws:
     """int32 [n, 2]; zeros where there is no crop."""
     crop: np.ndarray
     """int32 [n, 4]; zeros where there is no crop."""
+    erased: np.ndarray
+    """float [n, 4]; zeros where nothing is erased."""
 
     def __len__(self) -> int:
         return len(self.size)
 
     def take(self, indices: np.ndarray) -> "Draws":
         """The draws of some of the images, in the order of `indices` (int [k])."""
-        return Draws(self.size[indices], self.flip[indices], self.pre_size[indices], self.crop[indices])
+        return Draws(*(values[indices] for values in vars(self).values()))
 
     def __getitem__(self, index: int) -> Draw:
         height, width = self.size[index].tolist()
         flip = bool(self.flip[index])
+        erased = tuple(self.erased[index].tolist()) if self.erased[index].any() else None
         if not self.pre_size[index].any():
-            return Draw((height, width), flip)
+            return Draw((height, width), flip, erased=erased)
         pre_height, pre_width = self.pre_size[index].tolist()
         y, x, crop_height, crop_width = self.crop[index].tolist()
-        return Draw((height, width), flip, (pre_height, pre_width), (y, x, crop_height, crop_width))
+        return Draw((height, width), flip, (pre_height, pre_width), (y, x, crop_height, crop_width), erased)
 
 
 def resized_sizes(sizes: np.ndarray, short_side: np.ndarray | int, max_size: int | None = None) -> np.ndarray:
@@ -94,6 +99,7 @@ def draw_augmentations(uniforms: np.ndarray, sizes: np.ndarray, config: AugmentC
         flip=flip_u < config.flip_probability,
         pre_size=np.where(cropped, pre_size, 0),
         crop=np.where(cropped, np.concatenate([corner, crop_size], axis=1), 0),
+        erased=np.zeros((len(sizes), 4)),
     )
 
 
@@ -101,7 +107,7 @@ def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
     """The changes that evaluation makes to n images of the given sizes: one resize."""
     n = len(sizes)
     resized = resized_sizes(np.asarray(sizes), config.eval_size, config.max_size)
-    return Draws(resized, np.zeros(n, bool), np.zeros((n, 2), np.int32), np.zeros((n, 4), np.int32))
+    return Draws(resized, np.zeros(n, bool), np.zeros((n, 2), np.int32), np.zeros((n, 4), np.int32), np.zeros((n, 4)))
 
 
 def apply_draw(

@@ -8,6 +8,7 @@ from typing import Any, Self
 from absl import logging
 from etils import epath
 
+from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.evaluation.coco_metrics import Scores
 from anchordetr_jax.evaluation.report import PAGE, report_sections, write_predictions
@@ -16,6 +17,7 @@ from anchordetr_jax.pictures.curves import curve_pngs, plot_curves, read_metrics
 from anchordetr_jax.pictures.html import Html, page, picture, pictures, section
 from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
 from anchordetr_jax.training.watching.tensorboard import TensorBoard
+from anchordetr_jax.training.watching.training_images import TRAINING_IMAGES_FILE, write_training_images
 
 CURVES_FILE = "curves.png"
 PREDICTIONS_FILE = "predictions.png"
@@ -47,6 +49,10 @@ class RunWatch:
             logging.warning("TensorBoard files are written to local workdirs only: not to %s.", workdir)
         elif tensorboard:
             self._tensorboard = TensorBoard(workdir)
+
+    def training_images(self, data: TrainingBatches) -> None:
+        """Draws the first images that the run trains on, as training sees them."""
+        self._thread.submit(write_training_images, self._workdir / TRAINING_IMAGES_FILE, data)
 
     def line(self, step: int, values: Mapping[str, Any]) -> None:
         """Takes a line of `metrics.jsonl`. Draws the curves after evaluations, and at most twice a minute otherwise."""
