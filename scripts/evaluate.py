@@ -7,12 +7,14 @@ the settings of the run that made the checkpoint. --config.data.root=FOLDER chan
 from a COCO folder, from a prepared TFDS data set (--config.data.source=tfds) or from any folder of images
 (--config.data.source=folder), which has no annotations for scores. A stopped evaluation continues when the same command
 is given again. --checkpoint is a published model such as anchordetr-r50-dc5, a run's workdir, one checkpoint, a .pth or
-.safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. On several hosts every process runs this
+.safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. It may also be a folder of scripts/export.py:
+each program in it is scored, beside the checkpoint that it was made from. On several hosts every process runs this
 command, with the same flags as train.py.
 """
 
 import re
 import sys
+from pathlib import Path
 
 import jax
 from absl import flags
@@ -20,6 +22,7 @@ from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER
+from anchordetr_jax.config import Config
 from anchordetr_jax.data.source import DetectionSource, Split
 from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.devices import make_mesh, replicated
@@ -30,6 +33,8 @@ from anchordetr_jax.evaluation.journal import Journal
 from anchordetr_jax.evaluation.processes import process_zero_says
 from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
+from anchordetr_jax.export.evaluating import Outputs, evaluate_folder
+from anchordetr_jax.export.folder import ExportedFolder, is_exported, read_exported
 from anchordetr_jax.files import write_json
 from anchordetr_jax.prediction.run_folder import better_checkpoint
 from anchordetr_jax.weights.pretrained import open_pretrained
@@ -59,6 +64,9 @@ PREDICTIONS = flags.DEFINE_string("predictions", None, "PNG file for a grid of p
 RESTART = flags.DEFINE_bool(
     "restart", False, "Begin with the first image, also where a stopped evaluation has left detections."
 )
+COMPARE = flags.DEFINE_string(
+    "compare", None, "For an exported folder: the checkpoint to compare with, which is evaluated too."
+)
 connect_processes = cli.define_processes()
 
 SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test": "test", "test-dev": "test"}
@@ -68,6 +76,9 @@ def main() -> None:
     connect_processes()
     cli.prepare_computation()
     name, options = read_weights()
+    if is_exported(name):
+        evaluate_exported(read_exported(name))
+        return
     found = open_pretrained(name, **options)
     if jax.process_index() == 0:
         cli.say(found.remarks)
@@ -105,6 +116,20 @@ def main() -> None:
         raise failure
     if jax.process_index() == 0:
         report(output, dataset, result)
+
+
+def evaluate_exported(exported: ExportedFolder) -> None:
+    """Scores the programs of an exported folder, and prints their numbers beside those of the checkpoint."""
+    config = read_config(exported.config or Config())
+    dataset = open_source(config.data, SPLITS[SPLIT.value], exported.classes)
+    if PREDICTIONS.value:
+        raise UserError("--predictions is for checkpoints: leave it out, or give --report.")
+    if REPORT.value and dataset.ground_truth() is None:
+        raise UserError(f"{dataset.name} has no annotations to report on: leave --report out.")
+    results = Path(OUTPUT.value or "results.json")
+    scores = Path(SCORES.value) if SCORES.value else results.with_suffix(".scores.json")
+    outputs = Outputs(results, scores, Path(REPORT.value) if REPORT.value else None)
+    print(*evaluate_folder(exported, dataset, config, outputs, compare=COMPARE.value), sep="\n")
 
 
 def default_output(checkpoint: str) -> str:

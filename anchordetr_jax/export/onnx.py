@@ -4,7 +4,7 @@ import importlib.metadata
 import importlib.util
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,16 +12,27 @@ import numpy as np
 
 from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.export.onnx_float16 import in_float16
 
 OPSET = 21
 INPUTS = ("images", "image_sizes", "original_sizes")
 OUTPUTS = TopDetections._fields
 PACKAGES = ("onnx", "onnxruntime", "jax2onnx")
 INSTALL = "pip install -e '.[onnx]', then pip install --no-deps 'jax2onnx>=0.17.1,<0.18'"
-LARGEST_SCORE_DIFFERENCE = 1e-4
-LARGEST_BOX_DIFFERENCE = 1e-3
-"""Relative to the longer side of the image. Rounding in float32 makes a hundredth of both differences, a wrong
-conversion much more than either."""
+
+
+class Closeness(NamedTuple):
+    """How much detections may differ."""
+
+    score: float
+    box: float
+    """Relative to the longer side of the image."""
+
+
+FLOAT32 = Closeness(1e-4, 1e-3)
+"""Rounding in float32 makes a hundredth of both differences, a wrong conversion much more than either."""
+FLOAT16 = Closeness(0.1, 0.1)
+"""Rounding in float16 made 0.03 and 0.015 with large random weights; that of trained ones is less."""
 
 Detect = Callable[[Mapping[str, Any], jax.Array, jax.Array, jax.Array], TopDetections]
 """(weights by name, images, image sizes, original sizes) -> detections."""
@@ -40,13 +51,28 @@ def input_shapes(batch: Any, shape: tuple[int, int]) -> list[jax.ShapeDtypeStruc
     return [jax.ShapeDtypeStruct((batch, *shape, 3), jnp.uint8), sizes, sizes]
 
 
+class Converted(NamedTuple):
+    """An ONNX model that was checked."""
+
+    kind: str
+    """`onnx` (float32) or `onnx_float16`."""
+    model: bytes
+    difference: str
+    """A sentence on how much its detections differ from the detector's."""
+
+
 def convert(
-    detect: Detect, variables: Mapping[str, jax.Array], shape: tuple[int, int], batch: int | str
-) -> tuple[bytes, str]:
-    """A checked ONNX model of `detect` with the weights in it, and a sentence on how much its detections differ.
+    detect: Detect,
+    variables: Mapping[str, jax.Array],
+    shape: tuple[int, int],
+    batch: int | str,
+    *,
+    float16: bool = False,
+) -> list[Converted]:
+    """A checked ONNX model of `detect` with the weights in it, and one in float16 if asked for.
 
     `batch` is a number; a string stands for every batch size. Raises `UserError` if the conversion fails, or the
-    detections of the model differ too much.
+    detections of a model differ too much.
     """
     import jax2onnx
     import onnx
@@ -71,7 +97,12 @@ def convert(
         ) from error
     data = model.SerializeToString()
     inputs = example_inputs(batch if isinstance(batch, int) else 2, shape)
-    return data, compare(data, jax.jit(detect)(variables, *inputs), inputs)
+    expected = jax.jit(detect)(variables, *inputs)
+    converted = [Converted("onnx", data, compare(data, expected, inputs))]
+    if float16:
+        half = in_float16(model)
+        converted.append(Converted("onnx_float16", half, compare(half, expected, inputs, FLOAT16)))
+    return converted
 
 
 def example_inputs(batch: int, shape: tuple[int, int]) -> list[np.ndarray]:
@@ -82,7 +113,7 @@ def example_inputs(batch: int, shape: tuple[int, int]) -> list[np.ndarray]:
     return [images, image_sizes, image_sizes]
 
 
-def compare(model: bytes, expected: TopDetections, inputs: Sequence[np.ndarray]) -> str:
+def compare(model: bytes, expected: TopDetections, inputs: Sequence[np.ndarray], closeness: Closeness = FLOAT32) -> str:
     """A sentence on how much the detections of an ONNX model, in onnxruntime on the CPU, differ from those expected.
 
     Raises `UserError` if they differ too much. Detections with nearly equal scores can change their order, so each box
@@ -99,9 +130,9 @@ def compare(model: bytes, expected: TopDetections, inputs: Sequence[np.ndarray])
     distances = np.abs(boxes[:, :, None] - other_boxes[:, None]).max(axis=-1)
     distances = np.where(labels[:, :, None] == other_labels[:, None], distances, np.inf).min(axis=-1)
     # Detections that score nearly as the last one may have changed places with others that are not reported.
-    clear = scores > scores[:, -1:] + LARGEST_SCORE_DIFFERENCE
+    clear = scores > scores[:, -1:] + closeness.score
     score, box = float(np.abs(scores - other_scores).max()), float(distances.max(where=clear, initial=0))
-    if not (score < LARGEST_SCORE_DIFFERENCE and box < LARGEST_BOX_DIFFERENCE * max(inputs[0].shape[1:3])):
+    if not (score < closeness.score and box < closeness.box * max(inputs[0].shape[1:3])):
         raise UserError(
             f"The detections of the ONNX model differ from the detector's (scores by up to {score:.2g}, boxes by up to "
             f"{box:.2g} pixels): use the program for JAX."

@@ -17,20 +17,19 @@ from typing import Any
 import jax
 import numpy as np
 
-from anchordetr_jax.config import ModelConfig
+from anchordetr_jax.config import ModelConfig, config_to_dict
 from anchordetr_jax.data import pixels
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.export import onnx as export_onnx
 from anchordetr_jax.export import sample as export_sample
+from anchordetr_jax.export.folder import ANY, METADATA_FILE
 from anchordetr_jax.files import write_atomically, write_json
 from anchordetr_jax.kernels.building import ModelDefinition, definition_of, variables_of
 from anchordetr_jax.prediction.detector import Detector
 
 PLATFORMS = ("cpu", "cuda", "tpu")
-ANY = "any"
-"""Instead of a batch size: the program takes batches of every size, and JAX compiles it again for each size."""
-WEIGHTS_FILE, METADATA_FILE, SAMPLE_FILE, PIXELS_FILE = "weights.npz", "metadata.json", "sample.py", "pixels.py"
+WEIGHTS_FILE, SAMPLE_FILE, PIXELS_FILE = "weights.npz", "sample.py", "pixels.py"
 
 FAR_FROM_USUAL = 2.5
 """A shape with this many times more, or fewer, pixels than the usual shape is remarked on."""
@@ -56,6 +55,7 @@ def export_detector(
     batches: Sequence[Batch] = (ANY,),
     *,
     onnx: bool = False,
+    float16: bool = False,
 ) -> list[str]:
     """Writes programs from uint8 pixels to detections, the weights, `metadata.json`, and a `sample.py` that runs them.
 
@@ -69,6 +69,7 @@ def export_detector(
         shape: H and W, multiples of the network's stride.
         batches: batch sizes B, with one program for each; `"any"` is one program for every size.
         onnx: whether to write ONNX models too. They compute in float32.
+        float16: whether to write ONNX models that compute in float16 as well. It needs `onnx`.
 
     Returns:
         Sentences for the user: a shape that does not suit the network's image sizes, and how much the detections of
@@ -78,6 +79,8 @@ def export_detector(
         UserError: `shape` is no multiple of the stride, `output` cannot be written, or jax2onnx is missing or fails.
     """
     _check_shape(detector.model.config, shape)
+    if float16 and not onnx:
+        raise UserError("float16 is for ONNX models: ask for these too (--onnx).")
     if importlib.util.find_spec("flatbuffers") is None:
         raise UserError("JAX needs the package flatbuffers to write programs: pip install flatbuffers.")
     if onnx:
@@ -88,7 +91,7 @@ def export_detector(
     write_atomically(folder / PIXELS_FILE, inspect.getsource(pixels).encode())
     write_atomically(folder / SAMPLE_FILE, _sample().encode())
     write_atomically(folder / WEIGHTS_FILE, _npz(variables))
-    files: dict[str, dict[str, str]] = {"jax": {}, "onnx": {}}
+    files: dict[str, dict[str, str]] = {"jax": {}, "onnx": {}, "onnx_float16": {}}
     for batch in batches:
         name = files["jax"][str(batch)] = f"detector_batch_{batch}.jax"
         write_atomically(folder / name, serialized(detector, shape, batch))
@@ -96,11 +99,11 @@ def export_detector(
     remarks = _remarks_on_shape(detector, shape)
     for batch in batches if onnx else ():
         detect = _detect(_definition(detector, dtype="float32"), detector.max_detections)
-        model, difference = export_onnx.convert(detect, variables, shape, batch)
-        name = files["onnx"][str(batch)] = f"detector_batch_{batch}.onnx"
-        write_atomically(folder / name, model)
-        write_json(folder / METADATA_FILE, _metadata(detector, shape, files), indent=1)
-        remarks.append(f"{name}: {difference}")
+        for kind, model, difference in export_onnx.convert(detect, variables, shape, batch, float16=float16):
+            name = files[kind][str(batch)] = f"detector_batch_{batch}{kind.removeprefix('onnx')}.onnx"
+            write_atomically(folder / name, model)
+            write_json(folder / METADATA_FILE, _metadata(detector, shape, files), indent=1)
+            remarks.append(f"{name}: {difference}")
     return remarks
 
 
@@ -199,14 +202,28 @@ def _metadata(detector: Detector, shape: tuple[int, int], files: Mapping[str, Ma
         "eval_size": detector.augment.eval_size,
         "max_size": detector.augment.max_size,
         "max_detections": detector.max_detections,
-        "classes": {
-            str(label): {"name": name, "category_id": detector.category_ids[label]}
-            for label, name in detector.names.items()
-        },
+        "classes": {str(label): _class(detector, label) for label in detector.names},
         **files,
         "weights": WEIGHTS_FILE,
         "platforms": list(PLATFORMS),
         "backbone": detector.model.config.backbone,
         "dtype": detector.model.config.dtype,
         "jax_version": jax.__version__,
+        "trained": _trained(detector),
+    }
+
+
+def _class(detector: Detector, label: int) -> dict[str, Any]:
+    known = {"name": detector.names[label], "category_id": detector.category_ids[label]}
+    return known if detector.thresholds is None else {**known, "threshold": detector.threshold_of(label)}
+
+
+def _trained(detector: Detector) -> dict[str, Any] | None:
+    """What an evaluation of the export needs of its run: the data, and the scores to compare with."""
+    if detector.trained is None:
+        return None
+    settings = config_to_dict(detector.trained)
+    return {
+        "settings": {name: settings[name] for name in ("data", "augment", "eval")},
+        "scores": None if detector.scores is None else dict(detector.scores),
     }

@@ -1,7 +1,10 @@
 """Detects objects on images with the exported detector in this file's folder. The package anchordetr_jax is not needed.
 
 python sample.py IMAGE... [--threshold 0.5] [--batch 8]    needs: pip install jax flatbuffers numpy pillow
-python sample.py --onnx IMAGE...                           needs: pip install onnxruntime numpy pillow
+python sample.py --onnx [--float16] IMAGE...               needs: pip install onnxruntime numpy pillow
+
+Without --threshold each class has the one with the best F1 score in the evaluation of the detector, if there was one,
+or 0.5.
 """
 
 import argparse
@@ -37,22 +40,22 @@ def read_metadata() -> dict[str, Any]:
     return json.loads((FOLDER / "metadata.json").read_text())
 
 
-def load_jax(file: str, weights_file: str) -> Run:
+def load_jax(file: str, weights_file: str, folder: Path = FOLDER) -> Run:
     """The detector as a program for JAX. It runs on the default device of JAX."""
     import jax
     from jax import export
 
-    program = jax.jit(export.deserialize(bytearray((FOLDER / file).read_bytes())).call)
-    with np.load(FOLDER / weights_file) as arrays:
+    program = jax.jit(export.deserialize(bytearray((folder / file).read_bytes())).call)
+    with np.load(folder / weights_file) as arrays:
         weights = jax.device_put({name: arrays[name] for name in arrays.files})
     return lambda *inputs: program(weights, *inputs)
 
 
-def load_onnx(file: str) -> Run:
+def load_onnx(file: str, folder: Path = FOLDER) -> Run:
     """The detector as an ONNX model, on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(FOLDER / file, providers=["CPUExecutionProvider"])
+    session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
     names = ("images", "image_sizes", "original_sizes")
     return lambda *inputs: session.run(["scores", "labels", "boxes"], dict(zip(names, inputs, strict=True)))
 
@@ -95,27 +98,36 @@ def detect(pictures: Sequence[np.ndarray], metadata: dict[str, Any], run: Run, r
 
 
 def named(
-    result: Sequence[Any], size: tuple[int, int], classes: dict[str, Any], threshold: float
+    result: Sequence[Any], size: tuple[int, int], classes: dict[str, Any], threshold: float | None
 ) -> Iterator[Detection]:
-    """The detections that score at least `threshold`, with boxes clipped to an image of `size` (height, width)."""
+    """The detections that score at least `threshold`, with boxes clipped to an image of `size` (height, width).
+
+    With None each class has its own threshold.
+    """
     height, width = size
     for score, label, box in zip(*result, strict=True):
-        if score >= threshold and str(label) in classes:  # Some class outputs may stand for no class.
+        known = classes.get(str(label))
+        if known is None:  # Some class outputs may stand for no class.
+            continue
+        if score >= (known.get("threshold", 0.5) if threshold is None else threshold):
             left, top, right, bottom = box.clip(0, [width, height, width, height]).tolist()
-            yield Detection(classes[str(label)]["name"], float(score), [left, top, right, bottom])
+            yield Detection(known["name"], float(score), [left, top, right, bottom])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("images", nargs="+", type=Path)
-    parser.add_argument("--threshold", type=float, default=0.5)
+    parser.add_argument("--threshold", type=float)
     parser.add_argument("--batch", help="one of the exported batch sizes; the first by default")
     parser.add_argument("--onnx", action="store_true")
+    parser.add_argument("--float16", action="store_true", help="with --onnx: the model in float16")
     arguments = parser.parse_args()
     metadata = read_metadata()
-    files = metadata["onnx" if arguments.onnx else "jax"]
+    if arguments.float16 and not arguments.onnx:
+        parser.error("--float16 is for ONNX models: give --onnx too")
+    files = metadata[("onnx_float16" if arguments.float16 else "onnx") if arguments.onnx else "jax"]
     if not files:
-        parser.error("this folder has no ONNX model: export with --onnx")
+        parser.error(f"this folder has no such model: export with --onnx{' --float16' if arguments.float16 else ''}")
     batch = arguments.batch or next(iter(files))
     if batch not in files:
         parser.error(f"--batch must be one of {', '.join(files)}")

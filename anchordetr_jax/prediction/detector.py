@@ -16,7 +16,8 @@ import numpy as np
 from absl import logging
 from flax import nnx
 
-from anchordetr_jax.config import AugmentConfig
+from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
+from anchordetr_jax.config import AugmentConfig, Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.transforms import Draw, apply_draw
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
@@ -88,6 +89,10 @@ class Detector:
         self.categories = renamed_categories(categories, names)
         self.remarks: tuple[str, ...] = ()
         """Sentences about how its weights were read."""
+        self.trained: Config | None = None
+        """The settings of the run that made it; None where nobody knows them."""
+        self.scores: Mapping[str, Any] | None = None
+        """The evaluation of its checkpoint, as `Scores.to_dict` gives it; None where nobody knows it."""
         self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
         self.shapes = StaticShapes(self.augment)
         self.max_detections = max_detections
@@ -153,6 +158,9 @@ class Detector:
             thresholds=recommended_thresholds(found.checkpoint, found.step) if found.checkpoint else None,
         )
         detector.remarks = found.remarks
+        if found.checkpoint is not None:
+            detector.trained = config
+            detector.scores = scores_of_checkpoint(found.checkpoint, found.step)
         return detector
 
     def save_pretrained(
