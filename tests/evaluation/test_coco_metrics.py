@@ -169,8 +169,8 @@ def test_class_table_is_aligned_and_marks_classes_without_objects():
     scores = coco_scores(annotations_of([(0, 3, [10, 10, 50, 60], 0)]), [])
     header, cat, light = class_table(scores).splitlines()
     assert len(header) == len(cat) == len(light)
-    assert cat.split() == ["cat", "1", "0.000", "0.000", "0.000"]
-    assert light.split() == ["traffic", "light", "0", "-", "-", "-"]
+    assert cat.split() == ["cat", "1", "0.000", "0.000", "0.000", "-", "-"]
+    assert light.split() == ["traffic", "light", "0", "-", "-", "-", "-", "-"]
 
 
 def test_figures_survive_json(noisy_case):
