@@ -3,6 +3,7 @@
 import importlib.util
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -33,7 +34,9 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def dataset(tmp_path_factory: pytest.TempPathFactory, checkpoint: Path) -> DetectionSource:
     """Three images and one that cannot be read; the objects are where the detector sees some."""
     root, rng = tmp_path_factory.mktemp("data"), np.random.default_rng(0)
-    detector, annotations, images = Detector.from_pretrained(checkpoint), [], []
+    detector = Detector.from_pretrained(checkpoint)
+    annotations: list[dict[str, Any]] = []
+    images: list[dict[str, Any]] = []
     for number, size in enumerate(SIZES, start=1):
         Image.fromarray(rng.integers(0, 256, (*size, 3), np.uint8)).save(root / f"{number}.png")
         images.append({"id": number, "file_name": f"{number}.png", "height": size[0], "width": size[1]})
