@@ -1,86 +1,101 @@
 """What all commands share: the flag `--config`, and an answer in one sentence to a mistake on the command line.
 
-A script defines its flags with absl, its `--config` by `define_config`, and gives its `main` to `run`:
+A command (a file in `commands/`) defines its flags with absl in flag values of its own, its `--config` by
+`define_config`, and gives its `main` to `run`:
 
-    read_config = cli.define_config()
-    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", required=True)
+    FLAGS = flags.FlagValues()
+    read_config = cli.define_config(FLAGS)
+    WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run.", FLAGS, required=True)
 
-    def main() -> None:
+    def main(arguments: list[str]) -> None:
         config = read_config()
         ...
 
-    if __name__ == "__main__":
-        cli.run(main)
+    def run(arguments: Sequence[str]) -> int:
+        return cli.run(main, FLAGS, arguments, text=__doc__)
 
-The command line can change any setting of the experiment file: `--config configs/shapes.py --config.train.epochs=20`.
+The command line can change any setting of the experiment file: `--config shapes --config.train.epochs=20`.
 """
 
-import ast
 import contextlib
+import faulthandler
+import io
 import os
 import re
-import runpy
 import sys
-import traceback
 import warnings
 from collections.abc import Callable, Iterable, Sequence
 from logging import LogRecord, StreamHandler, getLogger
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import ml_collections
-from absl import app, flags, logging
+from absl import flags, logging
 from PIL import Image
 
-from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
+from anchordetr_jax.config import Config, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.errors import exit_status as exit_status  # Scripts without flags of absl use it alone.
+from anchordetr_jax.errors import exit_status as exit_status  # Commands without flags of absl use it alone.
+from anchordetr_jax.experiments import Experiment, change_config, preset_names, read_experiment
 from anchordetr_jax.settings.names import OLD_SWITCHES, flat_settings, nearest_setting
 
 if TYPE_CHECKING:
     from anchordetr_jax.prediction.detector import Detector
 
-flags.disclaim_key_flags()  # So that --help lists --config among the flags of the script, not of this module.
+ReadWeights = Callable[..., tuple[str, dict[str, Any]]]
+ReadDetector = Callable[..., "Detector"]
+
+flags.disclaim_key_flags()  # So that --help lists --config among the flags of the command, not of this module.
+
+HELP = ("--help", "-help", "-h", "--helpshort", "--helpfull")
 
 
 class ReadConfig:
     """Called after the flags are parsed, it reads the settings that they name."""
 
-    def __init__(self, path: flags.FlagHolder, changes: flags.FlagHolder):
-        self._path, self._changes = path, changes
+    def __init__(self, name: flags.FlagHolder, changes: flags.FlagHolder):
+        self._name, self._changes = name, changes
 
     def __call__(self, otherwise: Config | None = None) -> Config:
-        """The settings of the experiment file, with the command line's changes. Raises like `load_config`.
+        """The settings of the experiment file, with the command line's changes. Raises like `read_experiment`.
 
         Args:
             otherwise: the settings to change if there is no experiment file.
         """
-        if self._path.value is None and otherwise is not None:
+        if self._name.value is None and otherwise is not None:
             return change_config(config_to_dict(otherwise), self._changes.value)
-        return load_config(self._path.value or "", self._changes.value)
+        return self.experiment().config
 
-    def given(self) -> frozenset[str]:
-        """Names ("model.dilation") of the settings that the command line sets, and of those that have another value
-        than the default in the experiment file. Raises like `load_config`.
+    def experiment(self, otherwise: str = "", changes: Iterable[str] = ()) -> Experiment:
+        """The experiment file, with the command line's changes. Raises like `read_experiment`.
+
+        Args:
+            otherwise: the experiment file, or preset, if the command line names none.
+            changes: more of them, such as "data.root=MY_DATA". Those of the command line come after them.
         """
-        names = {change.partition("=")[0] for change in self._changes.value}
-        if self._path.value is not None:
-            default = flat_settings(default_config().to_dict())
-            from_file = flat_settings(_run_file(self._path.value).to_dict())
-            names |= {name for name, value in from_file.items() if name not in default or default[name] != value}
-        return frozenset(names)
+        return read_experiment(self._name.value or otherwise, [*changes, *self._changes.value])
+
+    @property
+    def is_named(self) -> bool:
+        """Whether the command line names an experiment file."""
+        return self._name.value is not None
+
+    def changes(self, setting: str) -> bool:
+        """Whether the command line changes a setting, such as "data.root"."""
+        return any(change.partition("=")[0] == setting for change in self._changes.value)
 
 
-def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool = True) -> ReadConfig:
-    """Defines the flag `--config FILE.py`; `--config.SETTING=VALUE` changes its settings.
+def define_config(flag_values: flags.FlagValues, *, required: bool = True) -> ReadConfig:
+    """Defines the flag `--config NAME`; `--config.SETTING=VALUE` changes its settings.
 
     Returns:
         A function that reads the file. Call it after the flags are parsed. If the flag is not required, give it the
         settings to use without a file, for example those of a checkpoint.
     """
-    path = flags.DEFINE_string(
+    name = flags.DEFINE_string(
         "config",
         None,
-        "Experiment file, such as those in configs/; --config.train.epochs=20 changes a setting.",
+        f"Experiment file, or one of the presets {', '.join(preset_names())}; --config.train.epochs=20 changes a "
+        "setting.",
         flag_values,
     )
     changes = flags.DEFINE_multi_string(
@@ -89,42 +104,15 @@ def define_config(flag_values: flags.FlagValues = flags.FLAGS, *, required: bool
     if required:
         flags.mark_flag_as_required("config", flag_values)
 
-    return ReadConfig(path, changes)
+    return ReadConfig(name, changes)
 
 
-def load_config(path: str, changes: Iterable[str] = ()) -> Config:
-    """The settings of an experiment file with `changes` such as "train.epochs=20", checked.
-
-    Raises:
-        UserError: the file is missing or fails, or a setting has a wrong name, type or value.
-    """
-    return change_config(_run_file(path).to_dict(), changes)
-
-
-def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
-    """`settings` (nested dicts, changed in place) with `changes`, checked. Raises like `load_config`."""
-    for change in changes:
-        name, _, text = change.partition("=")
-        *groups, last = name.split(".")
-        group = settings
-        for position, part in enumerate(groups):
-            group = group.setdefault(part, {})  # config_from_dict reports a group that does not exist.
-            if not isinstance(group, dict):
-                raise UserError(
-                    f"Setting '{'.'.join(groups[: position + 1])}' is not a group of settings: there is no '{name}'."
-                )
-        group[last] = _value(text, group.get(last))
-    return config_from_dict(settings)
-
-
-def define_weights(
-    flag_values: flags.FlagValues = flags.FLAGS,
-) -> Callable[[], tuple[str, dict[str, Any]]]:
+def define_weights(flag_values: flags.FlagValues) -> ReadWeights:
     """Defines `--checkpoint`, `--dilation` and `--annotations`.
 
     Returns:
         A function that gives the name of the weights and options of `open_pretrained`. Call it after the flags are
-        parsed.
+        parsed; a command that takes the name without a flag, too, gives it its arguments.
     """
     checkpoint = flags.DEFINE_string(
         "checkpoint",
@@ -133,7 +121,6 @@ def define_weights(
         "save_pretrained, hf://ORGANISATION/NAME, or a published model such as anchordetr-r50-dc5.",
         flag_values,
     )
-    flags.mark_flag_as_required("checkpoint", flag_values)
     dilation = flags.DEFINE_bool(
         "dilation", None, "For a weight file that does not say it: DC5; --no-dilation: C5.", flag_values
     )
@@ -141,18 +128,32 @@ def define_weights(
         "annotations", None, "For a weight file: the COCO-format file whose categories are its classes.", flag_values
     )
 
-    def read() -> tuple[str, dict[str, Any]]:
-        assert checkpoint.value is not None  # It is required.
-        return checkpoint.value, {"dilation": dilation.value, "annotations": annotations.value}
+    def read(arguments: Sequence[str] = ()) -> tuple[str, dict[str, Any]]:
+        name = one_of(arguments, checkpoint.value, "--checkpoint")
+        if name is None:
+            raise UserError(f"The flag --checkpoint is missing: {flag_values['checkpoint'].help}")
+        return name, {"dilation": dilation.value, "annotations": annotations.value}
 
     return read
 
 
-def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[], "Detector"]:
+def one_of(arguments: Sequence[str], value: str | None, flag: str) -> str | None:
+    """What the command line names, either as its one argument or by a flag with this `value`; None: neither.
+
+    Raises:
+        UserError: it names two.
+    """
+    named = [*arguments, *([] if value is None else [value])]
+    if len(named) > 1:
+        raise UserError(f"This command takes one of {', '.join(named)}: give one argument, or {flag}.")
+    return named[0] if named else None
+
+
+def define_detector(flag_values: flags.FlagValues) -> ReadDetector:
     """Defines the flags of `define_weights`, and `--dtype`.
 
     Returns:
-        A function that loads the detector that these flags name. Call it after the flags are parsed.
+        A function that loads the detector that these flags name. Call it as that of `define_weights`.
     """
     read_weights = define_weights(flag_values)
     dtype = flags.DEFINE_enum(
@@ -163,10 +164,10 @@ def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[],
         flag_values,
     )
 
-    def load() -> "Detector":
-        from anchordetr_jax.prediction.detector import Detector  # Here, because only some scripts detect.
+    def load(arguments: Sequence[str] = ()) -> "Detector":
+        from anchordetr_jax.prediction.detector import Detector  # Here, because only some commands detect.
 
-        name, options = read_weights()
+        name, options = read_weights(arguments)
         detector = Detector.from_pretrained(name, dtype=dtype.value, **options)
         say(detector.remarks)
         return detector
@@ -174,7 +175,7 @@ def define_detector(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[[],
     return load
 
 
-def define_processes(flag_values: flags.FlagValues = flags.FLAGS) -> Callable[..., None]:
+def define_processes(flag_values: flags.FlagValues) -> Callable[..., None]:
     """Defines `--distributed`, `--coordinator`, `--num_processes` and `--process_id`.
 
     Returns a function that connects the processes that the parsed flags describe, if any; it takes the keyword
@@ -211,7 +212,7 @@ def prepare_computation(*, keep_compiled: bool = True) -> None:
 
     A command calls it before JAX starts its backends.
     """
-    from anchordetr_jax.compilation import keep_compilations  # Here, because only some scripts compute.
+    from anchordetr_jax.compilation import keep_compilations  # Here, because only some commands compute.
     from anchordetr_jax.kernels.cpu import prepare_process
 
     prepare_process()
@@ -227,34 +228,66 @@ def parse_shape(text: str) -> tuple[int, int]:
     return int(sides[0]), int(sides[1])
 
 
-def run(main: Callable[..., None], *, takes_arguments: bool = False) -> NoReturn:
-    """Parses the flags, calls `main` and exits. `exit_status` says with which status.
+def run(
+    main: Callable[..., None],
+    flag_values: flags.FlagValues,
+    arguments: Sequence[str],
+    *,
+    takes_arguments: bool = True,
+    text: str | None = "",
+) -> int:
+    """Parses the flags and calls `main`. Returns the status to exit with; `exit_status` says which.
 
     Args:
-        takes_arguments: `main` gets the list of the arguments that are not flags. By default such an argument is a
+        flag_values: the flags of the command. Those that libraries define are taken, too.
+        arguments: the command line, without the name of the command.
+        takes_arguments: `main` gets the list of the arguments that are not flags. Otherwise such an argument is a
             mistake, and `main` gets none.
+        text: what `--help` prints before the flags.
     """
 
-    def call(arguments: Sequence[str]) -> None:
+    def call() -> None:
+        if any(argument in HELP for argument in arguments):
+            print(help_text(flag_values, text or ""))
+            return
+        for name in flag_values:
+            flag_values[name].unparse()  # A process may run a command twice.
+        every = flags.FlagValues()
+        every.append_flag_values(flag_values)
+        every.append_flag_values(flags.FLAGS)
+        left = parse(["", *arguments], every)[1:]
+        for parsed in (flag_values, flags.FLAGS):
+            parsed.mark_as_parsed()
+        _prepare_logging()
         if takes_arguments:
-            main(list(arguments[1:]))
-        elif len(arguments) > 1:
-            raise UserError(f"This command takes flags only, not {arguments[1]!r}; --help lists the flags.")
+            main(left)
+        elif left:
+            raise UserError(f"This command takes flags only, not {left[0]!r}; --help lists the flags.")
         else:
             main()
-
-    def parse_quietly(argv: Sequence[str]) -> list[str]:
-        left = parse(argv)
-        if flags.FLAGS["verbosity"].using_default_value:
-            logging.set_verbosity(logging.WARNING)  # absl's default is INFO, which prints every step of Orbax.
-            logging.get_absl_logger().addFilter(_is_not_a_repetition)
-        log_lines_once()
-        return left
 
     # Images of more than 89 million pixels are read like others. Pillow would print two lines that help nobody.
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
     sys.unraisablehook = _print_unraisable
-    sys.exit(exit_status(lambda: app.run(call, flags_parser=parse_quietly)))
+    return exit_status(call)
+
+
+def help_text(flag_values: flags.FlagValues, text: str) -> str:
+    """The text of a command, and its flags."""
+    listed = flag_values.get_help(include_special_flags=False)
+    return f"{text.rstrip()}\n\nFlags:\n" + listed.strip().partition("\n")[2]  # Without the name of the module.
+
+
+def _prepare_logging() -> None:
+    """The log of libraries: one line each, and only what a user should read, unless --verbosity asks for more."""
+    logging.use_absl_handler()
+    with contextlib.suppress(AttributeError, ValueError, io.UnsupportedOperation):  # stderr may be no file.
+        faulthandler.enable()
+    if flags.FLAGS["verbosity"].using_default_value:
+        logging.set_verbosity(logging.WARNING)  # absl's default is INFO, which prints every step of Orbax.
+        flags.FLAGS["verbosity"].using_default_value = True  # Setting it is no wish of the user.
+        logging.get_absl_logger().addFilter(_is_not_a_repetition)
+    log_lines_once()
 
 
 def _print_unraisable(what: "sys.UnraisableHookArgs") -> None:
@@ -277,7 +310,7 @@ def _is_not_a_repetition(record: LogRecord) -> bool:
     return not (record.exc_info and f"{os.sep}orbax{os.sep}" in record.pathname)
 
 
-def parse(argv: Sequence[str], flag_values: flags.FlagValues = flags.FLAGS) -> list[str]:
+def parse(argv: Sequence[str], flag_values: flags.FlagValues) -> list[str]:
     """Parses `argv` (program name first) and returns the arguments that are not flags. Raises `UserError`."""
     try:
         return flag_values(_with_changes_as_flags(argv))
@@ -320,39 +353,3 @@ def _default(name: str) -> Any:
     for part in name.split("."):
         value = value.get(part) if isinstance(value, ml_collections.ConfigDict) else None
     return value
-
-
-def _value(text: str, like: Any) -> Any:
-    """`text` as a Python value, or as it is if it replaces a string. Its type is checked elsewhere."""
-    if isinstance(like, str):
-        return text
-    try:
-        value = ast.literal_eval(text.capitalize() if text in ("true", "false") else text)
-    except (ValueError, SyntaxError):
-        value = text
-    return (value,) if isinstance(like, tuple) and not isinstance(value, tuple | list) else value
-
-
-def _run_file(path: str) -> ml_collections.ConfigDict:
-    if not os.path.isfile(path):
-        raise UserError(f"The config file {path!r} does not exist; ready-made ones are in configs/.")
-    try:
-        get_config = runpy.run_path(path).get("get_config")
-        settings = None if get_config is None else get_config()
-    except UserError:
-        raise
-    except SyntaxError as error:
-        raise UserError(f"The config file {path!r} is not Python, line {error.lineno}: {error.msg}.") from error
-    except Exception as error:
-        lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == path]
-        where = f" in line {lines[-1]}" if lines else ""
-        what = str(error)
-        with contextlib.suppress(ValueError, SyntaxError):
-            what = str(ast.literal_eval(what))  # A ConfigDict puts its message through repr.
-        what = " ".join(what.split())
-        raise UserError(f"The config file {path!r} fails{where}: {type(error).__name__}: {what}") from error
-    if not isinstance(settings, ml_collections.ConfigDict):
-        raise UserError(
-            f"The config file {path!r} must have a function get_config() that returns a changed default_config()."
-        )
-    return settings

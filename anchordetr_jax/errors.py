@@ -66,7 +66,7 @@ def _platform_sentence(exception: Exception) -> str | None:
         return f"JAX cannot start its devices: {reason}."
     return (
         f"JAX cannot use what JAX_PLATFORMS={asked_for} asks for: {reason}. Unset JAX_PLATFORMS, and JAX takes the "
-        "devices that it finds. NVIDIA GPUs need pip install -e '.[cuda]', TPUs pip install -e '.[tpu]'."
+        "devices that it finds. NVIDIA GPUs need pip install 'jax[cuda12]', TPUs pip install 'jax[tpu]'."
     )
 
 

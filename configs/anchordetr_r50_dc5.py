@@ -1,7 +1,7 @@
 r"""Anchor DETR R50-DC5 on COCO by the official recipe: 50 epochs, 8 images per step, lower learning rates after epoch
 40.
 
-    python scripts/train.py --config configs/anchordetr_r50_dc5.py --workdir runs/r50_dc5 \
+    anchordetr train --config anchordetr-r50-dc5 --workdir runs/r50_dc5 \
         --config.data.root=COCO_FOLDER
 
 Initial weights: the backbone's are torchvision's ImageNet weights (`resnet50`), which are downloaded

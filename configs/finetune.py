@@ -1,8 +1,7 @@
-r"""Fine-tunes a detector on a data set of your own, in COCO's format, as Roboflow, CVAT and others export it.
+"""Fine-tunes a detector on a data set of your own: a COCO, YOLO or Pascal VOC folder.
 
-    python scripts/inspect_dataset.py MY_DATA
-    python scripts/train.py --config configs/finetune.py --config.data.root=MY_DATA \
-        --config.init_from=anchordetr-r50-dc5 --workdir runs/mine
+    anchordetr inspect MY_DATA
+    anchordetr train MY_DATA --config finetune --config.init_from=anchordetr-r50-dc5 --workdir runs/mine
 
 Initial weights: a published model, a weight file of the official code (or of torchvision's ResNet), a checkpoint or a
 run's workdir. They decide the architecture. If a weight file does not say whether it is DC5 or C5, add

@@ -1,6 +1,6 @@
 """Fine-tunes the small detector in assets/shapes_start on a data set of your own, on a CPU, for a first look.
 
-    python scripts/train.py --config configs/finetune_cpu.py --config.data.root=MY_DATA --workdir runs/first
+    anchordetr train MY_DATA --config finetune-cpu --workdir runs/first
 
 Images are made small (short side 144), so objects should fill a tenth of the image or more. For a detector to work
 with: configs/finetune.py, with published weights, on a GPU or TPU. Hardware: two CPU cores. Expected AP on BCCD (205
@@ -17,7 +17,7 @@ HERE = Path(__file__).resolve().parent
 
 def get_config() -> ml_collections.ConfigDict:
     config = runpy.run_path(str(HERE / "finetune.py"))["get_config"]()
-    config.init_from = str(HERE.parent / "assets" / "shapes_start")
+    config.init_from = "shapes-start"
     config.data.num_buckets = 1  # The compilation of a second shape takes longer than padding costs.
     config.augment.train_sizes = (112, 128, 144)
     config.augment.eval_size = 144

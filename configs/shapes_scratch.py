@@ -1,8 +1,8 @@
 """Trains a small detector from random weights on drawn shapes. configs/shapes.py fine-tunes its result.
 
-    python -m anchordetr_jax.data.shapes runs/start/data --train 6000 --val 300 --classes first \\
+    anchordetr shapes runs/start/data --train 6000 --val 300 --classes first \\
         --short-side 64 96 --max-side 96 --object-size 0.25 0.8 --max-objects 6 --hue-by-class 0.8
-    python scripts/train.py --config configs/shapes_scratch.py --config.data.root=runs/start/data --workdir runs/start
+    anchordetr train --config shapes-scratch --config.data.root=runs/start/data --workdir runs/start
 
 Hardware: two CPU cores, about 40 minutes. Expected AP: 0.52. assets/shapes_start is its result, and has the details in
 its README.md.

@@ -14,15 +14,16 @@ demo=$(cd "$demo" && pwd)
 cd "$ROOT"
 
 prepare_environment requirements.txt
+anchordetr() { "$VENV_PYTHON" -m anchordetr_jax.commands "$@"; }
 
 echo "== Drawing the data set"
-"$VENV_PYTHON" -m anchordetr_jax.data.shapes "$demo/data" --train 2000 --val 200 \
+anchordetr shapes "$demo/data" --train 2000 --val 200 \
     --classes hexagon frame flower hourglass halfmoon --short-side 64 96 --max-side 96 \
     --object-size 0.25 0.8 --max-objects 5 --hue-by-class 1
 
 echo "== Training"
-"$VENV_PYTHON" scripts/train.py --config configs/shapes.py --config.data.root="$demo/data" --workdir "$demo"
+anchordetr train --config shapes --config.data.root="$demo/data" --workdir "$demo"
 
 echo "== Evaluating. In $demo: metrics.jsonl, curves.png, predictions.png, results.json, results.scores.json, checkpoints"
-"$VENV_PYTHON" scripts/evaluate.py --checkpoint "$demo" --output "$demo/results.json" \
+anchordetr evaluate "$demo" --output "$demo/results.json" \
     --predictions "$demo/predictions.png"

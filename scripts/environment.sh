@@ -74,7 +74,7 @@ is_current() {
 # It includes the folder of the checkout, so that a checkout that was moved is installed again.
 project_stamp() {
     echo "$ROOT"
-    cat "$ROOT/pyproject.toml"
+    cat "$ROOT/pyproject.toml" "$ROOT/setup.py"
 }
 
 project_is_current() {

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import inspect
 import re
+import sys
 import textwrap
 import typing
 from pathlib import Path
@@ -20,7 +21,8 @@ from anchordetr_jax import cli, config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically
 
-CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if docs/settings.md is out of date.")
+FLAGS = flags.FlagValues()
+CHECK = flags.DEFINE_bool("check", False, "Write nothing; fail if docs/settings.md is out of date.", FLAGS)
 FILE = Path(__file__).resolve().parents[1] / "docs" / "settings.md"
 COMMAND = "python scripts/settings_table.py"
 
@@ -105,4 +107,4 @@ def _cell(text: str) -> str:
 
 
 if __name__ == "__main__":
-    cli.run(main)
+    sys.exit(cli.run(main, FLAGS, sys.argv[1:], takes_arguments=False, text=__doc__))

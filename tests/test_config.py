@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 
-from anchordetr_jax.cli import load_config
 from anchordetr_jax.config import (
     AugmentConfig,
     Config,
@@ -17,6 +16,7 @@ from anchordetr_jax.config import (
     default_config,
 )
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.experiments import load_config
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 OFFICIAL = {
@@ -113,7 +113,7 @@ def test_an_experiment_file_loads_from_any_folder(path: Path, tmp_path: Path, mo
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_an_experiment_file_says_how_to_run_it_and_what_to_expect(path: Path) -> None:
     docstring = path.read_text().split('"""')[1]
-    assert f"--config configs/{path.name}" in docstring
+    assert f"--config {path.stem.replace('_', '-')} " in docstring
     assert "AP" in docstring
 
 

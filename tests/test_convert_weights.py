@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-import convert_weights
 from anchordetr_jax.checkpoints.checkpoint import read_meta
+from anchordetr_jax.commands import convert
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
@@ -23,14 +23,14 @@ ROOT = Path(__file__).parent.parent
 def test_weights_go_in_and_come_out_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source, back = tmp_path / "official.pth", tmp_path / "back.pth"
     write_torch_file(source, {"model": random_state_dict()})
-    convert_weights.main(["import", str(source), str(tmp_path / "out"), "--no-dilation"])
+    convert.main(["import", str(source), str(tmp_path / "out"), "--no-dilation"])
     assert read_meta(tmp_path / "out").config.model.dilation is False
-    convert_weights.main(["export", str(tmp_path / "out"), str(back)])
+    convert.main(["export", str(tmp_path / "out"), str(back)])
     original, returned = read_state_dict(source)[0], read_state_dict(back)[0]
     assert original.keys() == returned.keys()
     for name, array in original.items():
         np.testing.assert_array_equal(returned[name], array)
-    convert_weights.main(["inspect", str(back)])
+    convert.main(["inspect", str(back)])
     printed = capsys.readouterr().out
     assert f"The checkpoint is in {tmp_path / 'out'}." in printed
     assert f"The weights are in {back}." in printed
@@ -41,7 +41,7 @@ def test_weights_go_in_and_come_out_again(tmp_path: Path, capsys: pytest.Capture
 def test_what_a_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
     write_torch_file(tmp_path / "bare.pth", random_state_dict())
     with pytest.raises(UserError, match="--no-dilation"):
-        convert_weights.main(["import", str(tmp_path / "bare.pth"), str(tmp_path / "out")])
+        convert.main(["import", str(tmp_path / "bare.pth"), str(tmp_path / "out")])
 
 
 @pytest.mark.processes

@@ -10,7 +10,7 @@ from etils import epath
 from anchordetr_jax.files import write_json
 
 CHECKSUMS_FILE = "checksums.json"
-RESCUE_COMMAND = "python convert_weights.py rescue"
+RESCUE_COMMAND = "anchordetr convert rescue"
 _FINISHED_MARK = "commit_success.txt"
 _BLOCK_BYTES = 1 << 20
 

@@ -1,11 +1,11 @@
 """Measures this package, and the official code beside it, in one run. Prints tables and ratios.
 
-python scripts/benchmark.py model    [--official REPO]   forward pass
-python scripts/benchmark.py train    [--official REPO]   forward pass, matching, losses, gradients and update
-python scripts/benchmark.py matching                     on the host and on the device, by the number of objects
-python scripts/benchmark.py data     [--official REPO]   images per second, by the number of workers
-python scripts/benchmark.py compile                      time to trace, to compile, and to load from JAX's cache
-python scripts/benchmark.py memory   [--training]        row-column and standard attention, by the size of the image
+anchordetr benchmark model    [--official REPO]   forward pass
+anchordetr benchmark train    [--official REPO]   forward pass, matching, losses, gradients and update
+anchordetr benchmark matching                     on the host and on the device, by the number of objects
+anchordetr benchmark data     [--official REPO]   images per second, by the number of workers
+anchordetr benchmark compile                      time to trace, to compile, and to load from JAX's cache
+anchordetr benchmark memory   [--training]        row-column and standard attention, by the size of the image
 
 REPO is a checkout of the official code, which runs in a process of its own. The programs take turns, so if the machine
 slows down, it slows all of them down; ratios are ratios of medians. --output DIR writes the table as JSON, with
@@ -13,7 +13,6 @@ hardware, versions, date and command, and draws it.
 """
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -29,8 +28,8 @@ from anchordetr_jax.benchmark.speed import COMPILED, COMPILED_MIXED, EAGER, MIXE
 from anchordetr_jax.benchmark.tables import Row, table, write
 
 
-def main() -> None:
-    options = parser().parse_args()
+def main(arguments: Sequence[str]) -> None:
+    options = parser().parse_args(arguments)
     cli.prepare_computation(keep_compiled=False)
     lines = surroundings()
     print(f"{lines['device']}; " + ", ".join(f"{name} {version}" for name, version in lines["versions"].items()))
@@ -39,7 +38,9 @@ def main() -> None:
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    whole = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    whole = argparse.ArgumentParser(
+        prog="anchordetr benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parts = whole.add_subparsers(required=True, metavar="model | train | matching | data | compile | memory")
     for name, measure in MEASURES.items():
         part = parts.add_parser(name)
@@ -153,5 +154,7 @@ MEASURES = {
     "memory": memory,
 }
 
-if __name__ == "__main__":
-    sys.exit(cli.exit_status(main))
+
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.exit_status(lambda: main(arguments))

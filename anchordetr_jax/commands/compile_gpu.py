@@ -1,15 +1,16 @@
 """Compiles the real train step with XLA's GPU compiler for GPUs that are not there, and prints what it needs.
 
 pip install "jax[cuda12]"
-python scripts/compile_gpu.py --config configs/anchordetr_r50_dc5.py --config.model.dtype=bfloat16 --gpu h100 --gpus 8
+anchordetr compile-gpu --config anchordetr-r50-dc5 --config.model.dtype=bfloat16 --gpu h100 --gpus 8
 
 It prints the memory per GPU, the calls of NVIDIA's libraries, and the collectives with their bytes. The libraries' work
 space, and memory that the allocator cannot use, come on top. The matching is that of `matcher.backend="device"`: a
 program that calls the host can be compiled only where it runs. A compilation takes a minute or two. The compiler does
-not estimate the time per step: `scripts/benchmark.py train` measures it on a GPU.
+not estimate the time per step: `anchordetr benchmark train` measures it on a GPU.
 """
 
 import json
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -17,13 +18,16 @@ from anchordetr_jax import cli
 from anchordetr_jax.benchmark.planning import with_classes
 from anchordetr_jax.benchmark.planning_gpu import GPUS, plan_gpus, prepare_compiler
 
-read_config = cli.define_config()
-GPU = flags.DEFINE_enum("gpu", "h100", list(GPUS), "GPU to compile for.")
-COUNT = flags.DEFINE_integer("gpus", 1, "Number of GPUs, all in one host.", lower_bound=1)
-SHAPE = flags.DEFINE_string("shape", "800x1344", "Height and width of the padded images.")
-IMAGES = flags.DEFINE_integer("images_per_gpu", 8, "Images per GPU.", lower_bound=1)
-MAX_BOXES = flags.DEFINE_integer("max_boxes", 100, "Targets that each image is padded to.", lower_bound=1)
-JSON = flags.DEFINE_string("json", "", "File that gets the figures as one more line.")
+FLAGS = flags.FlagValues()
+read_config = cli.define_config(FLAGS)
+GPU = flags.DEFINE_enum("gpu", "h100", list(GPUS), "GPU to compile for.", flag_values=FLAGS)
+COUNT = flags.DEFINE_integer("gpus", 1, "Number of GPUs, all in one host.", lower_bound=1, flag_values=FLAGS)
+SHAPE = flags.DEFINE_string("shape", "800x1344", "Height and width of the padded images.", flag_values=FLAGS)
+IMAGES = flags.DEFINE_integer("images_per_gpu", 8, "Images per GPU.", lower_bound=1, flag_values=FLAGS)
+MAX_BOXES = flags.DEFINE_integer(
+    "max_boxes", 100, "Targets that each image is padded to.", lower_bound=1, flag_values=FLAGS
+)
+JSON = flags.DEFINE_string("json", "", "File that gets the figures as one more line.", flag_values=FLAGS)
 
 
 def main() -> None:
@@ -42,5 +46,6 @@ def main() -> None:
             file.write(json.dumps(plan.figures()) + "\n")
 
 
-if __name__ == "__main__":
-    cli.run(main)
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.run(main, FLAGS, arguments, takes_arguments=False, text=__doc__)

@@ -1,7 +1,7 @@
 """Compiles the real train step with the TPU compiler for TPUs that are not there, and prints what it needs.
 
 pip install libtpu
-python scripts/compile_tpu.py --config configs/anchordetr_r50_dc5.py --topology v5e:2x2 --topology v5e:16x16
+anchordetr compile-tpu --config anchordetr-r50-dc5 --topology v5e:2x2 --topology v5e:16x16
 
 It compiles the step for one chip of each topology and for all its chips, with the same number of images per chip. It
 prints the memory per chip, FLOPs, collectives with their bytes, the time per step by the compiler's own estimate, and
@@ -11,6 +11,7 @@ the efficiency against one chip if no communication is hidden behind compute. A 
 import json
 import os
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # Only the TPU compiler is needed: do not look for a TPU.
@@ -24,13 +25,20 @@ from anchordetr_jax.benchmark.compiled import dump_schedules
 from anchordetr_jax.benchmark.planning import with_classes
 from anchordetr_jax.benchmark.planning_tpu import plan_tpus
 
-read_config = cli.define_config()
-TOPOLOGY = flags.DEFINE_multi_string("topology", ["v5e:2x2"], "TPU slices: v5e:2x2 to v5e:16x16, v4:4x4x4, v6e:8x8, …")
-SHAPE = flags.DEFINE_string("shape", "800x1344", "Height and width of the padded images.")
-IMAGES = flags.DEFINE_integer("images_per_chip", 1, "Images per chip.", lower_bound=1)
-MAX_BOXES = flags.DEFINE_integer("max_boxes", 100, "Targets that each image is padded to.", lower_bound=1)
-CHIP_COUNTS = flags.DEFINE_multi_integer("chips", [], "Compile for this number of the topology's chips (1 and all).")
-JSON = flags.DEFINE_string("json", "", "File that gets the figures, one line for each compilation.")
+FLAGS = flags.FlagValues()
+read_config = cli.define_config(FLAGS)
+TOPOLOGY = flags.DEFINE_multi_string(
+    "topology", ["v5e:2x2"], "TPU slices: v5e:2x2 to v5e:16x16, v4:4x4x4, v6e:8x8, …", flag_values=FLAGS
+)
+SHAPE = flags.DEFINE_string("shape", "800x1344", "Height and width of the padded images.", flag_values=FLAGS)
+IMAGES = flags.DEFINE_integer("images_per_chip", 1, "Images per chip.", lower_bound=1, flag_values=FLAGS)
+MAX_BOXES = flags.DEFINE_integer(
+    "max_boxes", 100, "Targets that each image is padded to.", lower_bound=1, flag_values=FLAGS
+)
+CHIP_COUNTS = flags.DEFINE_multi_integer(
+    "chips", [], "Compile for this number of the topology's chips (1 and all).", flag_values=FLAGS
+)
+JSON = flags.DEFINE_string("json", "", "File that gets the figures, one line for each compilation.", flag_values=FLAGS)
 
 
 def main() -> None:
@@ -55,5 +63,6 @@ def main() -> None:
                         file.write(json.dumps(plan.figures()) + "\n")
 
 
-if __name__ == "__main__":
-    cli.run(main)
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.run(main, FLAGS, arguments, takes_arguments=False, text=__doc__)

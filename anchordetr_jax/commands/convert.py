@@ -1,11 +1,11 @@
 """Converts weights between this project, the official PyTorch code, detrex and Hugging Face. No PyTorch is needed.
 
-python convert_weights.py import NAME OUT_DIR                   makes a checkpoint
-python convert_weights.py export NAME FILE.pth                  for the official code; --form detrex: for detrex
-python convert_weights.py export NAME FOLDER --form pretrained  for Detector.from_pretrained, with a model card
-python convert_weights.py export NAME hf://ORGANISATION/MODEL   the same on the Hugging Face Hub
-python convert_weights.py inspect FILE                          says what is in a weight file
-python convert_weights.py rescue WORKDIR                        completes checkpoints of older versions
+anchordetr convert import NAME OUT_DIR                   makes a checkpoint
+anchordetr convert export NAME FILE.pth                  for the official code; --form detrex: for detrex
+anchordetr convert export NAME FOLDER --form pretrained  for Detector.from_pretrained, with a model card
+anchordetr convert export NAME hf://ORGANISATION/MODEL   the same on the Hugging Face Hub
+anchordetr convert inspect FILE                          says what is in a weight file
+anchordetr convert rescue WORKDIR                        completes checkpoints of older versions
 
 NAME is a weight file (.pth or .safetensors, of the official code, detrex or a torchvision ResNet; FILE#ENTRY where a
 file has several sets of weights), a run's workdir, a checkpoint, a folder of save_pretrained, hf://ORGANISATION/MODEL,
@@ -15,16 +15,15 @@ or a published model such as anchordetr-r50-dc5.
 import argparse
 import json
 import os
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # Nothing is computed, so no accelerator is occupied.
 
 from absl import logging
 
-from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.rescue import rescue
-from anchordetr_jax.errors import UserError
+from anchordetr_jax.errors import UserError, exit_status
 from anchordetr_jax.weights.convert import describe_file, describe_weights, export_weights, import_weights
 from anchordetr_jax.weights.hub import SCHEME
 from anchordetr_jax.weights.pretrained import open_pretrained
@@ -33,14 +32,16 @@ from anchordetr_jax.weights.saving import CardFacts, facts_of, push_detector, sa
 FORMS = ("official", "detrex", "pretrained")
 
 
-def main(arguments: list[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     options = parser().parse_args(arguments)
     logging.set_verbosity(logging.WARNING)  # Orbax logs much about every checkpoint.
     options.run(options)
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = argparse.ArgumentParser(
+        prog="anchordetr convert", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = result.add_subparsers(required=True, metavar="COMMAND")
 
     reads = argparse.ArgumentParser(add_help=False)
@@ -71,7 +72,9 @@ def parser() -> argparse.ArgumentParser:
     exports.add_argument("--license", help="for the model card: its licence, such as apache-2.0")
     exports.add_argument("--data", metavar="NAME", help="for the model card: the data set that it was trained on")
     exports.add_argument(
-        "--scores", metavar="FILE.json", help="for the model card: scores that evaluate.py wrote; else the run's own"
+        "--scores",
+        metavar="FILE.json",
+        help="for the model card: scores that anchordetr evaluate wrote; else the run's own",
     )
     exports.add_argument("--private", action="store_true", help="make a new repository on the Hub private")
     exports.set_defaults(run=run_export)
@@ -139,12 +142,14 @@ def export_pretrained(options: argparse.Namespace) -> None:
 
 
 def read_scores(path: str) -> dict[str, float]:
-    """Scores by name from a JSON file that evaluate.py wrote."""
+    """Scores by name from a JSON file that anchordetr evaluate wrote."""
     try:
         content = json.loads(Path(path).read_text())
         return {name: value for name, value in content.items() if isinstance(value, float)}
     except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path} has no scores that can be read ({error}): give a file of evaluate.py.") from None
+        raise UserError(
+            f"{path} has no scores that can be read ({error}): give a file of anchordetr evaluate."
+        ) from None
 
 
 def run_rescue(options: argparse.Namespace) -> None:
@@ -159,5 +164,6 @@ def run_inspect(options: argparse.Namespace) -> None:
     )
 
 
-if __name__ == "__main__":
-    sys.exit(cli.exit_status(main))
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return exit_status(lambda: main(arguments))

@@ -1,19 +1,20 @@
 """Detects objects in the images of a data set, and scores the detections with COCO's own code.
 
-python scripts/evaluate.py --checkpoint runs/mine [--config configs/NAME.py] [--output results.json] [--report DIR]
+anchordetr evaluate CHECKPOINT [--config NAME] [--output results.json] [--report DIR]
 
 The network and its classes come from the checkpoint. Data paths and batch sizes come from --config or, without it, from
 the settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. Images come
 from a COCO folder, from a prepared TFDS data set (--config.data.source=tfds) or from any folder of images
 (--config.data.source=folder), which has no annotations for scores. A stopped evaluation continues when the same command
-is given again. --checkpoint is a published model such as anchordetr-r50-dc5, a run's workdir, one checkpoint, a .pth or
-.safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. It may also be a folder of scripts/export.py:
-each program in it is scored, beside the checkpoint that it was made from. On several hosts every process runs this
-command, with the same flags as train.py.
+is given again. CHECKPOINT (or --checkpoint) is a published model such as anchordetr-r50-dc5, a run's workdir, one
+checkpoint, a .pth or .safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. It may also be a folder
+of anchordetr export: each program in it is scored, beside the checkpoint that it was made from. On several hosts every
+process runs this command, with the same flags as anchordetr train.
 """
 
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -39,43 +40,62 @@ from anchordetr_jax.files import write_json
 from anchordetr_jax.prediction.run_folder import better_checkpoint
 from anchordetr_jax.weights.pretrained import open_pretrained
 
-read_config = cli.define_config(required=False)
-read_weights = cli.define_weights()
+FLAGS = flags.FlagValues()
+read_config = cli.define_config(FLAGS, required=False)
+read_weights = cli.define_weights(FLAGS)
 SPLIT = flags.DEFINE_enum(
     "split",
     "val",
     ["val", "train", "test", "test-dev"],
     "Images to evaluate on. test is scored if it has annotations. test-dev is for COCO's server and gets no scores.",
+    flag_values=FLAGS,
 )
 OUTPUT = flags.DEFINE_string(
     "output",
     None,
     "File for the detections, in COCO's result format: results.json by default, for test-dev "
     "detections_test-dev2017_NAME_results.json.",
+    flag_values=FLAGS,
 )
 NAME = flags.DEFINE_string(
-    "name", None, "The name of the detector in the name of the test-dev file; by default the name of the run."
+    "name",
+    None,
+    "The name of the detector in the name of the test-dev file; by default the name of the run.",
+    flag_values=FLAGS,
 )
-SCORES = flags.DEFINE_string("scores", None, "File for the scores; by default beside --output, as NAME.scores.json.")
+SCORES = flags.DEFINE_string(
+    "scores", None, "File for the scores; by default beside --output, as NAME.scores.json.", flag_values=FLAGS
+)
 REPORT = flags.DEFINE_string(
-    "report", None, "Folder for a page, index.html, with scores, curves, the confusion matrix and the worst mistakes."
+    "report",
+    None,
+    "Folder for a page, index.html, with scores, curves, the confusion matrix and the worst mistakes.",
+    flag_values=FLAGS,
 )
-PREDICTIONS = flags.DEFINE_string("predictions", None, "PNG file for a grid of predictions beside the truth.")
+PREDICTIONS = flags.DEFINE_string(
+    "predictions", None, "PNG file for a grid of predictions beside the truth.", flag_values=FLAGS
+)
 RESTART = flags.DEFINE_bool(
-    "restart", False, "Begin with the first image, also where a stopped evaluation has left detections."
+    "restart",
+    False,
+    "Begin with the first image, also where a stopped evaluation has left detections.",
+    flag_values=FLAGS,
 )
 COMPARE = flags.DEFINE_string(
-    "compare", None, "For an exported folder: the checkpoint to compare with, which is evaluated too."
+    "compare",
+    None,
+    "For an exported folder: the checkpoint to compare with, which is evaluated too.",
+    flag_values=FLAGS,
 )
-connect_processes = cli.define_processes()
+connect_processes = cli.define_processes(FLAGS)
 
 SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test": "test", "test-dev": "test"}
 
 
-def main() -> None:
+def main(arguments: list[str]) -> None:
     connect_processes()
     cli.prepare_computation()
-    name, options = read_weights()
+    name, options = read_weights(arguments)
     if is_exported(name):
         evaluate_exported(read_exported(name))
         return
@@ -196,5 +216,6 @@ def report(output: str, dataset: DetectionSource, result: EvaluationResult) -> N
     print(summary_line(result.metrics))
 
 
-if __name__ == "__main__":
-    cli.run(main)
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.run(main, FLAGS, arguments, text=__doc__)

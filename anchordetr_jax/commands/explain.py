@@ -1,6 +1,6 @@
 """Draws how Anchor DETR makes its detections: anchor points, patterns, and row and column attention.
 
-python scripts/explain.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.3]
+anchordetr explain IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.3]
 
 DIR gets two pictures for each of the first few images. NAME_anchors.png shows all anchor points, and each detection
 with a line to its anchor point, in the colour of its pattern. NAME_attention.png shows where the queries of the best
@@ -9,6 +9,7 @@ images. It tells more with more images.
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import tqdm
@@ -21,15 +22,22 @@ from anchordetr_jax.explanation.pictures import anchor_picture, attention_pictur
 from anchordetr_jax.prediction.inputs import gather_images
 from anchordetr_jax.prediction.output_names import output_names
 
-read_detector = cli.define_detector()
-OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.", required=True)
-THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Detections with a lower score are left out.")
-DETECTIONS = flags.DEFINE_integer("detections", 6, "The number of detections per image whose attention is drawn.")
+FLAGS = flags.FlagValues()
+read_detector = cli.define_detector(FLAGS)
+OUTPUT = flags.DEFINE_string("output", None, "Folder for the pictures.", required=True, flag_values=FLAGS)
+THRESHOLD = flags.DEFINE_float("threshold", 0.3, "Detections with a lower score are left out.", flag_values=FLAGS)
+DETECTIONS = flags.DEFINE_integer(
+    "detections", 6, "The number of detections per image whose attention is drawn.", flag_values=FLAGS
+)
 LAYER = flags.DEFINE_integer(
-    "layer", None, "The decoder layer whose attention is drawn, from 1; by default the last one."
+    "layer", None, "The decoder layer whose attention is drawn, from 1; by default the last one.", flag_values=FLAGS
 )
 PICTURES = flags.DEFINE_integer(
-    "pictures", 8, "The number of images that get pictures of their own; patterns.png counts all images.", lower_bound=0
+    "pictures",
+    8,
+    "The number of images that get pictures of their own; patterns.png counts all images.",
+    lower_bound=0,
+    flag_values=FLAGS,
 )
 
 
@@ -39,7 +47,7 @@ def main(arguments: list[str]) -> None:
     if DETECTIONS.value < 1:
         raise UserError(f"--detections must be at least 1, not {DETECTIONS.value}.")
     if not arguments:
-        raise UserError("Say which images: python scripts/explain.py IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
+        raise UserError("Say which images: anchordetr explain IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
     images, _ = gather_images(arguments)
     cli.prepare_computation()
     detector = read_detector()
@@ -77,5 +85,6 @@ def draw(explanation: Explanation, target: Path) -> None:
     attention_picture(explanation, f"{target}_attention.png", queries=queries, layer=layer)
 
 
-if __name__ == "__main__":
-    cli.run(main, takes_arguments=True)
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.run(main, FLAGS, arguments, text=__doc__)

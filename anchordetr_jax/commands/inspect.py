@@ -1,11 +1,11 @@
 """Inspects a data set before training: what is in it, how it looks, and everything that is wrong with it.
 
-python scripts/inspect_dataset.py ROOT [--output DIR] [--decode] [--config FILE] [--config.data.SETTING=VALUE]
+anchordetr inspect ROOT [--output DIR] [--decode] [--config FILE] [--config.data.SETTING=VALUE]
 
-Images and annotations are found and read as train.py reads them, in the layouts of COCO, Roboflow, CVAT and others.
-DIR (the default is `inspection`) gets report.json with all findings (each with its file and ids), objects.png, and a
-grid of samples of each split. Only with --decode all pixels are decoded. Without it, damage behind the header of an
-image is not found.
+Images and annotations are found and read as in training: COCO, YOLO and Pascal VOC, as Roboflow and others write
+them. DIR (the default is `inspection`) gets report.json with all findings (each with its file and ids), objects.png,
+and a grid of samples of each split. Only with --decode all pixels are decoded. Without it, damage behind the header of
+an image is not found.
 
 The exit code is 1 where there are errors: they stop training, or they make a score wrong. Otherwise it is 0. Warnings
 are about what is dealt with: boxes without area are left out, for example.
@@ -13,7 +13,7 @@ are about what is dealt with: boxes without area are left out, for example.
 
 import dataclasses
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import tqdm
@@ -34,16 +34,19 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.pictures.objects import plot_objects
 
-read_config = cli.define_config(required=False)
-OUTPUT = flags.DEFINE_string("output", "inspection", "Folder for the report and the pictures.")
-DECODE = flags.DEFINE_bool("decode", False, "Decode all pixels, to find all damaged images.")
-SAMPLES = flags.DEFINE_integer("samples", 12, "Number of images of each split that are drawn.", lower_bound=0)
+FLAGS = flags.FlagValues()
+read_config = cli.define_config(FLAGS, required=False)
+OUTPUT = flags.DEFINE_string("output", "inspection", "Folder for the report and the pictures.", flag_values=FLAGS)
+DECODE = flags.DEFINE_bool("decode", False, "Decode all pixels, to find all damaged images.", flag_values=FLAGS)
+SAMPLES = flags.DEFINE_integer(
+    "samples", 12, "Number of images of each split that are drawn.", lower_bound=0, flag_values=FLAGS
+)
 
 
 def main(arguments: list[str]) -> None:
     config = read_config(Config())
     if len(arguments) > 1 or not (arguments or config.data.root):
-        raise UserError("Give one folder: python scripts/inspect_dataset.py ROOT.")
+        raise UserError("Give one folder: anchordetr inspect ROOT.")
     if arguments:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=arguments[0]))
     if config.data.source in ("tfds", "folder"):
@@ -72,5 +75,6 @@ def show_progress(values: Iterable[Any], total: int, title: str) -> Iterable[Any
     return tqdm.tqdm(values, title, total, unit="image", file=sys.stderr, delay=0.5, leave=False)
 
 
-if __name__ == "__main__":
-    cli.run(main, takes_arguments=True)
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.run(main, FLAGS, arguments, text=__doc__)

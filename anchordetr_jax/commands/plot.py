@@ -1,6 +1,6 @@
 """Draws the curves of several runs into one picture: training loss, AP, AP50 and learning rate.
 
-python scripts/plot_runs.py RUN… [--output runs.png]
+anchordetr plot RUN… [--output runs.png]
 
 RUN is the workdir of a finished or running run, or its metrics.jsonl.
 """
@@ -15,12 +15,13 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures.curves import plot_runs, read_metrics
 from anchordetr_jax.training.watching.metrics_file import METRICS_FILE
 
-OUTPUT = flags.DEFINE_string("output", "runs.png", "PNG file.")
+FLAGS = flags.FlagValues()
+OUTPUT = flags.DEFINE_string("output", "runs.png", "PNG file.", flag_values=FLAGS)
 
 
 def main(arguments: list[str]) -> None:
     if not arguments:
-        raise UserError("Give one or more runs: python scripts/plot_runs.py RUN…")
+        raise UserError("Give one or more runs: anchordetr plot RUN…")
     files = [
         argument if argument.endswith(".jsonl") else os.path.join(argument, METRICS_FILE) for argument in arguments
     ]
@@ -39,5 +40,6 @@ def names_of(files: Sequence[str]) -> list[str]:
     return [f"{number}: {'/'.join(path[-1:])}" for number, path in enumerate(paths, start=1)]
 
 
-if __name__ == "__main__":
-    cli.run(main, takes_arguments=True)
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.run(main, FLAGS, arguments, text=__doc__)

@@ -1,6 +1,6 @@
 """Detects objects in images, folders of images and videos, and draws them.
 
-python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5]
+anchordetr predict IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5]
 
 Without --threshold each class has its own: the one with the best F1 score in the evaluation of the checkpoint. DIR gets
 a picture with boxes for every image, an MP4 for every video (this needs `pip install av`), and detections.json in
@@ -33,16 +33,22 @@ from anchordetr_jax.prediction.inputs import VIDEO_SUFFIXES, is_video, list_fold
 from anchordetr_jax.prediction.output_names import output_names
 from anchordetr_jax.prediction.video import UnreadableVideoError, VideoReader, VideoWriter
 
-read_detector = cli.define_detector()
-OUTPUT = flags.DEFINE_string("output", None, "Folder for pictures and detections.json.", required=True)
+FLAGS = flags.FlagValues()
+read_detector = cli.define_detector(FLAGS)
+OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder for pictures and detections.json.", required=True, flag_values=FLAGS
+)
 THRESHOLD = flags.DEFINE_float(
     "threshold",
     None,
     "Detections with a lower score are left out. By default: for each class the threshold with the best F1 score in "
     "the evaluation of the checkpoint, or 0.5 where no evaluation tells it.",
+    flag_values=FLAGS,
 )
-BATCH_SIZE = flags.DEFINE_integer("batch_size", 8, "The number of images or frames that the network gets at a time.")
-DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.")
+BATCH_SIZE = flags.DEFINE_integer(
+    "batch_size", 8, "The number of images or frames that the network gets at a time.", flag_values=FLAGS
+)
+DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.", flag_values=FLAGS)
 
 DETECTIONS_FILE = "detections.json"
 
@@ -130,7 +136,7 @@ class Results:
 def all_files(arguments: Sequence[str]) -> list[str]:
     """All images and videos, also those in folders, each once."""
     if not arguments:
-        raise UserError("Say which images: python scripts/predict.py IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
+        raise UserError("Say which images: anchordetr predict IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
     found: dict[str, str] = {}
     for argument in arguments:
         path = local_path(argument)
@@ -237,5 +243,6 @@ def report(output: Path, results: Results) -> None:
         print(nothing_found_sentence(THRESHOLD.value, results.best_score, results.detector.recommended_threshold))
 
 
-if __name__ == "__main__":
-    cli.run(main, takes_arguments=True)
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
+    return cli.run(main, FLAGS, arguments, text=__doc__)

@@ -1,13 +1,13 @@
 """Proves on your machine that this detector is the official one, to the last digits. Exits with 1 if it is not.
 
-python scripts/verify.py golden FILE.npz...           against values that the official code has computed
-python scripts/verify.py official --repo ANCHORDETR   against the official code itself, run beside ours
-python scripts/verify.py roundtrip CHECKPOINT         export and import give back the same bits
-python scripts/verify.py released [NAME...] --repo ANCHORDETR
-                                                      the published models, downloaded, in both codes
-python scripts/verify.py detrex --repo DETREX         against detrex's own modules
-python scripts/verify.py evaluation WEIGHTS --repo ANCHORDETR --data COCO_FOLDER
-                                                      the official evaluation and ours find the same
+anchordetr verify golden FILE.npz...           against values that the official code has computed
+anchordetr verify official --repo ANCHORDETR   against the official code itself, run beside ours
+anchordetr verify roundtrip CHECKPOINT         export and import give back the same bits
+anchordetr verify released [NAME...] --repo ANCHORDETR
+                                               the published models, downloaded, in both codes
+anchordetr verify detrex --repo DETREX         against detrex's own modules
+anchordetr verify evaluation WEIGHTS --repo ANCHORDETR --data COCO_FOLDER
+                                               the official evaluation and ours find the same
 
 Each prints tables: stage, shape, largest and mean absolute difference, the error that the tolerance is about (rel:
 relative to each number or norm; scl: to the stage's largest magnitude), tolerance and verdict. See
@@ -17,8 +17,7 @@ docs/verification.md.
 import argparse
 import dataclasses
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and none of an accelerator's shortcuts, unless asked for
 
@@ -60,7 +59,7 @@ RELEASED = tuple(model.name for model in MODELS if model.dilation is not None an
 """The four models that the official project publishes."""
 
 
-def main(arguments: list[str] | None = None) -> bool:
+def main(arguments: Sequence[str] | None = None) -> bool:
     """Prints the tables; returns whether everything passed."""
     options = parser().parse_args(arguments)
     passed, judged = [], False
@@ -74,7 +73,9 @@ def main(arguments: list[str] | None = None) -> bool:
 
 
 def parser() -> argparse.ArgumentParser:
-    result = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    result = argparse.ArgumentParser(
+        prog="anchordetr verify", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     commands = result.add_subparsers(required=True, metavar="COMMAND")
 
     golden = commands.add_parser("golden", help="compare with files of golden values")
@@ -215,8 +216,9 @@ def image_size(text: str) -> tuple[int, int]:
     return height, width
 
 
-if __name__ == "__main__":
+def run(arguments: Sequence[str]) -> int:
+    """The command; returns its exit status."""
     cli.prepare_computation(keep_compiled=False)
     outcome: list[bool] = []
-    status = cli.exit_status(lambda: outcome.append(main()))
-    sys.exit(status or int(not outcome[0]))
+    status = cli.exit_status(lambda: outcome.append(main(arguments)))
+    return status or int(not outcome[0])

@@ -18,7 +18,7 @@ OPSET = 21
 INPUTS = ("images", "image_sizes", "original_sizes")
 OUTPUTS = TopDetections._fields
 PACKAGES = ("onnx", "onnxruntime", "jax2onnx")
-INSTALL = "pip install -e '.[onnx]', then pip install --no-deps 'jax2onnx>=0.17.1,<0.18'"
+INSTALL = "pip install 'anchordetr_jax[onnx]', then pip install --no-deps 'jax2onnx>=0.17.1,<0.18'"
 
 
 class Closeness(NamedTuple):

@@ -124,5 +124,5 @@ def _at_path(path: str) -> tuple[list[GivenImage], bool]:
     if epath.Path(path).is_dir():
         return [GivenImage(found, found) for found in list_folder(path)], True
     if is_video(path):
-        raise UserError(f"{path} is a video: scripts/predict.py takes videos, Detector.predict takes images.")
+        raise UserError(f"{path} is a video: anchordetr predict takes videos, Detector.predict takes images.")
     return [GivenImage(path, path)], False

@@ -62,6 +62,7 @@ def prepare_initial_weights(
     location = locate(config.init_from, setting="init_from")
     if location.kind == "checkpoint":
         model = read_meta(find_checkpoint(location.path)).config.model
+        config = dataclasses.replace(config, init_from=location.path)
     else:
         checkpoint = epath.Path(workdir) / INITIAL_WEIGHTS_FOLDER
         model, remarks = _convert(location, config.model, given, checkpoint)

@@ -147,7 +147,7 @@ class Run:
         if not counts.any():
             raise UserError(
                 f"None of the {len(counts)} training images has a box to train on: check the annotations with "
-                "scripts/inspect_dataset.py."
+                "anchordetr inspect."
             )
         anchors = model.num_anchors if model.spatial_prior == "learned" else len(grid_points(model.num_anchors))
         queries = anchors * model.num_patterns

@@ -1,4 +1,4 @@
-"""Weight files to checkpoints and back: what `convert_weights.py` does."""
+"""Weight files to checkpoints and back: what `anchordetr convert` does."""
 
 import dataclasses
 from collections.abc import Mapping

@@ -38,7 +38,7 @@ SCHEMES: Mapping[Form, LabelScheme] = {"official": "raw", "detrex": "contiguous"
 
 WAYS = {
     "model.dilation": "say it with --no-dilation (C5) or --dilation (DC5), in Python dilation=False (C5) or True (DC5)",
-    "model.num_anchors": "say it with --anchors N to convert_weights.py import, and use the checkpoint that it makes",
+    "model.num_anchors": "say it with --anchors N to anchordetr convert import, and use the checkpoint that it makes",
 }
 """How a person says a setting that does not follow from a weight file."""
 

@@ -86,7 +86,7 @@ def test_a_save_whose_index_cannot_be_read_is_an_error_and_no_checkpoint(
 
 
 def test_an_incomplete_checkpoint_is_refused_with_the_command_that_completes_it(incomplete: Path) -> None:
-    with pytest.raises(UserError, match=r"never joined; this command completes it: .*convert_weights\.py rescue '"):
+    with pytest.raises(UserError, match=r"never joined; this command completes it: .*anchordetr convert rescue '"):
         find_checkpoint(incomplete)
 
 

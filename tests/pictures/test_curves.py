@@ -7,9 +7,9 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from anchordetr_jax.commands.plot import names_of
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures import curves
-from scripts.plot_runs import names_of
 
 
 def opened(path: Path) -> Image.Image:

@@ -29,7 +29,7 @@ WHOLE, READING, NETWORK = "whole evaluation", "reading alone", "network alone"
 
 
 def measure(settings: Settings, results: Results, work: Path) -> None:
-    """The evaluation that `scripts/evaluate.py` runs, and its two halves alone. `work`: a folder for data."""
+    """The evaluation that `anchordetr evaluate` runs, and its two halves alone. `work`: a folder for data."""
     workers = max(1, cores() // 2)
     by_processes = f"{READING}, {workers} processes"
     with_processes = bool(settings.official) or not settings.rehearse  # They take long to start.

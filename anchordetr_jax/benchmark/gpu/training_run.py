@@ -1,4 +1,4 @@
-"""Part f: a real training from nothing by `scripts/train.py`, for the time that is left, and its AP over time."""
+"""Part f: a real training from nothing by `anchordetr train`, for the time that is left, and its AP over time."""
 
 import json
 import signal
@@ -43,7 +43,7 @@ def measure(settings: Settings, results: Results, work: Path) -> None:
                 run.kill()
         _add_rows(results, rows, workdir, time.monotonic() - started)
         if run.returncode not in (0, 128 + signal.SIGTERM):
-            raise RuntimeError(f"scripts/train.py ended with status {run.returncode}: see log.txt.")
+            raise RuntimeError(f"anchordetr train ended with status {run.returncode}: see log.txt.")
         results.note("The run was stopped because its time was over." if stopped else "The run took all its steps.")
         if not rows:
             results.note("There was no time for an evaluation.")
@@ -96,8 +96,8 @@ def _command(settings: Settings, root: str, workdir: Path) -> list[str]:
         changes |= {"model.hidden_dim": 32, "model.num_heads": 2, "model.ffn_dim": 32}
         changes |= {"model.encoder_layers": 1, "model.decoder_layers": 1}
     flags = [f"--config.{name}={value}" for name, value in changes.items()]
-    config = ["--config", str(REPOSITORY / "configs" / "anchordetr_r50_c5.py")]
-    return [sys.executable, str(REPOSITORY / "scripts" / "train.py"), *config, *flags, "--workdir", str(workdir)]
+    config = ["--config", "anchordetr-r50-c5"]
+    return [sys.executable, "-m", "anchordetr_jax.commands", "train", *config, *flags, "--workdir", str(workdir)]
 
 
 def _add_rows(results: Results, rows: list[dict[str, str | float | None]], workdir: Path, seconds: float) -> None:
@@ -134,4 +134,4 @@ def _draw_picture(path: Path, rows: list[dict[str, str | float | None]]) -> None
         return [float(row[name] or 0) for row in rows]
 
     lines = {"AP": column("AP"), "AP50": column("AP50")}
-    plot_lines(path, column("seconds"), lines, "seconds since the start of scripts/train.py", "AP")
+    plot_lines(path, column("seconds"), lines, "seconds since the start of anchordetr train", "AP")

@@ -39,7 +39,7 @@ class Findings:
 
     Args:
         source: the annotation file or folder: the place of findings without a file of their own.
-        inspectable: whether scripts/inspect_dataset.py can list the findings.
+        inspectable: whether anchordetr inspect can list the findings.
     """
 
     def __init__(self, source: str, *, inspectable: bool = True):
@@ -74,7 +74,7 @@ class Findings:
         more = f" There are {same} of this kind in all." if same > 1 else ""
         others = len({finding.kind for finding in stopping}) - 1
         more += f" There are errors of {others} other kind{'s' if others > 1 else ''}." if others else ""
-        more += " scripts/inspect_dataset.py lists all of them." if more and self.inspectable else ""
+        more += " anchordetr inspect lists all of them." if more and self.inspectable else ""
         place = first.place if first.file == self.source else f"{self.source}: {first.place}"
         raise UserError(f"{place}: {first.detail}.{more}")
 

@@ -12,9 +12,7 @@ from anchordetr_jax.data.shapes.writing import write_shapes_dataset
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the data set that the command line describes."""
     defaults = ShapesConfig()
-    parser = argparse.ArgumentParser(
-        prog="python -m anchordetr_jax.data.shapes", description="Draw a COCO-format data set of shapes."
-    )
+    parser = argparse.ArgumentParser(prog="anchordetr shapes", description="Draw a COCO-format data set of shapes.")
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--train", type=int, default=2000, help="training images")
     parser.add_argument("--val", type=int, default=200, help="validation images")

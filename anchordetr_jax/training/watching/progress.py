@@ -88,7 +88,7 @@ class Progress:
         if len(self._named) >= _HOPELESS and not self._any_readable:
             raise UserError(
                 f"None of the first {len(self._named)} images can be read, for example {describe(min(self._named))}: "
-                "correct data.root, data.train_images or the files; scripts/inspect_dataset.py lists all problems."
+                "correct data.root, data.train_images or the files; anchordetr inspect lists all problems."
             )
         if batch.images.shape not in self._shapes:
             self._shapes.add(batch.images.shape)

@@ -1,0 +1,101 @@
+"""A whole training run, from the settings of an experiment to its end: what the command and Python do alike."""
+
+import contextlib
+import dataclasses
+import os
+
+import jax
+from etils import epath
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.loader import TrainingBatches
+from anchordetr_jax.data.sources.opening import open_source, with_validation_images
+from anchordetr_jax.devices import make_mesh
+from anchordetr_jax.evaluation.evaluate import Evaluator
+from anchordetr_jax.evaluation.settings import check_categories
+from anchordetr_jax.experiments import Experiment
+from anchordetr_jax.files import stored_path, write_json
+from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.training.initial_checkpoint import prepare_initial_weights
+from anchordetr_jax.training.loop import Evaluate, Outcome, train
+from anchordetr_jax.training.watching.pictures import RunWatch
+from anchordetr_jax.training.watching.watchdog import Watchdog
+from anchordetr_jax.training.workdir_lock import WorkdirLock
+
+FINE_TUNING, FINE_TUNING_ON_CPUS = "finetune", "finetune-cpu"
+"""Presets for a data set of one's own."""
+USUAL_WEIGHTS = "anchordetr-r50-dc5"
+"""What `FINE_TUNING` begins with if nobody names other weights."""
+
+
+def fine_tuning_preset() -> tuple[str, str]:
+    """The preset for a data set of one's own on this machine, and why, in a sentence. It starts JAX's devices."""
+    platform = jax.default_backend()
+    if platform == "cpu":
+        return FINE_TUNING_ON_CPUS, (
+            f"Preset: {FINE_TUNING_ON_CPUS} (small images), because JAX computes on a CPU here. For another one, name "
+            f"it: --config {FINE_TUNING}."
+        )
+    return FINE_TUNING, f"Preset: {FINE_TUNING}, because JAX computes on {platform.upper()}s here."
+
+
+def run_experiment(experiment: Experiment, workdir: str | os.PathLike[str]) -> Outcome:
+    """Prepares the initial weights and the data, and trains; or continues the run of the workdir.
+
+    Other runs are kept out of the workdir meanwhile. All processes of a run call this.
+
+    Raises:
+        UserError: settings, weights, data and workdir do not fit together.
+    """
+    config, folder = experiment.config, stored_path(workdir)
+    first = jax.process_index() == 0
+    with contextlib.ExitStack() as stack:
+        watchdog = stack.enter_context(Watchdog(config.train.timeout_seconds))
+        lock = stack.enter_context(WorkdirLock(folder)) if first else None
+        config, remarks = prepare_initial_weights(config, experiment.given, folder)
+        if first:
+            print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
+        if config.train.evaluate_every:
+            settings, line = with_validation_images(config.data)
+            config = dataclasses.replace(config, data=settings)
+            if line and first:
+                print(line, flush=True)
+        dataset = open_source(config.data, "train")
+        data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
+        mesh = make_mesh(config.mesh)
+        watch = stack.enter_context(RunWatch(folder, tensorboard=config.train.tensorboard)) if first else None
+        if watch is not None:
+            watch.training_images(data)
+        evaluate = None
+        if config.train.evaluate_every:
+            evaluate = make_evaluate(config, folder, mesh, dataset.categories, watch)
+        return train(
+            config,
+            folder,
+            data,
+            evaluate=evaluate,
+            after_line=None if watch is None else watch.line,
+            mesh=mesh,
+            watchdog=watchdog,
+            lock=lock,
+        )
+
+
+def make_evaluate(
+    config: Config, workdir: epath.Path, mesh: jax.sharding.Mesh, categories: Categories, watch: RunWatch | None
+) -> Evaluate:
+    """A function that scores a model on the validation images and writes scores and pictures into the workdir."""
+    validation = open_source(config.data, "val", categories)
+    check_categories(categories, validation.categories, validation.name)
+    evaluator = Evaluator(validation, config, mesh)
+
+    def evaluate(model: AnchorDETR, step: int) -> dict[str, float]:
+        result = evaluator.run(model)
+        if watch is not None and result.scores is not None:
+            write_json(workdir / "evaluation.json", {"step": step, **result.scores.to_dict()}, indent=2)
+            watch.predictions(step, validation, result.results)
+            watch.report(step, validation, result.results, result.scores)
+        return result.metrics
+
+    return evaluate

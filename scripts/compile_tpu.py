@@ -1,0 +1,8 @@
+"""`anchordetr compile-tpu`, in a clone of this repository."""
+
+import sys
+
+from anchordetr_jax.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main(["compile-tpu", *sys.argv[1:]]))

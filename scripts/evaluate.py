@@ -1,0 +1,8 @@
+"""`anchordetr evaluate`, in a clone of this repository."""
+
+import sys
+
+from anchordetr_jax.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main(["evaluate", *sys.argv[1:]]))

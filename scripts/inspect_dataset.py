@@ -1,0 +1,8 @@
+"""`anchordetr inspect`, in a clone of this repository."""
+
+import sys
+
+from anchordetr_jax.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main(["inspect", *sys.argv[1:]]))

@@ -1,0 +1,8 @@
+"""`anchordetr plot`, in a clone of this repository."""
+
+import sys
+
+from anchordetr_jax.commands import main
+
+if __name__ == "__main__":
+    sys.exit(main(["plot", *sys.argv[1:]]))
