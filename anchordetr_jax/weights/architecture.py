@@ -8,7 +8,7 @@ import numpy as np
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.weights.correspondence import Form, form_of
+from anchordetr_jax.weights.correspondence import Form, form_of, head_correspondences
 from anchordetr_jax.weights.wrappers import bare_names
 
 StateDict = Mapping[str, np.ndarray]
@@ -89,6 +89,16 @@ def coordinates_near_border(anchors: np.ndarray | None, border: float) -> int:
         return 0
     wide = np.asarray(anchors, np.float64)
     return int((np.minimum(wide, 1 - wide) < border).sum())
+
+
+def heads_kept_once(state_dict: StateDict) -> dict[str, str]:
+    """Where a shared head is there under exactly one of its names: each missing name, with the name that is there."""
+    missing: dict[str, str] = {}
+    for row in head_correspondences(_count(state_dict, r"transformer\.decoder_layers\.(\d+)\.")):
+        there = [name for name in row.sources if name in state_dict]
+        if len(there) == 1:
+            missing |= {name: there[0] for name in row.sources if name != there[0]}
+    return missing
 
 
 def is_resnet(state_dict: StateDict) -> bool:

@@ -18,7 +18,7 @@ import filelock
 
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import user_cache
-from anchordetr_jax.weights.download import UnreachableError, download
+from anchordetr_jax.weights.download import UnreachableError, discard_part, download, reason_of
 from anchordetr_jax.weights.published import PublishedModel, Source
 
 FOLDER_VARIABLE, MIRROR_VARIABLE = "ANCHORDETR_CACHE", "ANCHORDETR_MIRROR"
@@ -83,10 +83,9 @@ def _fetch_from_any(model: PublishedModel, folder: Path) -> Path:
         _accept(partial, target, source, address)
         return target
     first = model.sources[0]
-    place = f"{mirror}/{first.file}" if mirror else first.address
     raise UserError(
-        f"{model.name} could not be downloaded: {'; '.join(problems)}. Without a network, download {place} elsewhere "
-        f"and put it into {folder} under the name {first.file}."
+        f"{model.name} could not be downloaded: {'; '.join(problems)}. Without a network, download {first.address} "
+        f"elsewhere and put it into {folder} under the name {first.file}."
     )
 
 
@@ -170,12 +169,13 @@ def _download_from_drive(source: Source, partial: Path) -> None:
         gdown = importlib.import_module("gdown")
     except ImportError:
         raise UnreachableError(f"{source.address} is on Google Drive and needs gdown: pip install gdown.") from None
+    discard_part(partial)  # gdown would take it for the whole file.
     try:
         made = gdown.download(id=source.drive_id, output=str(partial), resume=True)
     except OSError as error:
         if error.errno is not None:  # The disk; connections' errors have no number.
             raise
-        raise UnreachableError(f"{source.address} cannot be reached ({error}).") from None
+        raise UnreachableError(f"{source.address} cannot be reached ({reason_of(error)}).") from None
     except Exception as error:  # gdown has its own errors, which it may not have here.
         raise UnreachableError(f"{source.address} cannot be had ({' '.join(str(error).split())[:200]}).") from None
     if made is None or not partial.is_file():

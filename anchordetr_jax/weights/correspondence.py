@@ -146,10 +146,15 @@ def _transformer(config: ModelConfig) -> Iterator[Correspondence]:
     for name in ("adapt_pos1d", "adapt_pos2d"):
         for i in (0, 1):
             yield from _linear(f"transformer.{name}.{2 * i}", f"{name}/layers/{i}")
-    heads = range(config.decoder_layers)  # All layers share one head, but it is written once per layer.
-    yield from _linear([f"transformer.class_embed.{layer}" for layer in heads], "class_head")
+    yield from head_correspondences(config.decoder_layers)
+
+
+def head_correspondences(decoder_layers: int) -> Iterator[Correspondence]:
+    """The tensors of both heads. All decoder layers share them, but they are written once per layer."""
+    layers = range(decoder_layers)
+    yield from _linear([f"transformer.class_embed.{layer}" for layer in layers], "class_head")
     for i in (0, 1, 2):
-        yield from _linear([f"transformer.bbox_embed.{layer}.layers.{i}" for layer in heads], f"box_head/layers/{i}")
+        yield from _linear([f"transformer.bbox_embed.{layer}.layers.{i}" for layer in layers], f"box_head/layers/{i}")
 
 
 def _convolution(source: str, target: str) -> Correspondence:

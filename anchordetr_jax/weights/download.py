@@ -81,6 +81,13 @@ def download(url: str, partial: Path) -> None:
         ) from error
 
 
+def discard_part(partial: Path) -> None:
+    """Removes the bytes that a broken `download` left. Bytes from elsewhere stay."""
+    if _record(partial).exists():
+        partial.unlink(missing_ok=True)
+        _record(partial).unlink()
+
+
 def _continue(url: str, partial: Path) -> None:
     """Downloads what is missing. Raises `_BrokenError` if the connection ends early."""
     known = _read_record(partial)
@@ -95,7 +102,7 @@ def _continue(url: str, partial: Path) -> None:
     except requests.Timeout as error:
         raise _BrokenError("the server does not answer") from error
     except (requests.RequestException, urllib3.exceptions.HTTPError) as error:
-        raise UnreachableError(f"{url} cannot be reached ({_reason(error)}).") from None
+        raise UnreachableError(f"{url} cannot be reached ({reason_of(error)}).") from None
     with response:
         if response.status_code in _LATER:
             raise _BrokenError(f"the server answered {response.status_code} {response.reason}")
@@ -139,7 +146,7 @@ def _write(response: requests.Response, partial: Path, start: int, total: int | 
             try:
                 chunk = next(chunks, b"")
             except _BROKEN as error:
-                raise _BrokenError(_reason(error)) from error
+                raise _BrokenError(reason_of(error)) from error
             if not chunk:
                 return
             if first and chunk.lstrip()[:1] == b"<":
@@ -218,8 +225,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         current = reason if isinstance(reason, BaseException) else (current.__cause__ or current.__context__ or inner)
 
 
-def _reason(error: BaseException) -> str:
-    """What the system says went wrong, in a few words."""
+def reason_of(error: BaseException) -> str:
+    """What the system says went wrong with a download, in a few words."""
     chain = list(_causes(error))
     for cause in reversed(chain):
         if isinstance(cause, OSError) and cause.strerror and not isinstance(cause, requests.RequestException):

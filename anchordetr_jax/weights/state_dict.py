@@ -116,7 +116,8 @@ def state_dict_from_variables(
     state_dict = {}
     for row in table:
         parts = [row.layout.to_torch(np.asarray(variables[target])) for target in row.targets]
-        whole = np.array(parts[0], order="C") if len(parts) == 1 else np.concatenate(parts)
+        # Rows must follow each other in memory: safetensors writes other arrays wrongly, and says nothing.
+        whole = np.array(parts[0], order="C") if len(parts) == 1 else np.ascontiguousarray(np.concatenate(parts))
         state_dict.update(dict.fromkeys(row.sources, whole))
     return state_dict
 

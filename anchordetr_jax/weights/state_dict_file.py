@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.weights.architecture import heads_kept_once
 from anchordetr_jax.weights.correspondence import form_of
 from anchordetr_jax.weights.torch_file import is_safetensors, read_safetensors, read_torch_file
 from anchordetr_jax.weights.wrappers import (
@@ -57,7 +58,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDictFile:
         known = {name: kept for name, kept in shared.items() if kept in tensors and name not in tensors}
         tensors |= {name: tensors[kept] for name, kept in known.items()}
         remark = f"{len(known)} of its tensors are kept once for several names, as safetensors' save_model does."
-        return _bare(tensors, None, (remark,) if known else ())
+        return _with_all_heads(_bare(tensors, None, (remark,) if known else ()))
     content = read_torch_file(file)
     place, weights = _choose(file, state_dicts_in(content), entry, content)
     remarks = () if place in ("", "model") else (f"Its weights are in its entry '{place}'.",)
@@ -100,6 +101,18 @@ def _choose(
             "PyTorch."
         )
     return next(iter(found.items()))
+
+
+def _with_all_heads(found: StateDictFile) -> StateDictFile:
+    """With the names of shared heads that a safetensors file leaves out without saying so in its metadata."""
+    missing = heads_kept_once(found.state_dict)
+    if not missing:
+        return found
+    found.state_dict.update({name: found.state_dict[kept] for name, kept in missing.items()})
+    remark = (
+        f"Its shared heads are there once: their {len(missing)} tensors of the other decoder layers were filled in."
+    )
+    return found._replace(remarks=(*found.remarks, remark))
 
 
 def _bare(weights: dict[str, np.ndarray], arguments: dict[str, Any] | None, remarks: tuple[str, ...]) -> StateDictFile:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import requests
 
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights import cache
@@ -40,6 +41,7 @@ def content(tmp_path: Path) -> bytes:
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("ANCHORDETR_CACHE", str(tmp_path / "cache"))
+    monkeypatch.delenv("ANCHORDETR_MIRROR", raising=False)
     return tmp_path / "cache"
 
 
@@ -158,7 +160,9 @@ def test_without_a_network_a_person_learns_what_to_put_where(mirror: FileServer,
     mirror.files = {}
     with pytest.raises(UserError) as error:
         fetch(model())
-    sentence = f"download {mirror.url}/{R50_DC5} elsewhere and put it into {folder} under the name {R50_DC5}."
+    assert f"{mirror.url}/{R50_DC5} cannot be had (the server answered 404 Not Found)" in str(error.value)
+    published = model().sources[0].address
+    sentence = f"download {published} elsewhere and put it into {folder} under the name {R50_DC5}."
     assert sentence in str(error.value)
     (folder / R50_DC5).write_bytes(content)
     assert fetch(model()) == folder / R50_DC5
@@ -174,6 +178,37 @@ def test_google_drive_is_asked_through_gdown(folder: Path, content: bytes, monke
     monkeypatch.setattr(cache.importlib, "import_module", lambda name: types.SimpleNamespace(download=download))
     drive_only = dataclasses.replace(model(), sources=model().sources[1:])
     assert fetch(drive_only).read_bytes() == content
+
+
+def test_gdown_never_sees_a_part_that_a_broken_mirror_left(
+    mirror: FileServer, folder: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drive_only = dataclasses.replace(model(), sources=model().sources[1:])
+    name = drive_only.sources[0].file
+    mirror.files, mirror.cuts = {name: content}, [100, *[0] * 10]
+    with pytest.raises(UserError, match="broke off"):
+        fetch(drive_only)
+    assert (folder / f"{name}.partial").exists()
+
+    def download(*, id: str, output: str, resume: bool) -> str:
+        assert not Path(output).exists()
+        Path(output).write_bytes(content)
+        return output
+
+    monkeypatch.delenv("ANCHORDETR_MIRROR")
+    monkeypatch.setattr(cache.importlib, "import_module", lambda name: types.SimpleNamespace(download=download))
+    assert fetch(drive_only).read_bytes() == content
+    assert {path.name for path in folder.iterdir()} == {name, f"{name}.sha256", f"{model().name}.lock"}
+
+
+def test_what_gdown_cannot_reach_is_said_in_a_few_words(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def download(**options: Any) -> str:
+        cause = OSError(-2, "Name or service not known")
+        raise requests.ConnectionError("Max retries exceeded with url: …") from cause
+
+    monkeypatch.setattr(cache.importlib, "import_module", lambda name: types.SimpleNamespace(download=download))
+    with pytest.raises(UserError, match=r"/view cannot be reached \(Name or service not known\)\. Without"):
+        fetch(dataclasses.replace(model(), sources=model().sources[1:]))
 
 
 def test_gdown_is_asked_for_where_it_is_missing(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.numpy
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
@@ -45,6 +46,13 @@ def test_there_and_back_is_the_same_to_the_bit(variant):
     back = state_dict_from_model(model)
     assert back.keys() == state_dict.keys()
     assert all(np.array_equal(back[name], state_dict[name]) for name in state_dict)
+
+
+def test_arrays_of_a_state_dict_can_be_written_as_they_are(tmp_path):
+    state_dict = official(VARIANTS["rcda"])
+    safetensors.numpy.save_file(state_dict, tmp_path / "f.safetensors")
+    back = safetensors.numpy.load_file(tmp_path / "f.safetensors")
+    assert all(np.array_equal(back[name], array) for name, array in state_dict.items())
 
 
 def test_all_problems_are_named_at_once():

@@ -1,5 +1,6 @@
 """State dicts inside what people put around them."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights import model_from_state_dict, state_dict_from_model
+from anchordetr_jax.weights.architecture import heads_kept_once
 from anchordetr_jax.weights.state_dict_file import is_official_file, read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
 from anchordetr_jax.weights.wrappers import ENTRIES, PREFIXES, bare_names
-from tests.weights.conftest import random_state_dict
+from tests.weights.conftest import SMALL, random_state_dict
 
 PLAIN = {"weight": np.arange(3, dtype=np.float32), "bias": np.ones(1, np.float32)}
 OTHER = {name: array + 1 for name, array in PLAIN.items()}
@@ -81,6 +83,32 @@ def test_tensors_that_save_model_keeps_once_are_found_under_all_their_names(tmp_
     found = read_state_dict(tmp_path / "f.safetensors")
     assert found.state_dict.keys() == tensors.keys()
     assert any(f"{len(shared)} of its tensors are kept once" in remark for remark in found.remarks)
+
+
+def test_shared_heads_that_are_there_once_are_filled_in_and_said_also_without_metadata(tmp_path: Path) -> None:
+    tensors = random_state_dict()
+    once = {f"model.{name}": array for name, array in tensors.items() if "_embed.1." not in name}
+    safetensors.numpy.save_file(once, tmp_path / "f.safetensors")
+    found = read_state_dict(tmp_path / "f.safetensors")
+    assert found.state_dict.keys() == tensors.keys()
+    for name, array in tensors.items():
+        np.testing.assert_array_equal(found.state_dict[name], array)
+    assert any("their 8 tensors of the other decoder layers were filled in" in remark for remark in found.remarks)
+
+
+@pytest.mark.parametrize(
+    "lost", ["transformer.class_embed.0.bias", "transformer.pattern.weight", "input_proj.0.0.bias"]
+)
+def test_other_tensors_are_never_filled_in(lost: str, tmp_path: Path) -> None:
+    once = {name: array for name, array in random_state_dict().items() if "_embed.1." not in name and name != lost}
+    safetensors.numpy.save_file(once, tmp_path / "f.safetensors")
+    assert lost not in read_state_dict(tmp_path / "f.safetensors").state_dict
+
+
+def test_a_head_with_some_of_its_copies_is_incomplete() -> None:
+    config = dataclasses.replace(SMALL, decoder_layers=3)
+    tensors = {name: array for name, array in random_state_dict(config).items() if "class_embed.1." not in name}
+    assert heads_kept_once(tensors) == {}
 
 
 @pytest.mark.torch
