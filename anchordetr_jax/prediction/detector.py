@@ -31,6 +31,8 @@ from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
 from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_thresholds
 from anchordetr_jax.prediction.static_shapes import StaticShapes
+from anchordetr_jax.prediction.tiled import detect_in_tiles
+from anchordetr_jax.prediction.tiling import OVERLAP, check_tiles
 from anchordetr_jax.weights.folder import SavedDetector
 from anchordetr_jax.weights.hub import HubOptions
 from anchordetr_jax.weights.pretrained import open_pretrained
@@ -214,7 +216,15 @@ class Detector:
         """The score threshold with the best F1 score, all classes together; None where no evaluation tells it."""
         return None if self.thresholds is None else self.thresholds.overall
 
-    def predict(self, images: Any, threshold: float | None = None, *, batch_size: int = 8) -> Any:
+    def predict(
+        self,
+        images: Any,
+        threshold: float | None = None,
+        *,
+        batch_size: int = 8,
+        tiles: int | None = None,
+        overlap: float = OVERLAP,
+    ) -> Any:
         """Detects objects in one image, or in many.
 
         Args:
@@ -224,6 +234,9 @@ class Detector:
             threshold: detections with a lower score are left out. Default: for each class the threshold with the best
                 F1 score in the evaluation of the checkpoint (`thresholds`), or 0.5 where no evaluation tells it.
             batch_size: the number of images of one shape that the network gets at a time.
+            tiles: for small objects in large images: each image is seen whole and in overlapping tiles of so many
+                pixels a side. A tile is resized to `eval_size`.
+            overlap: the share of a tile's side that it has in common with the next one.
 
         Returns:
             `Detections` for one image. For many images a list of them, in the order of the images; those of a folder
@@ -235,7 +248,7 @@ class Detector:
         """
         given, many = gather_images(images)
         results: dict[int, Detections] = {}
-        for index, outcome in self.predict_each(given, threshold, batch_size=batch_size):
+        for index, outcome in self.predict_each(given, threshold, batch_size=batch_size, tiles=tiles, overlap=overlap):
             if isinstance(outcome, UserError):
                 raise outcome
             results[index] = outcome
@@ -244,7 +257,13 @@ class Detector:
         return [results[index] for index in range(len(given))] if many else results[0]
 
     def predict_each(
-        self, images: Any, threshold: float | None = None, *, batch_size: int = 8
+        self,
+        images: Any,
+        threshold: float | None = None,
+        *,
+        batch_size: int = 8,
+        tiles: int | None = None,
+        overlap: float = OVERLAP,
     ) -> Iterator[tuple[int, Detections | UserError]]:
         """Like `predict`, but gives each image as soon as it is finished, with its index among the images given.
 
@@ -252,10 +271,15 @@ class Detector:
         same shape are computed together, so the order differs from the order of the images.
         """
         _check(threshold, batch_size)
+        if tiles is not None:
+            check_tiles(tiles, overlap)
         given, _ = gather_images(images)
         with ThreadPoolExecutor(READERS) as pool:
             try:
-                yield from self._predict_each(given, threshold, batch_size, pool)
+                if tiles is None:
+                    yield from self._predict_each(given, threshold, batch_size, pool)
+                else:
+                    yield from self._predict_in_tiles(given, threshold, batch_size, pool, tiles, overlap)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -298,6 +322,36 @@ class Detector:
                     size, source = loaded[place].original_size, given[index].path
                     row = (scores[place], labels[place], boxes[place])
                     yield index, self._detections(*row, size, source, threshold)
+
+    def _predict_in_tiles(
+        self,
+        given: list[GivenImage],
+        threshold: float | None,
+        batch_size: int,
+        pool: ThreadPoolExecutor,
+        tiles: int,
+        overlap: float,
+    ) -> Iterator[tuple[int, Detections | UserError]]:
+        def compute(pixels: np.ndarray, image_sizes: np.ndarray, original_sizes: np.ndarray) -> TopDetections:
+            return _compiled()(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
+
+        side = self.augment.eval_size
+        found = detect_in_tiles(
+            [functools.partial(_pixels, image) for image in given],
+            compute,
+            pool,
+            side=side,
+            shape=self.shapes.padded((side, side)),
+            tile=tiles,
+            overlap=overlap,
+            batch_size=batch_size,
+        )
+        for index, picture in found:
+            if isinstance(picture, UserError):
+                yield index, picture
+            else:
+                size, scores, labels, boxes = picture
+                yield index, self._detections(scores, labels, boxes, size, given[index].path, threshold)
 
     def _plan(self, sizes: Mapping[int, tuple[int, int]], batch_size: int) -> list[_Planned]:
         """All batches, in the order of their first members."""
@@ -382,6 +436,13 @@ def _detect(
 def _size(image: GivenImage) -> tuple[int, int] | UserError:
     try:
         return image.size()
+    except UserError as error:
+        return error
+
+
+def _pixels(image: GivenImage) -> np.ndarray | UserError:
+    try:
+        return image.pixels()
     except UserError as error:
         return error
 

@@ -1,0 +1,164 @@
+"""Detection in tiles, for small objects in large pictures.
+
+Each picture is seen whole and in overlapping tiles. All views have one static shape, so one program is compiled. Views
+of several pictures share a batch.
+"""
+
+import collections
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Executor, Future
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from anchordetr_jax.detection.postprocess import TopDetections
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.prediction.tiling import Found, merged, tile_rectangles
+
+MOST = 2000
+"""Of the detections of all views of a picture, so many with the highest scores are merged."""
+PICTURES_AHEAD = 2
+"""Pictures that are read while the device computes. Large ones need much memory."""
+
+Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], TopDetections]
+"""(pixels uint8 [B,S,S,3], image sizes int32 [B,2], original sizes int32 [B,2]) -> detections."""
+
+
+class Views(NamedTuple):
+    """What the network sees of a picture."""
+
+    size: tuple[int, int]
+    """(height, width) of the picture in pixels."""
+    rectangles: np.ndarray
+    """int [V, 4], xyxy in pixels of the picture."""
+    pixels: list[np.ndarray]
+    """V arrays uint8 [h, w, 3], resized."""
+
+
+class TiledPicture(NamedTuple):
+    """The merged detections of a picture, in descending order of their scores."""
+
+    size: tuple[int, int]
+    scores: np.ndarray
+    labels: np.ndarray
+    boxes: np.ndarray
+    """[N, 4], xyxy in pixels of the picture; not clipped to it."""
+
+
+def cut_into_views(pixels: np.ndarray, side: int, tile: int, overlap: float) -> Views:
+    """The views of a picture, uint8 [h, w, 3], resized for a network that sees `side` x `side` pixels.
+
+    Tiles of `tile` pixels are resized to `side`, and the whole picture is resized so that its longer side is `side`.
+    """
+    height, width = pixels.shape[:2]
+    rectangles = tile_rectangles((height, width), tile, overlap)
+    picture = Image.fromarray(pixels)
+    views = []
+    for number, (left, top, right, bottom) in enumerate(rectangles.tolist()):
+        scale = side / (max(height, width) if number == 0 else tile)
+        size = tuple(min(side, max(1, round(length * scale))) for length in (right - left, bottom - top))
+        # The whole picture is first made smaller by whole numbers, which is much quicker.
+        small = picture.resize(
+            size,  # type: ignore[arg-type]
+            Image.Resampling.BILINEAR,
+            box=(left, top, right, bottom),
+            reducing_gap=3.0 if number == 0 else None,
+        )
+        views.append(np.asarray(small))
+    return Views((height, width), rectangles, views)
+
+
+def detect_in_tiles(
+    pictures: Sequence[Callable[[], np.ndarray | UserError]],
+    compute: Compute,
+    pool: Executor,
+    *,
+    side: int,
+    shape: tuple[int, int],
+    tile: int,
+    overlap: float,
+    batch_size: int,
+) -> Iterator[tuple[int, TiledPicture | UserError]]:
+    """(index, detections) of each picture, in their order; or the error that says why it cannot be read.
+
+    Args:
+        pictures: functions that give the pixels uint8 [h, w, 3] of each picture.
+        compute: the network, for batches of `batch_size` views of the shape `shape`.
+        pool: threads that read.
+        side: views are resized to so many pixels.
+        shape: (H, W) of the padded views, at least `side`.
+        tile, overlap: see `tile_rectangles`.
+        batch_size: views at a time.
+    """
+    found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = collections.defaultdict(list)
+    whole: dict[int, Views] = {}
+    batch: list[tuple[int, int]] = []
+
+    def flush() -> None:
+        pixels = np.zeros((batch_size, *shape, 3), np.uint8)
+        image_sizes = np.tile(np.array(shape, np.int32), (batch_size, 1))
+        original_sizes = image_sizes.copy()
+        for row, (index, view) in enumerate(batch):
+            small = whole[index].pixels[view]
+            pixels[row, : small.shape[0], : small.shape[1]] = small
+            image_sizes[row] = small.shape[:2]
+            left, top, right, bottom = whole[index].rectangles[view]
+            original_sizes[row] = bottom - top, right - left
+        scores, labels, boxes = (np.asarray(array) for array in compute(pixels, image_sizes, original_sizes))
+        for row, (index, view) in enumerate(batch):
+            corner = whole[index].rectangles[view][[0, 1, 0, 1]].astype(boxes.dtype)
+            found[index].append((scores[row], labels[row], boxes[row] + corner))
+        batch.clear()
+
+    waiting: collections.deque[int] = collections.deque()
+
+    def finished() -> Iterator[tuple[int, TiledPicture]]:
+        while waiting and len(found[waiting[0]]) == len(whole[waiting[0]].rectangles):
+            index = waiting.popleft()
+            yield index, _merge(whole.pop(index), found.pop(index))
+
+    def views_of(read: Callable[[], np.ndarray | UserError]) -> Views | UserError:
+        pixels = read()
+        return pixels if isinstance(pixels, UserError) else cut_into_views(pixels, side, tile, overlap)
+
+    for index, views in enumerate(_ahead(pool, [lambda read=read: views_of(read) for read in pictures])):  # type: ignore[misc]
+        if isinstance(views, UserError):
+            yield index, views
+            continue
+        whole[index] = views
+        waiting.append(index)
+        for view in range(len(views.rectangles)):
+            batch.append((index, view))
+            if len(batch) == batch_size:
+                flush()
+        yield from finished()
+    if batch:
+        flush()
+    yield from finished()
+
+
+def _ahead(pool: Executor, functions: Iterable[Callable[[], Views | UserError]]) -> Iterator[Views | UserError]:
+    """The results in their order. A few are computed ahead."""
+    coming: collections.deque[Future[Views | UserError]] = collections.deque()
+    for function in functions:
+        coming.append(pool.submit(function))
+        if len(coming) > PICTURES_AHEAD:
+            yield coming.popleft().result()
+    while coming:
+        yield coming.popleft().result()
+
+
+def _merge(views: Views, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> TiledPicture:
+    scores, labels, boxes = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
+    places = np.repeat(np.arange(len(found)), [len(each[0]) for each in found])
+    finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
+    order = np.flatnonzero(finite)[np.argsort(-scores[finite], kind="stable")][:MOST]
+    one = merged(Found(scores[order], labels[order], boxes[order], places[order]), views.rectangles)
+    broken = np.flatnonzero(~finite)  # They are counted, and left out later.
+    return TiledPicture(
+        views.size,
+        np.concatenate([one.scores, scores[broken]]),
+        np.concatenate([one.labels, labels[broken]]),
+        np.concatenate([one.boxes, boxes[broken]]),
+    )
