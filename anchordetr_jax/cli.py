@@ -201,6 +201,33 @@ def define_processes(flag_values: flags.FlagValues) -> Callable[..., None]:
     return connect
 
 
+def define_tiles(flag_values: flags.FlagValues) -> Callable[[], tuple[int | None, float]]:
+    """Defines `--tiles` and `--overlap`. Returns a function that gives both, when the flags are parsed."""
+    tiles = flags.DEFINE_integer(
+        "tiles",
+        None,
+        "For small objects in large images: each is seen whole and in overlapping tiles of so many pixels a side.",
+        flag_values=flag_values,
+    )
+    overlap = flags.DEFINE_float(
+        "overlap",
+        0.2,
+        "With --tiles: the share of a tile's side that it shares with the next.",
+        flag_values=flag_values,
+    )
+
+    def read() -> tuple[int | None, float]:
+        from anchordetr_jax.prediction.tiling import check_tiles  # Here, because only some commands detect.
+
+        if tiles.value is not None:
+            check_tiles(tiles.value, overlap.value)
+        elif not flag_values["overlap"].using_default_value:
+            raise UserError("--overlap needs --tiles: say how large the tiles are.")
+        return tiles.value, overlap.value
+
+    return read
+
+
 def say(remarks: Sequence[str]) -> None:
     """Prints sentences about what was found and assumed, one per line, on stderr."""
     for remark in remarks:

@@ -1,6 +1,6 @@
 """Detects objects in images, folders of images and videos, and draws them.
 
-anchordetr predict IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5]
+anchordetr predict IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5] [--tiles 640]
 
 Without --threshold each class has its own: the one with the best F1 score in the evaluation of the checkpoint. DIR gets
 a picture with boxes for every image, an MP4 for every video (this needs `pip install av`), and detections.json in
@@ -48,6 +48,7 @@ THRESHOLD = flags.DEFINE_float(
 BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 8, "The number of images or frames that the network gets at a time.", flag_values=FLAGS
 )
+read_tiles = cli.define_tiles(FLAGS)
 DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.", flag_values=FLAGS)
 
 DETECTIONS_FILE = "detections.json"
@@ -58,6 +59,7 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--threshold must be a score between 0 and 1, not {THRESHOLD.value:g}.")
     if BATCH_SIZE.value < 1:
         raise UserError(f"--batch_size must be at least 1, not {BATCH_SIZE.value}.")
+    read_tiles()
     paths = all_files(arguments)
     output = Path(OUTPUT.value)
     targets = dict(zip(paths, output_names(paths), strict=True))
@@ -170,7 +172,10 @@ def detect_on_images(
         tqdm.tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=not paths) as bar,
     ):
         try:
-            for index, outcome in detector.predict_each(paths, THRESHOLD.value, batch_size=BATCH_SIZE.value):
+            tiles, overlap = read_tiles()
+            for index, outcome in detector.predict_each(
+                paths, THRESHOLD.value, batch_size=BATCH_SIZE.value, tiles=tiles, overlap=overlap
+            ):
                 path = paths[index]
                 if isinstance(outcome, UserError):
                     results.skip(outcome)
@@ -198,13 +203,16 @@ def draw(detections: Detections, target: Path) -> None:
 
 def detect_on_video(detector: Detector, path: str, target: Path, results: Results) -> None:
     """Detects on every frame and writes a video with boxes, without sound."""
+    tiles, overlap = read_tiles()
     try:
         with VideoReader(path) as reader, VideoWriter(target, reader.rate) as writer:
             rate = float(reader.rate)
             with tqdm.tqdm(desc=Path(path).name, total=reader.num_frames, unit="frame", dynamic_ncols=True) as bar:
                 number = 0
                 for frames in read_ahead(chunks(iter(reader), BATCH_SIZE.value)):
-                    found = detector.predict(frames, THRESHOLD.value, batch_size=BATCH_SIZE.value)
+                    found = detector.predict(
+                        frames, THRESHOLD.value, batch_size=BATCH_SIZE.value, tiles=tiles, overlap=overlap
+                    )
                     for frame, detections in zip(frames, found, strict=True):
                         if DRAW.value:
                             writer.add(np.asarray(detections.draw(frame)))

@@ -5,9 +5,10 @@ Each shape is compiled once, for all calls and all detectors of the same archite
 """
 
 import collections
+import dataclasses
 import functools
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -31,7 +32,7 @@ from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import GivenImage, gather_images
 from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_thresholds
 from anchordetr_jax.prediction.static_shapes import StaticShapes
-from anchordetr_jax.prediction.tiled import detect_in_tiles
+from anchordetr_jax.prediction.tiled import TileSettings, detect_in_tiles
 from anchordetr_jax.prediction.tiling import OVERLAP, check_tiles
 from anchordetr_jax.weights.folder import SavedDetector
 from anchordetr_jax.weights.hub import HubOptions
@@ -271,15 +272,18 @@ class Detector:
         same shape are computed together, so the order differs from the order of the images.
         """
         _check(threshold, batch_size)
-        if tiles is not None:
-            check_tiles(tiles, overlap)
         given, _ = gather_images(images)
+        if tiles is not None:
+            readers = [functools.partial(_pixels, image) for image in given]
+            found = self.predict_in_tiles(readers, threshold, tiles=tiles, overlap=overlap, batch_size=batch_size)
+            for index, outcome in found:
+                if not isinstance(outcome, UserError):
+                    outcome = dataclasses.replace(outcome, source=given[index].path)
+                yield index, outcome
+            return
         with ThreadPoolExecutor(READERS) as pool:
             try:
-                if tiles is None:
-                    yield from self._predict_each(given, threshold, batch_size, pool)
-                else:
-                    yield from self._predict_in_tiles(given, threshold, batch_size, pool, tiles, overlap)
+                yield from self._predict_each(given, threshold, batch_size, pool)
             finally:
                 pool.shutdown(cancel_futures=True)
 
@@ -323,35 +327,39 @@ class Detector:
                     row = (scores[place], labels[place], boxes[place])
                     yield index, self._detections(*row, size, source, threshold)
 
-    def _predict_in_tiles(
+    def predict_in_tiles(
         self,
-        given: list[GivenImage],
-        threshold: float | None,
-        batch_size: int,
-        pool: ThreadPoolExecutor,
+        readers: Sequence[Callable[[], np.ndarray | UserError]],
+        threshold: float | None = None,
+        *,
         tiles: int,
-        overlap: float,
+        overlap: float = OVERLAP,
+        batch_size: int = 8,
     ) -> Iterator[tuple[int, Detections | UserError]]:
+        """Like `predict_each` with `tiles`, for pictures that functions read.
+
+        Args:
+            readers: each gives the pixels uint8 [h, w, 3] of a picture, or the error that says why it cannot.
+            threshold, tiles, overlap, batch_size: see `predict`.
+        """
+        _check(threshold, batch_size)
+        check_tiles(tiles, overlap)
+
         def compute(pixels: np.ndarray, image_sizes: np.ndarray, original_sizes: np.ndarray) -> TopDetections:
             return _compiled()(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
 
         side = self.augment.eval_size
-        found = detect_in_tiles(
-            [functools.partial(_pixels, image) for image in given],
-            compute,
-            pool,
-            side=side,
-            shape=self.shapes.padded((side, side)),
-            tile=tiles,
-            overlap=overlap,
-            batch_size=batch_size,
-        )
-        for index, picture in found:
-            if isinstance(picture, UserError):
-                yield index, picture
-            else:
-                size, scores, labels, boxes = picture
-                yield index, self._detections(scores, labels, boxes, size, given[index].path, threshold)
+        settings = TileSettings(tiles, overlap, side, self.shapes.padded((side, side)), batch_size)
+        with ThreadPoolExecutor(READERS) as pool:
+            try:
+                for index, picture in detect_in_tiles(readers, compute, pool, settings):
+                    if isinstance(picture, UserError):
+                        yield index, picture
+                    else:
+                        size, scores, labels, boxes = picture
+                        yield index, self._detections(scores, labels, boxes, size, None, threshold)
+            finally:
+                pool.shutdown(cancel_futures=True)
 
     def _plan(self, sizes: Mapping[int, tuple[int, int]], batch_size: int) -> list[_Planned]:
         """All batches, in the order of their first members."""

@@ -69,28 +69,36 @@ def cut_into_views(pixels: np.ndarray, side: int, tile: int, overlap: float) -> 
     return Views((height, width), rectangles, views)
 
 
+class TileSettings(NamedTuple):
+    """How pictures are cut."""
+
+    tile: int
+    """The side of a tile in pixels of the picture."""
+    overlap: float
+    """The share of it that a tile has in common with the next one."""
+    side: int
+    """Tiles are resized to so many pixels a side."""
+    shape: tuple[int, int]
+    """(H, W) of the padded views, at least `side`."""
+    batch_size: int
+    """Views at a time."""
+
+
 def detect_in_tiles(
     pictures: Sequence[Callable[[], np.ndarray | UserError]],
     compute: Compute,
     pool: Executor,
-    *,
-    side: int,
-    shape: tuple[int, int],
-    tile: int,
-    overlap: float,
-    batch_size: int,
+    settings: TileSettings,
 ) -> Iterator[tuple[int, TiledPicture | UserError]]:
     """(index, detections) of each picture, in their order; or the error that says why it cannot be read.
 
     Args:
         pictures: functions that give the pixels uint8 [h, w, 3] of each picture.
-        compute: the network, for batches of `batch_size` views of the shape `shape`.
+        compute: the network, for batches of views.
         pool: threads that read.
-        side: views are resized to so many pixels.
-        shape: (H, W) of the padded views, at least `side`.
-        tile, overlap: see `tile_rectangles`.
-        batch_size: views at a time.
+        settings: how pictures are cut. All batches have their static shape.
     """
+    tile, overlap, side, shape, batch_size = settings
     found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = collections.defaultdict(list)
     whole: dict[int, Views] = {}
     batch: list[tuple[int, int]] = []

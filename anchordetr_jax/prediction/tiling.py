@@ -112,7 +112,7 @@ def _join(found: Found, sides: np.ndarray, rectangles: np.ndarray) -> tuple[Foun
 
     Each object is a view of its own.
     """
-    free = sides.any(axis=1)
+    free = np.asarray(sides.any(axis=1))
     groups: list[list[int]] = []
     for seed in np.argsort(-found.scores, kind="stable").tolist():
         if not free[seed]:

@@ -13,7 +13,7 @@ from PIL import Image
 from anchordetr_jax import Detector, UserError
 from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.prediction import detector as predict
-from anchordetr_jax.prediction.tiled import TiledPicture, detect_in_tiles
+from anchordetr_jax.prediction.tiled import TiledPicture, TileSettings, detect_in_tiles
 from tests.detector import save_detector
 
 SIDE, ROWS, SLOTS = 100, 4, 40
@@ -54,10 +54,8 @@ def detect(pictures: list[np.ndarray | UserError], tile: int) -> tuple[list[Any]
     finder = SquareFinder()
     reading: list[Callable[[], np.ndarray | UserError]] = [lambda picture=picture: picture for picture in pictures]  # type: ignore[misc]
     with ThreadPoolExecutor(2) as pool:
-        found = detect_in_tiles(
-            reading, finder, pool, side=SIDE, shape=(112, 112), tile=tile, overlap=0.2, batch_size=ROWS
-        )
-        return list(found), finder
+        found = list(detect_in_tiles(reading, finder, pool, TileSettings(tile, 0.2, SIDE, (112, 112), ROWS)))
+    return found, finder
 
 
 def boxes_of(picture: TiledPicture) -> list[list[int]]:
@@ -86,7 +84,7 @@ def test_objects_larger_than_a_tile_and_objects_that_tiles_cut_are_found_once() 
 
 
 def test_pictures_of_all_sizes_share_batches_of_one_shape_and_come_in_their_order() -> None:
-    pictures = [
+    pictures: list[np.ndarray | UserError] = [
         picture_with([(5, 5, 30)], (60, 40)),
         UserError("broken"),
         picture_with(SMALL),
