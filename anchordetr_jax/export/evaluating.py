@@ -87,7 +87,7 @@ def evaluate_folder(
         for kind, values in metrics.items():
             lines.append(
                 f"{KINDS[kind]}: no number differs from the checkpoint's by more than "
-                f"{largest_difference(reference, values):.5f}."
+                f"{largest_difference(reference, values):.1e}."
             )
     return [*lines, summary_line(next(iter(metrics.values())))]
 

@@ -55,7 +55,9 @@ def load_onnx(file: str, folder: Path = FOLDER) -> Run:
     """The detector as an ONNX model, on the CPU."""
     import onnxruntime
 
-    session = onnxruntime.InferenceSession(folder / file, providers=["CPUExecutionProvider"])
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # Errors. It would warn of each float16 operation that CPUs do not have.
+    session = onnxruntime.InferenceSession(folder / file, options, providers=["CPUExecutionProvider"])
     names = ("images", "image_sizes", "original_sizes")
     return lambda *inputs: session.run(["scores", "labels", "boxes"], dict(zip(names, inputs, strict=True)))
 

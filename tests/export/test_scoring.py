@@ -117,7 +117,7 @@ def test_the_checkpoint_is_evaluated_if_it_is_named(
     lines = evaluate_folder(read_exported(exported), dataset, CONFIG, outputs(tmp_path), compare=checkpoint)
     assert any("evaluated now" in line for line in lines)
     (last,) = [line for line in lines if line.startswith("the program for JAX: no number differs")]
-    assert float(last.split()[-1].rstrip(".")) < 1e-3
+    assert float(last.split()[-1].removesuffix(".")) < 1e-3
 
 
 def test_images_that_do_not_fit_the_shape_are_counted(
