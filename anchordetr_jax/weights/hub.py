@@ -127,6 +127,8 @@ def _sentence(hub: Any, address: str, error: Exception) -> UserError:
             hint = "its name is not allowed on the Hub"
         case errors.LocalTokenNotFoundError():
             hint = "log in first, with `hf auth login`"
+        case _ if getattr(getattr(error, "response", None), "status_code", None) in (401, 403):
+            hint = "access was refused: log in with `hf auth login`, or give a token that has the right to do this"
         case _:
-            hint = " ".join(str(error).split())[:200] or type(error).__name__
+            hint = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
     return UserError(f"{address} cannot be reached on the Hugging Face Hub: {hint}.")

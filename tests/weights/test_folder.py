@@ -239,6 +239,24 @@ def test_a_repository_that_is_not_there_is_said_in_one_sentence(fake_hub: FakeHu
         open_pretrained("hf://me/nothing")
 
 
+@pytest.mark.parametrize(
+    ("status", "sentence"), [(401, "access was refused: log in with `hf auth login`"), (500, "Hub: It is down.")]
+)
+def test_what_the_hub_answers_becomes_one_sentence(
+    fake_hub: FakeHub, monkeypatch: pytest.MonkeyPatch, status: int, sentence: str
+) -> None:
+    def refuse(*args: Any, **options: Any) -> str:
+        error = HubError("It is down.")
+        error.response = types.SimpleNamespace(status_code=status)  # type: ignore[attr-defined]
+        raise error
+
+    monkeypatch.setattr(fake_hub, "create_repo", refuse)
+    with pytest.raises(UserError) as refused:
+        push_detector("me/cells", detector(), FACTS)
+    assert sentence in str(refused.value)
+    assert ".." not in str(refused.value)
+
+
 def test_a_repository_of_something_else_is_refused(fake_hub: FakeHub) -> None:
     (fake_hub.root / "me/other").mkdir(parents=True)
     with pytest.raises(UserError, match=r"no model\.safetensors and no config\.json"):
