@@ -16,6 +16,7 @@ from anchordetr_jax.weights.wrappers import (
     MOST_ENTRIES,
     PREFIXES,
     bare_names,
+    other_state_dicts_in,
     state_dicts_in,
     why_no_state_dict,
 )
@@ -45,7 +46,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDictFile:
     """Reads the weights in a `.pth` or `.safetensors` file. The content decides which of the two it is.
 
     The state dict is the whole content of the file, or one of its entries (see `wrappers.ENTRIES`). If there are
-    several, as with a moving average (`ema`), FILE#ENTRY names the wanted one: "run.pth#model" or "run.pth#ema".
+    several, as with a moving average (`ema`), or if an entry has another name, FILE#ENTRY names the wanted one:
+    "run.pth#model" or "run.pth#ema".
 
     Raises:
         UserError: the file cannot be read, has no state dict, or has several and `path` does not say which.
@@ -60,7 +62,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> StateDictFile:
         remark = f"{len(known)} of its tensors are kept once for several names, as safetensors' save_model does."
         return _with_all_heads(_bare(tensors, None, (remark,) if known else ()))
     content = read_torch_file(file)
-    place, weights = _choose(file, state_dicts_in(content), entry, content)
+    found = state_dicts_in(content)
+    place, weights = _choose(file, found, other_state_dicts_in(content, found), entry, content)
     remarks = () if place in ("", "model") else (f"Its weights are in its entry '{place}'.",)
     args = content.get("args") if isinstance(content, dict) else None
     settings = vars(args) if isinstance(args, argparse.Namespace) else args
@@ -78,9 +81,14 @@ def is_official_file(path: str | os.PathLike[str]) -> bool:
 
 
 def _choose(
-    file: str, found: dict[str, dict[str, np.ndarray]], entry: str | None, content: Any
+    file: str,
+    found: dict[str, dict[str, np.ndarray]],
+    others: dict[str, dict[str, np.ndarray]],
+    entry: str | None,
+    content: Any,
 ) -> tuple[str, dict[str, np.ndarray]]:
     """The place and the state dict that are wanted."""
+    known, found = found, found | others
     if entry is not None:
         wanted = {place: weights for place, weights in found.items() if f"{place}/".startswith(f"{entry}/")}
         if not wanted:
@@ -88,9 +96,14 @@ def _choose(
             raise UserError(f"{file} has no weights in an entry '{entry}'; entries with weights: {there}.")
         found = wanted
     if len(found) > 1:
-        names = ", ".join(f"'{place}' ({ENTRIES[place.split('/')[0]]})" for place in found)
+        names = ", ".join(f"'{place}' ({ENTRIES.get(place.split('/')[0], 'of an unknown kind')})" for place in found)
         ways = " or ".join(f"{file}#{place}" for place in found)
         raise UserError(f"{file} has several sets of weights: {names}. Say which one: {ways}.")
+    if entry is None and found and not known:
+        (place,) = found
+        raise UserError(
+            f"{file} has weights in an entry '{place}', which is not known: say {file}#{place} to take them."
+        )
     if not found:
         inner = content
         for _ in range(MOST_ENTRIES):

@@ -17,6 +17,7 @@ ENTRIES: Mapping[str, str] = {
     "ema_state": "moving average",
     "ema_state_dict": "moving average",
     "model_ema_state_dict": "moving average",
+    "state_dict_ema": "moving average",
 }
 """Entry of a checkpoint: what its state dict is. An entry may contain another one, such as `ema` with `module`."""
 
@@ -87,6 +88,28 @@ def state_dicts_in(content: Any, place: str = "") -> dict[str, dict[str, np.ndar
     for entry in ENTRIES if place.count("/") < MOST_ENTRIES else ():
         found |= state_dicts_in(content.get(entry), f"{place}/{entry}" if place else entry)
     return found
+
+
+def other_state_dicts_in(
+    content: Any, found: Mapping[str, Mapping[str, np.ndarray]]
+) -> dict[str, dict[str, np.ndarray]]:
+    """The state dicts in entries that `ENTRIES` does not name, such as "teacher". Nobody knows which one is meant.
+
+    Args:
+        content: a checkpoint's content.
+        found: what `state_dicts_in` found in it. If it found any, others count only with the same tensor names.
+    """
+    if not isinstance(content, dict) or "" in found:
+        return {}
+    names = [bare_names(weights).originals.keys() for weights in found.values()]
+    return {
+        entry: value
+        for entry, value in content.items()
+        if isinstance(entry, str)
+        and entry not in ENTRIES
+        and why_no_state_dict(value) == ""
+        and (not names or bare_names(value).originals.keys() in names)
+    }
 
 
 def why_no_state_dict(value: Any) -> str:

@@ -68,6 +68,29 @@ def test_weights_or_their_average_is_asked_and_never_guessed(ema: dict[str, Any]
     np.testing.assert_array_equal(read_state_dict(f"{path}#{name}").state_dict["weight"], OTHER["weight"])
 
 
+@pytest.mark.parametrize("first", ["model", "student"])
+def test_a_second_set_in_an_entry_of_another_name_is_never_passed_over(first: str, tmp_path: Path) -> None:
+    path = written(tmp_path / "f.pth", {first: PLAIN, "teacher": prefixed("module.", OTHER)})
+    with pytest.raises(UserError, match=rf"several sets of weights: '{first}' .*, 'teacher' \(of an unknown kind\)"):
+        read_state_dict(path)
+    np.testing.assert_array_equal(read_state_dict(f"{path}#{first}").state_dict["weight"], PLAIN["weight"])
+    np.testing.assert_array_equal(read_state_dict(f"{path}#teacher").state_dict["weight"], OTHER["weight"])
+
+
+def test_weights_in_an_entry_of_another_name_are_taken_when_it_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path / "f.pth", {"net": PLAIN, "epoch": 3})
+    with pytest.raises(UserError, match=r"weights in an entry 'net', which is not known: say .*f\.pth#net"):
+        read_state_dict(path)
+    found = read_state_dict(f"{path}#net")
+    assert found.state_dict.keys() == PLAIN.keys()
+    assert any("'net'" in remark for remark in found.remarks)
+
+
+def test_tensors_of_another_kind_beside_the_weights_are_no_second_set(tmp_path: Path) -> None:
+    path = written(tmp_path / "f.pth", {"model": PLAIN, "statistics": {"mean": PLAIN["weight"]}})
+    assert read_state_dict(path).state_dict.keys() == PLAIN.keys()
+
+
 def test_an_entry_that_is_not_there_is_named(tmp_path: Path) -> None:
     path = written(tmp_path / "f.pth", {"model": PLAIN, "ema": None})
     assert read_state_dict(path).state_dict.keys() == PLAIN.keys()
