@@ -338,6 +338,12 @@ class TrainConfig:
     tensorboard: bool = True
     """Also write the numbers and pictures of predictions for TensorBoard, into the folder `tensorboard` of the
     workdir."""
+    wandb: bool = False
+    """Also give them to Weights & Biases (`pip install wandb`). Its own environment variables hold, such as
+    `WANDB_MODE=offline`."""
+    mlflow: bool = False
+    """Also give them to MLflow (`pip install mlflow`): to the server of `MLFLOW_TRACKING_URI`, or else into the folder
+    `mlflow` of the workdir."""
     checkpoint_every: int = 1000
     """Number of steps between two checkpoints. One is also written at the end, and on SIGTERM."""
     keep_checkpoints: int = 2

@@ -19,6 +19,7 @@ from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.initial_checkpoint import prepare_initial_weights
 from anchordetr_jax.training.loop import Evaluate, Outcome, train
+from anchordetr_jax.training.watching.loggers import open_loggers
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
 from anchordetr_jax.training.workdir_lock import WorkdirLock
@@ -64,7 +65,7 @@ def run_experiment(experiment: Experiment, workdir: str | os.PathLike[str]) -> O
         dataset = open_source(config.data, "train")
         data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
         mesh = make_mesh(config.mesh)
-        watch = stack.enter_context(RunWatch(folder, tensorboard=config.train.tensorboard)) if first else None
+        watch = stack.enter_context(RunWatch(folder, open_loggers(config, folder))) if first else None
         if watch is not None:
             watch.training_images(data)
         evaluate = None

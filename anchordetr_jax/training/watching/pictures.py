@@ -1,5 +1,6 @@
-"""Pictures of a run while it trains: curves, grids of predictions, a page with all of it, TensorBoard."""
+"""Pictures of a run while it trains: curves, grids of predictions, a page with all of it; and its loggers."""
 
+import math
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,8 +16,8 @@ from anchordetr_jax.evaluation.report import PAGE, report_sections, write_predic
 from anchordetr_jax.files import write_atomically
 from anchordetr_jax.pictures.curves import curve_pngs, plot_curves, read_metrics
 from anchordetr_jax.pictures.html import Html, page, picture, pictures, section
+from anchordetr_jax.training.watching.loggers import Logger
 from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
-from anchordetr_jax.training.watching.tensorboard import TensorBoard
 from anchordetr_jax.training.watching.training_images import TRAINING_IMAGES_FILE, write_training_images
 
 CURVES_FILE = "curves.png"
@@ -30,13 +31,17 @@ SECONDS_BETWEEN_CURVES = 30.0
 
 
 class RunWatch:
-    """Draws the pictures of a run. A context manager; use it on process 0.
+    """Draws the pictures of a run, and gives numbers and pictures to loggers. A context manager; use it on process 0.
 
     A thread of its own draws the curves and the page, so that the devices do not wait.
     """
 
     def __init__(
-        self, workdir: epath.PathLike, *, tensorboard: bool, seconds_between_curves: float = SECONDS_BETWEEN_CURVES
+        self,
+        workdir: epath.PathLike,
+        loggers: Sequence[Logger] = (),
+        *,
+        seconds_between_curves: float = SECONDS_BETWEEN_CURVES,
     ):
         self._workdir = epath.Path(workdir)
         self._between = seconds_between_curves
@@ -44,11 +49,7 @@ class RunWatch:
         self._thread = ThreadPoolExecutor(max_workers=1)
         self._drawing: Future[None] | None = None
         self._sections: Future[tuple[Html, ...]] | None = None
-        self._tensorboard: TensorBoard | None = None
-        if tensorboard and "://" in str(workdir):
-            logging.warning("TensorBoard files are written to local workdirs only: not to %s.", workdir)
-        elif tensorboard:
-            self._tensorboard = TensorBoard(workdir)
+        self._loggers = loggers
 
     def training_images(self, data: TrainingBatches) -> None:
         """Draws the first images that the run trains on, as training sees them."""
@@ -56,8 +57,13 @@ class RunWatch:
 
     def line(self, step: int, values: Mapping[str, Any]) -> None:
         """Takes a line of `metrics.jsonl`. Draws the curves after evaluations, and at most twice a minute otherwise."""
-        if self._tensorboard is not None:
-            self._tensorboard.line(step, values)
+        numbers = {
+            name if name.startswith(EVALUATION_PREFIX) else f"train/{name}": value
+            for name, value in values.items()
+            if isinstance(value, int | float) and math.isfinite(value) and name != "epoch"
+        }
+        for logger in self._loggers:
+            logger.scalars(step, numbers)
         is_evaluation = any(name.startswith(EVALUATION_PREFIX) for name in values)
         if is_evaluation or time.monotonic() - self._drawn >= self._between:
             self._draw_curves(with_page=is_evaluation)
@@ -67,8 +73,8 @@ class RunWatch:
         path = self._workdir / PREDICTIONS_FOLDER / f"step_{step:06d}.png"
         write_predictions(path, dataset, results)
         write_atomically(self._workdir / PREDICTIONS_FILE, path.read_bytes())
-        if self._tensorboard is not None:
-            self._tensorboard.picture(step, "val/predictions", path)
+        for logger in self._loggers:
+            logger.images(step, {"val/predictions": path})
 
     def report(self, step: int, dataset: DetectionSource, results: Sequence[Mapping[str, Any]], scores: Scores) -> None:
         """Takes an evaluation for the page of the run, which is written with the next curves."""
@@ -88,8 +94,8 @@ class RunWatch:
             self._draw_curves(with_page=True)
             self._finish_drawing(failed=failed)
         self._thread.shutdown()
-        if self._tensorboard is not None:
-            self._tensorboard.__exit__()
+        for logger in self._loggers:
+            logger.close(failed=failed)
 
     def _draw_curves(self, *, with_page: bool) -> None:
         if self._drawing is None or self._drawing.done():

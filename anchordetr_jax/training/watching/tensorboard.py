@@ -6,14 +6,14 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from absl import logging
 from etils import epath
 from PIL import Image
 
-from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
+from anchordetr_jax.training.watching.metrics_file import METRICS_FILE
 
 # Where PyTorch is installed, tensorboardX loads it when it is imported: four seconds in every process that trains or
 # reads images, for nothing that is used here. So PyTorch is hidden from it.
@@ -32,9 +32,9 @@ MAX_WIDTH = 1600
 
 
 class TensorBoard:
-    """Writes event files into a workdir's `tensorboard`. A context manager; use it on process 0, with a local workdir.
+    """Writes event files into a workdir's `tensorboard`; use it on process 0, with a local workdir.
 
-    Numbers of training are shown under `train/`, those of evaluations under `val/`. When a run continues from a step,
+    It has the members of `loggers.Logger`. When a run continues from a step,
     the earlier numbers of later steps are hidden, because those steps are taken again. If a file cannot be written,
     nothing more is written, and the run continues.
     """
@@ -43,29 +43,32 @@ class TensorBoard:
         self._workdir = Path(workdir)
         # SummaryWriter of tensorboardX writes in a thread; if the disk is full, the run would wait for it for ever.
         self._writer: EventsWriter | None = None
+        self._settings: Mapping[str, Any] = {}
         self._failed = False
 
-    def line(self, step: int, values: Mapping[str, Any]) -> None:
-        """Takes a line that was written to `metrics.jsonl`."""
-        for name, value in values.items():
-            if isinstance(value, int | float) and np.isfinite(value) and name != "epoch":
-                tag = name if name.startswith(EVALUATION_PREFIX) else f"train/{name}"
-                self._write(Event(step=step, wall_time=time.time(), summary=summary.scalar(tag, value)))
+    def config(self, settings: Mapping[str, Any]) -> None:
+        """Takes the settings. They are written with the first numbers, as a text."""
+        self._settings = settings
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        """Takes numbers by tag."""
+        for tag, value in values.items():
+            self._write(Event(step=step, wall_time=time.time(), summary=summary.scalar(tag, value)))
         self._flush()
 
-    def picture(self, step: int, name: str, file: epath.PathLike) -> None:
-        """Takes an image file that belongs to a step."""
-        with Image.open(file) as image:
-            image.thumbnail((MAX_WIDTH, 16 * MAX_WIDTH))
-            pixels = np.asarray(image.convert("RGB"))
-        value = summary.image(name, pixels, dataformats="HWC")
-        self._write(Event(step=step, wall_time=time.time(), summary=value))
+    def images(self, step: int, files: Mapping[str, epath.PathLike]) -> None:
+        """Takes image files by tag."""
+        for tag, file in files.items():
+            with Image.open(file) as image:
+                image.thumbnail((MAX_WIDTH, 16 * MAX_WIDTH))
+                pixels = np.asarray(image.convert("RGB"))
+            value = summary.image(tag, pixels, dataformats="HWC")
+            self._write(Event(step=step, wall_time=time.time(), summary=value))
         self._flush()
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
+    def close(self, *, failed: bool = False) -> None:
+        """Closes the file."""
+        del failed
         if self._writer is not None and not self._failed:
             self._writer.close()
 
@@ -94,6 +97,10 @@ class TensorBoard:
         if earlier:
             log = SessionLog(status=SessionLog.START)
             writer.write_event(Event(step=self._first_step_taken_again(step), wall_time=time.time(), session_log=log))
+        if self._settings:
+            lines = ["| setting | value |", "|---|---|", *(f"| {name} | {v!r} |" for name, v in self._settings.items())]
+            text = summary.text("settings", "\n".join(lines))
+            writer.write_event(Event(step=step, wall_time=time.time(), summary=text))
         return writer
 
     def _first_step_taken_again(self, step: int) -> int:

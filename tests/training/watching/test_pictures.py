@@ -1,7 +1,10 @@
 """A run's curves are renewed as it goes, and predictions kept of every evaluation."""
 
+import contextlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -21,7 +24,7 @@ def write_line(workdir: Path, step: int, **values: float) -> dict[str, float]:
 
 def test_curves_are_drawn_after_evaluations_at_intervals_and_at_the_end(tmp_path: Path) -> None:
     curves = tmp_path / "curves.png"
-    with RunWatch(tmp_path, tensorboard=False, seconds_between_curves=1e9) as watch:
+    with RunWatch(tmp_path, seconds_between_curves=1e9) as watch:
         watch.line(1, write_line(tmp_path, 1, loss=3.0))
         watch._finish_drawing()
         assert not curves.exists()
@@ -30,7 +33,7 @@ def test_curves_are_drawn_after_evaluations_at_intervals_and_at_the_end(tmp_path
         after_evaluation = curves.stat().st_mtime_ns
         watch.line(3, write_line(tmp_path, 3, loss=2.0))
     assert curves.stat().st_mtime_ns > after_evaluation
-    with RunWatch(tmp_path, tensorboard=False, seconds_between_curves=0) as watch:
+    with RunWatch(tmp_path, seconds_between_curves=0) as watch:
         curves.unlink()
         watch.line(4, write_line(tmp_path, 4, loss=1.0))
         watch._finish_drawing()
@@ -42,7 +45,7 @@ def test_the_page_of_a_run_shows_the_newest_evaluation_and_stays_when_the_run_go
     workdir, truth = tmp_path / "run", dataset.ground_truth()
     workdir.mkdir()
     assert truth is not None
-    with RunWatch(workdir, tensorboard=False) as watch:
+    with RunWatch(workdir) as watch:
         for step, score in ((5, 0.6), (10, 0.8)):
             results = [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": score}]
             watch.report(step, dataset, results, coco_scores(truth, results))
@@ -53,7 +56,7 @@ def test_the_page_of_a_run_shows_the_newest_evaluation_and_stays_when_the_run_go
     assert "steps: 10" in page.text
     assert page.tables[0][1][5] == "0.800"
     assert all(reference.startswith("data:image/") for reference in page.references)
-    with RunWatch(workdir, tensorboard=False) as watch:
+    with RunWatch(workdir) as watch:
         watch.line(11, write_line(workdir, 11, loss=1.0))
     assert "steps: 10" in Page.of(workdir / "report" / "index.html").text
 
@@ -73,10 +76,46 @@ def one_image(tmp_path: Path) -> DetectionSource:
 def test_every_evaluation_writes_a_grid_and_the_newest_has_a_fixed_name(tmp_path: Path) -> None:
     dataset = one_image(tmp_path)
     results = [{"image_id": 1, "category_id": 1, "bbox": [5, 5, 20, 20], "score": 0.9}]
-    with RunWatch(tmp_path / "run", tensorboard=True) as watch:
+    logger = KeepingLogger()
+    with RunWatch(tmp_path / "run", [logger]) as watch:
         watch.predictions(5, dataset, [])
         watch.predictions(10, dataset, results)
     grids = [tmp_path / "run" / "predictions" / f"step_{step:06d}.png" for step in (5, 10)]
     assert grids[0].read_bytes() != grids[1].read_bytes()
     assert (tmp_path / "run" / "predictions.png").read_bytes() == grids[1].read_bytes()
-    assert any((tmp_path / "run" / "tensorboard").iterdir())
+    assert logger.calls == [
+        *(("images", step, {"val/predictions": grid}) for step, grid in zip((5, 10), grids, strict=True)),
+        ("close", False),
+    ]
+
+
+class KeepingLogger:
+    """Keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def config(self, settings: Mapping[str, Any]) -> None:
+        self.calls.append(("config", settings))
+
+    def scalars(self, step: int, values: Mapping[str, float]) -> None:
+        self.calls.append(("scalars", step, values))
+
+    def images(self, step: int, files: Mapping[str, Any]) -> None:
+        self.calls.append(("images", step, {name: Path(file) for name, file in files.items()}))
+
+    def close(self, *, failed: bool) -> None:
+        self.calls.append(("close", failed))
+
+
+def test_loggers_get_finite_numbers_with_their_prefixes_and_hear_how_the_run_ends(tmp_path: Path) -> None:
+    logger = KeepingLogger()
+    with contextlib.suppress(KeyError), RunWatch(tmp_path, [logger], seconds_between_curves=1e9) as watch:
+        watch.line(10, {"epoch": 0.5, "loss": 2.5, "loss/box": float("nan"), "bad_steps": 0})
+        watch.line(20, {"epoch": 1.0, "val/AP": 0.25})
+        raise KeyError
+    assert logger.calls == [
+        ("scalars", 10, {"train/loss": 2.5, "train/bad_steps": 0}),
+        ("scalars", 20, {"val/AP": 0.25}),
+        ("close", True),
+    ]

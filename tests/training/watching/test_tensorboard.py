@@ -1,9 +1,11 @@
 """What TensorBoard is given, read back from its files."""
 
+import contextlib
 import json
 import struct
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -36,23 +38,38 @@ def scalars(workdir: Path) -> list[tuple[int, str, float]]:
     ]
 
 
-def test_numbers_of_training_and_evaluation_have_their_prefixes(tmp_path: Path) -> None:
-    with TensorBoard(tmp_path) as board:
-        board.line(10, {"epoch": 0.5, "loss": 2.5, "loss/box": float("nan"), "bad_steps": 0})
-        board.line(10, {"val/AP": 0.25})
-    assert scalars(tmp_path) == [(10, "train/loss", 2.5), (10, "train/bad_steps", 0.0), (10, "val/AP", 0.25)]
+@contextlib.contextmanager
+def board_of(workdir: Path) -> Iterator[TensorBoard]:
+    board = TensorBoard(workdir)
+    yield board
+    board.close()
+
+
+def test_numbers_and_settings_are_written(tmp_path: Path) -> None:
+    with board_of(tmp_path) as board:
+        board.config({"train.epochs": 3})
+        board.scalars(10, {"train/loss": 2.5, "val/AP": 0.25})
+        board.scalars(20, {"train/loss": 1.5})
+    assert scalars(tmp_path) == [(10, "train/loss", 2.5), (10, "val/AP", 0.25), (20, "train/loss", 1.5)]
+    texts = [
+        value.tensor.string_val[0]
+        for event in events(tmp_path)
+        for value in event.summary.value
+        if value.tensor.string_val
+    ]
+    assert texts == [b"| setting | value |\n|---|---|\n| train.epochs | 3 |"]
 
 
 def test_earlier_numbers_of_steps_that_are_taken_again_are_hidden(tmp_path: Path) -> None:
     lines = [{"step": step, "loss": 1.0} for step in (10, 20)]
-    with TensorBoard(tmp_path) as board:
+    with board_of(tmp_path) as board:
         for step in (10, 20, 30, 40):
-            board.line(step, {"loss": 1.0})
+            board.scalars(step, {"train/loss": 1.0})
     assert len(scalars(tmp_path)) == 4
     # The run goes on from a checkpoint of step 25.
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
-    with TensorBoard(tmp_path) as board:
-        board.line(30, {"loss": 2.0})
+    with board_of(tmp_path) as board:
+        board.scalars(30, {"train/loss": 2.0})
     assert len(scalars(tmp_path)) == 5
     starts = [event.step for event in events(tmp_path) if event.session_log.status == event.session_log.START]
     assert starts[-1] == 21
@@ -60,8 +77,8 @@ def test_earlier_numbers_of_steps_that_are_taken_again_are_hidden(tmp_path: Path
 
 def test_a_wide_picture_is_reduced(tmp_path: Path) -> None:
     Image.fromarray(np.zeros((40, 4000, 3), np.uint8)).save(tmp_path / "wide.png")
-    with TensorBoard(tmp_path) as board:
-        board.picture(7, "val/predictions", tmp_path / "wide.png")
+    with board_of(tmp_path) as board:
+        board.images(7, {"val/predictions": tmp_path / "wide.png"})
     (picture,) = [value.image for event in events(tmp_path) for value in event.summary.value]
     assert (picture.width, picture.height) == (1600, 16)
 
@@ -72,11 +89,11 @@ def test_a_full_disk_ends_the_writing_but_not_the_run(
     def refuse(event: Event) -> None:
         raise OSError(28, "No space left on device")
 
-    with TensorBoard(tmp_path) as board:
-        board.line(1, {"loss": 1.0})
+    with board_of(tmp_path) as board:
+        board.scalars(1, {"train/loss": 1.0})
         monkeypatch.setattr(board._writer, "write_event", refuse)
         for step in range(2, 5):
-            board.line(step, {"loss": 1.0})
+            board.scalars(step, {"train/loss": 1.0})
     assert len([record for record in caplog.records if "No space left" in record.getMessage()]) == 1
 
 
