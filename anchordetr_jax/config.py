@@ -333,6 +333,10 @@ class TrainConfig:
     ema_decay: float = 0.0
     """Decay per step of a moving average of the weights. If it is on, the average is what is evaluated and loaded. 0:
     off; 0.9997 is usual. The decay starts lower, so that the first weights soon count little."""
+    denoising_groups: int = 0
+    """Groups of further queries, in training only: each group has one query near each object, which must find it
+    without matching. Training from random weights is shorter; a step takes more time and memory. 0: none; 4 is
+    usual."""
     log_every: int = 10
     """Number of steps between two lines of metrics.jsonl."""
     tensorboard: bool = True
@@ -367,7 +371,7 @@ class TrainConfig:
         require(self.accumulate >= 1, "train.accumulate", self.accumulate, "at least 1")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 (none) or more, and less than 1")
         require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
-        for name in ("patience", "timeout_seconds"):
+        for name in ("denoising_groups", "patience", "timeout_seconds"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")
         if self.evaluate_every == 0 and (self.keep_best or self.patience):
             raise UserError(

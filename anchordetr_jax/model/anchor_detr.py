@@ -14,7 +14,7 @@ from anchordetr_jax.model.normalization import GroupNorm
 from anchordetr_jax.model.positions import cell_centres, grid_logits, grid_points, sine1d, sine2d
 from anchordetr_jax.model.precision import at_least_float32, compute_dtype, param_dtype
 from anchordetr_jax.model.resnet import Backbone, ResNet
-from anchordetr_jax.model.transformer import Decoder, Encoder, Grid, GridPositions, QueryPositions
+from anchordetr_jax.model.transformer import Decoder, Encoder, Grid, GridPositions, Queries
 from anchordetr_jax.model.valid_area import ValidArea, leading_area, nearest_area
 
 PIXEL_MEAN = (0.485, 0.456, 0.406)
@@ -106,17 +106,32 @@ class AnchorDETR(nnx.Module):
                 the bottom and right; its content has no effect.
             image_sizes: int32 [B,2], the valid (h, w) of each image in pixels, at least (1, 1).
         """
+        return self.decode(*self.encode(images, image_sizes), self.queries())
+
+    def encode(self, images: jax.Array, image_sizes: jax.Array) -> tuple[jax.Array, Grid]:
+        """What any queries can be decoded from: encoded features [B,S,h,w,C], and their grid."""
         features, area = self.features(images, image_sizes)
         invariant = self.config.padding == "invariant"
         area = ValidArea(*(jnp.repeat(mask, features.shape[1], axis=0) for mask in area))  # [B*S,...]
         grid = Grid(self.grid_positions(area), area, mean_over=area if invariant else None)
-        encoded = self.encoder(features, grid)
-        B, S, h, w, C = encoded.shape
-        anchors = self.anchor_points()
-        queries = jnp.repeat(self.patterns[...].astype(encoded.dtype), len(anchors), axis=0)  # Pattern by pattern.
-        queries = jnp.broadcast_to(queries[None], (B, *queries.shape))
-        decoded = self.decoder(queries, self.query_positions(anchors), encoded.reshape(B * S, h, w, C), grid)
-        return self.predict(decoded)
+        return self.encoder(features, grid), grid
+
+    def decode(self, features: jax.Array, grid: Grid, queries: Queries) -> Predictions:
+        """Predictions of some queries from the results of `encode`; the heads are shared by all layers."""
+        B, S, h, w, C = features.shape
+        contents = jnp.broadcast_to(queries.contents, (B, *queries.contents.shape[1:]))
+        decoded = self.decoder(contents, queries, features.reshape(B * S, h, w, C), grid)
+        wide = decoded.astype(param_dtype(self.config))
+        offsets = self.box_head(wide)
+        offsets = jnp.concatenate([offsets[..., :2] + queries.anchor_logits[None], offsets[..., 2:]], axis=-1)
+        return Predictions(self.class_head(wide), jax.nn.sigmoid(offsets))
+
+    def queries(self) -> Queries:
+        """The detector's own: each anchor point with the first pattern, then each with the second, and so on."""
+        patterns, anchors = self.patterns[...].astype(compute_dtype(self.config)), self.anchor_points()
+        places = (self.anchor_logits(), *self.query_positions(anchors))
+        contents = jnp.repeat(patterns, len(anchors), axis=0)[None]
+        return Queries(contents, *(jnp.tile(each, (len(patterns), 1))[None] for each in places))
 
     def features(self, images: jax.Array, image_sizes: jax.Array) -> tuple[jax.Array, ValidArea]:
         """Projected feature maps [B,S,h,w,C] and which of their cells are valid."""
@@ -154,26 +169,14 @@ class AnchorDETR(nnx.Module):
         points = jnp.stack(jnp.broadcast_arrays(x[:, None, :], y[:, :, None]), axis=-1)
         return GridPositions(None, None, self.adapt_pos2d(sine2d(points, C)).reshape(B, h * w, C))
 
-    def query_positions(self, anchors: jax.Array) -> QueryPositions:
-        """Position embeddings of the queries, computed once per anchor for all patterns and decoder layers."""
+    def query_positions(self, anchors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        """Position embeddings [...,C] of anchor points [...,2]: `point`, `row` and `column` of `Queries`."""
         C = self.config.hidden_dim
-
-        def each_pattern(embedding: jax.Array) -> jax.Array:
-            return jnp.tile(embedding, (self.config.num_patterns, 1))[None]
-
-        point = each_pattern(self.adapt_pos2d(sine2d(anchors, C)))
+        point = self.adapt_pos2d(sine2d(anchors, C))
         if self.config.attention != "rcda":
-            return QueryPositions(point, None, None)
-        row, column = (each_pattern(self.adapt_pos1d(sine1d(anchors[:, axis], C))) for axis in (0, 1))
-        return QueryPositions(point, row, column)
-
-    def predict(self, decoded: jax.Array) -> Predictions:
-        """Decoder outputs [L,B,Q,C] -> logits and boxes; the heads are shared by all layers."""
-        wide = decoded.astype(param_dtype(self.config))
-        offsets = self.box_head(wide)
-        centres = jnp.tile(self.anchor_logits(), (self.config.num_patterns, 1))[None, None]
-        offsets = jnp.concatenate([offsets[..., :2] + centres, offsets[..., 2:]], axis=-1)
-        return Predictions(self.class_head(wide), jax.nn.sigmoid(offsets))
+            return point, point, point
+        row, column = (self.adapt_pos1d(sine1d(anchors[..., axis], C)) for axis in (0, 1))
+        return point, row, column
 
 
 def normalize(images: jax.Array, image_sizes: jax.Array, dtype: jnp.dtype) -> jax.Array:

@@ -22,12 +22,19 @@ class GridPositions(NamedTuple):
     cell: jax.Array | None
 
 
-class QueryPositions(NamedTuple):
-    """Position embeddings of the queries' anchor points, [1,Q,C]: of the point, and of x and y alone (RCDA only)."""
+class Queries(NamedTuple):
+    """What the decoder is asked: arrays [B,Q,...], or [1,Q,...] if all images have the same queries."""
 
+    contents: jax.Array
+    """[...,C], the input of the first layer."""
+    anchor_logits: jax.Array
+    """[...,2], the anchor points (x, y) before a sigmoid; box centres are offsets from them."""
     point: jax.Array
-    row: jax.Array | None
-    column: jax.Array | None
+    """[...,C], position embeddings of the anchor points; `row` and `column` are those of x and y alone (for RCDA)."""
+    row: jax.Array
+    column: jax.Array
+    valid: jax.Array | None = None
+    """bool [B*sets,Q/sets]: a query sees only the valid queries of its own set. None: it sees all."""
 
 
 class Grid(NamedTuple):
@@ -85,16 +92,12 @@ def _feature_attention(config: ModelConfig, *, rngs: nnx.Rngs) -> RowColumnAtten
     return MultiHeadAttention(channels, heads, role="features", dtype=dtype, rngs=rngs)
 
 
-def _norm(config: ModelConfig) -> ResidualNorm:
-    return ResidualNorm(config.hidden_dim, dtype=compute_dtype(config))
-
-
 class SpatialEncoderLayer(nnx.Module):
     """Attention among the cells of each feature map."""
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         self.attention = _feature_attention(config, rngs=rngs)
-        self.norm = _norm(config)
+        self.norm = ResidualNorm(config.hidden_dim, dtype=compute_dtype(config))
         self.ffn = FeedForward(config, rngs=rngs)
 
     def __call__(self, x: jax.Array, grid: Grid) -> jax.Array:
@@ -121,7 +124,7 @@ class LevelEncoderLayer(nnx.Module):
         self.attention = MultiHeadAttention(
             config.hidden_dim, config.num_heads, role="levels", dtype=compute_dtype(config), rngs=rngs
         )
-        self.norm = _norm(config)
+        self.norm = ResidualNorm(config.hidden_dim, dtype=compute_dtype(config))
         self.ffn = FeedForward(config, rngs=rngs)
 
     def __call__(self, x: jax.Array, level_embedding: jax.Array) -> jax.Array:
@@ -165,44 +168,44 @@ class DecoderLayer(nnx.Module):
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         C, dtype = config.hidden_dim, compute_dtype(config)
         self.self_attention = MultiHeadAttention(C, config.num_heads, role="queries", dtype=dtype, rngs=rngs)
-        self.self_norm = _norm(config)
+        self.self_norm = ResidualNorm(C, dtype=dtype)
         self.cross_attention = _feature_attention(config, rngs=rngs)
-        self.cross_norm = _norm(config)
+        self.cross_norm = ResidualNorm(C, dtype=dtype)
         self.levels = config.num_feature_levels
         if self.levels > 1:
             self.level_fc = Linear(C * self.levels, C, dtype=dtype, rngs=rngs)
         self.ffn = FeedForward(config, rngs=rngs)
 
-    def __call__(self, x: jax.Array, positions: QueryPositions, features: jax.Array, grid: Grid) -> jax.Array:
-        """Queries x [B,Q,C], features [B*S,h,w,C] ordered by image, then by level -> [B,Q,C]."""
-        placed = x + positions.point
-        x = self.self_norm.of_sum(x, self.self_attention(placed, placed, x, None))
-        attended = self._cross_attend(x, positions, features, grid)  # [B*S,Q,C]
+    def __call__(self, x: jax.Array, queries: Queries, features: jax.Array, grid: Grid) -> jax.Array:
+        """x [B,Q,C] at the places of `queries`, features [B*S,h,w,C] ordered by image, then by level -> [B,Q,C]."""
+        sets = x.shape if queries.valid is None else (*queries.valid.shape, x.shape[-1])
+        placed = (x + queries.point).reshape(sets)
+        among = self.self_attention(placed, placed, x.reshape(sets), queries.valid)
+        x = self.self_norm.of_sum(x, among.reshape(x.shape))
+        attended = self._cross_attend(x, queries, features, grid)  # [B*S,Q,C]
         if self.levels > 1:
             B, Q, C = x.shape
             joined = attended.reshape(B, self.levels, Q, C).transpose(0, 2, 3, 1)  # by channel, then by level
             attended = self.level_fc(joined.reshape(B, Q, C * self.levels))
         return self.ffn(self.cross_norm.of_sum(x, attended))
 
-    def _cross_attend(self, x: jax.Array, positions: QueryPositions, features: jax.Array, grid: Grid) -> jax.Array:
-        def each_level(queries: jax.Array) -> jax.Array:
-            return jnp.repeat(queries, self.levels, axis=0) if self.levels > 1 else queries
+    def _cross_attend(self, x: jax.Array, queries: Queries, features: jax.Array, grid: Grid) -> jax.Array:
+        def each_level(projected: jax.Array) -> jax.Array:
+            return jnp.repeat(projected, self.levels, axis=0) if self.levels > 1 else projected
 
         attention, of_cells = self.cross_attention, grid.positions
         if isinstance(attention, RowColumnAttention):
             assert of_cells.row is not None
             assert of_cells.column is not None
-            assert positions.row is not None
-            assert positions.column is not None
             memory = attention.memory(features, of_cells.row, of_cells.column, grid.area, grid.mean_over)
-            row_queries = attention.query_row(x + positions.row)
-            column_queries = attention.query_column(x + positions.column)
+            row_queries = attention.query_row(x + queries.row)
+            column_queries = attention.query_column(x + queries.column)
             return attention(each_level(row_queries), each_level(column_queries), memory)
         assert of_cells.cell is not None
         maps, h, w, C = features.shape
         cells = features.reshape(maps, h * w, C)
         valid = grid.area.cells().reshape(maps, h * w)
-        return attention(each_level(x + positions.point), cells + of_cells.cell, cells, valid)
+        return attention(each_level(x + queries.point), cells + of_cells.cell, cells, valid)
 
 
 class Decoder(nnx.Module):
@@ -212,10 +215,10 @@ class Decoder(nnx.Module):
         self.remat = config.remat
         self.layers = nnx.List([DecoderLayer(config, rngs=rngs) for _ in range(config.decoder_layers)])
 
-    def __call__(self, x: jax.Array, positions: QueryPositions, features: jax.Array, grid: Grid) -> jax.Array:
-        """Queries x [B,Q,C], features [B*S,h,w,C] -> [L,B,Q,C]."""
+    def __call__(self, x: jax.Array, queries: Queries, features: jax.Array, grid: Grid) -> jax.Array:
+        """x [B,Q,C], the contents for each image, and features [B*S,h,w,C] -> [L,B,Q,C]."""
         outputs = []
         for layer in self.layers:
-            x = apply_layer(layer, self.remat, x, positions, features, grid)
+            x = apply_layer(layer, self.remat, x, queries, features, grid)
             outputs.append(x)
         return jnp.stack(outputs)

@@ -21,6 +21,7 @@ from anchordetr_jax.devices import BATCH_AXES, batch_sharding, replicated
 from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.kernels.building import ModelDefinition, Variables
 from anchordetr_jax.training.collectives import gather_parameters, reduce_gradients, sum_over_devices
+from anchordetr_jax.training.denoising import denoising_losses, denoising_queries, denoising_shifts
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
 from anchordetr_jax.training.sharding import partition_specs, split_dimension
 from anchordetr_jax.training.state import TrainState, average_of
@@ -42,16 +43,17 @@ def make_train_step(
         definition: the model.
         optimizer: the update rule.
         config: settings of matcher and losses; `train.accumulate`, the number of parts in which a device computes its
-            images; `train.ema_decay`, the decay of the moving average, if the state has one.
+            images; `train.ema_decay`, the decay of the moving average, if the state has one; `train.denoising_groups`,
+            whose random places follow from `train.seed` and the step.
         mesh: the devices.
         state: a state, or an abstract one. The step keeps its shardings.
 
     Returns:
         A function of (state, global batch) to (next state, metrics). It donates its state: do not use that state
         again. Metrics are `loss` (weighted, all decoder layers), `loss/class`, `loss/box`, `loss/giou` (unweighted,
-        last decoder layer), `class_error` (percent, last layer), `grad_norm` (before clipping), `learning_rate`,
-        `backbone_learning_rate`, `num_boxes`, `refused` (0 or 1), `bad_steps` and `bad_steps_in_row` (this step
-        included).
+        last decoder layer), the same of denoising queries as `denoising/class` and so on if there are any,
+        `class_error` (percent, last layer), `grad_norm` (before clipping), `learning_rate`, `backbone_learning_rate`,
+        `num_boxes`, `refused` (0 or 1), `bad_steps` and `bad_steps_in_row` (this step included).
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     params, frozen = (partition_specs(variables) for variables in (state.params, state.frozen))
@@ -60,7 +62,7 @@ def make_train_step(
     join = platform == "cpu" and all(split_dimension(spec) is None for spec in params.values())
 
     def train_step(state: TrainState, batch: Batch) -> tuple[TrainState, Metrics]:
-        losses, gradients = losses_and_gradients(state.params, state.frozen, batch)
+        losses, gradients = losses_and_gradients(state.params, state.frozen, batch, state.step)
         grad_norm = total_norm(gradients, join=join)
         finite = jnp.isfinite(losses["loss"]) & jnp.isfinite(grad_norm)
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step, grad_norm)
@@ -104,20 +106,20 @@ def _over_devices(
     mesh: Mesh,
     param_specs: Mapping[str, PartitionSpec],
     frozen_specs: Mapping[str, PartitionSpec],
-) -> Callable[[Variables, Variables, Batch], tuple[Metrics, Variables]]:
-    """A function of (params, frozen, global batch) to (losses, gradients).
+) -> Callable[[Variables, Variables, Batch, jax.Array], tuple[Metrics, Variables]]:
+    """A function of (params, frozen, global batch, step) to (losses, gradients).
 
     Both are sums over all images of the batch. Gradients are split over devices like `params`.
     """
     accumulate = config.train.accumulate
 
-    def on_device(params: Variables, frozen: Variables, batch: Batch) -> tuple[Metrics, Variables]:
+    def on_device(params: Variables, frozen: Variables, batch: Batch, step: jax.Array) -> tuple[Metrics, Variables]:
         """From this device's share of the parameters and of the images."""
         params, frozen = gather_parameters(params, param_specs), gather_parameters(frozen, frozen_specs)
         num_boxes = sum_over_devices(_count_boxes(batch))
 
         def loss(params: Variables, part: Batch) -> tuple[jax.Array, Metrics]:
-            return _sums(definition, config, params, frozen, part, num_boxes)
+            return _sums(definition.merge(params, frozen), config, part, num_boxes, step)
 
         def add_part(total: Variables, part: Batch) -> tuple[Variables, Metrics]:
             gradients, sums = jax.grad(loss, has_aux=True)(params, part)
@@ -138,43 +140,46 @@ def _over_devices(
     return jax.shard_map(
         on_device,
         mesh=mesh,
-        in_specs=(dict(param_specs), dict(frozen_specs), PartitionSpec(BATCH_AXES)),
+        in_specs=(dict(param_specs), dict(frozen_specs), PartitionSpec(BATCH_AXES), PartitionSpec()),
         out_specs=(PartitionSpec(), dict(param_specs)),
         check_vma=False,
     )
 
 
-def _sums(
-    definition: ModelDefinition,
-    config: Config,
-    params: Variables,
-    frozen: Variables,
-    batch: Batch,
-    num_boxes: jax.Array,
-) -> tuple[jax.Array, Metrics]:
+def _sums(model: Any, config: Config, batch: Batch, num_boxes: jax.Array, step: jax.Array) -> tuple[jax.Array, Metrics]:
     """What these images add to the loss and to the metrics of a batch that has `num_boxes` boxes in all.
 
     The metrics are sums over images: the loss, the unweighted losses of the last decoder layer, the number of matched
     queries of that layer, and the number of them whose class is right.
     """
-    predictions = definition.merge(params, frozen)(batch.images, batch.image_sizes)
+    features, grid = model.encode(batch.images, batch.image_sizes)
+    predictions = model.decode(features, grid, model.queries())
     targets = Targets(
         jnp.asarray(batch.boxes, predictions.boxes.dtype),
         jnp.asarray(batch.labels),
         jnp.where(batch.valid, batch.num_boxes, 0),
     )
     matches = match(predictions.logits, predictions.boxes, targets, config.matcher)
+    num_boxes, weights = jnp.maximum(num_boxes, 1), jnp.asarray(batch.valid, predictions.logits.dtype)
     losses = detection_losses(
         predictions.logits,
         predictions.boxes,
         targets,
         matches,
-        num_boxes=jnp.maximum(num_boxes, 1),
+        num_boxes=num_boxes,
         config=config.loss,
-        image_weights=jnp.asarray(batch.valid, predictions.logits.dtype),
+        image_weights=weights,
     )
     loss = total_loss(losses, config.loss)
     last = {f"loss/{name}": losses[name][-1] for name in ("class", "box", "giou")}
+    if groups := config.train.denoising_groups:
+        shifts = denoising_shifts(config.train.seed, step, jnp.asarray(batch.rows), groups, batch.labels.shape[1])
+        near = model.decode(features, grid, denoising_queries(model, targets, shifts))
+        of_near = denoising_losses(
+            near, targets, groups, num_boxes=num_boxes, config=config.loss, image_weights=weights
+        )
+        loss += total_loss(of_near, config.loss)
+        last |= {f"denoising/{name}": of_near[name][-1] for name in ("class", "box", "giou")}
     return loss, {"loss": loss, **last, "right": losses["right"], "matched": losses["matched"]}
 
 

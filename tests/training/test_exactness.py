@@ -22,8 +22,11 @@ REPOSITORY = Path(__file__).parents[2]
 STEPS = 5
 WIDE = changed(CONFIG, model={"dtype": "float64", "decoder_layers": 1}, train={"ema_decay": 0.9})
 HOST = changed(WIDE, matcher={"backend": "host"})
-MUON = {"name": "muon", "learning_rate": 3e-3}
-IN_TWO_PROCESSES = ((StandIn, "adamw"), (StandIn, "muon"), (AnchorDETR, "muon"))
+RECIPES: dict[str, dict[str, dict[str, Any]]] = {
+    "official": {},
+    "extended": {"optimizer": {"name": "muon", "learning_rate": 3e-3}, "train": {"denoising_groups": 2}},
+}
+IN_TWO_PROCESSES = ((StandIn, "official"), (StandIn, "extended"), (AnchorDETR, "extended"))
 RULES: dict[type[Any], tuple[ShardingRule, ...]] = {
     StandIn: (ShardingRule(".*", 8),),
     AnchorDETR: (ShardingRule(".*", 2**11),),
@@ -56,13 +59,9 @@ def train(model: type[Any], config: Config = HOST, *, devices: int = 1, fsdp: in
 
 
 @functools.cache
-def on_one_device(model: type[Any], optimizer: str = "adamw") -> Trained:
+def on_one_device(model: type[Any], recipe: str) -> Trained:
     """In one piece, matched on the device."""
-    return train(model, with_optimizer(WIDE, optimizer))
-
-
-def with_optimizer(config: Config, name: str) -> Config:
-    return changed(config, optimizer=MUON) if name == "muon" else config
+    return train(model, changed(WIDE, **RECIPES[recipe]))
 
 
 def assert_same(found: Trained, expected: Trained) -> None:
@@ -75,11 +74,11 @@ def assert_same(found: Trained, expected: Trained) -> None:
         np.testing.assert_allclose(found[1][path], value, rtol=0, atol=STEPS64_RELATIVE, err_msg=path)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+@pytest.mark.parametrize("recipe", RECIPES)
 @pytest.mark.parametrize(("devices", "fsdp", "accumulate"), [(4, 1, 1), (2, 2, 1), (4, 2, 2)])
-def test_devices_change_nothing(devices: int, fsdp: int, accumulate: int, optimizer: str, x64: None) -> None:
-    config = changed(with_optimizer(HOST, optimizer), train={"accumulate": accumulate})
-    assert_same(train(StandIn, config, devices=devices, fsdp=fsdp), on_one_device(StandIn, optimizer))
+def test_devices_change_nothing(devices: int, fsdp: int, accumulate: int, recipe: str, x64: None) -> None:
+    config = changed(changed(HOST, **RECIPES[recipe]), train={"accumulate": accumulate})
+    assert_same(train(StandIn, config, devices=devices, fsdp=fsdp), on_one_device(StandIn, recipe))
 
 
 def test_a_network_that_computes_in_bfloat16_is_trained_in_float32() -> None:
@@ -103,14 +102,14 @@ for name, (metrics, weights) in test_exactness.as_one_of_two_processes(index).it
 
 
 def as_one_of_two_processes(index: int) -> dict[str, Trained]:
-    """What a worker does: models and optimisers on the four devices of two processes, with its half of every batch."""
+    """What a worker does: models and recipes on the four devices of two processes, with its half of every batch."""
     assert jax.device_count() == 2 * jax.local_device_count() == 4
     halves = [jax.tree.map(lambda array: np.split(array, 2)[index], one) for one in five_batches()]
     trained = {}
-    for model, optimizer in IN_TWO_PROCESSES:
-        config = changed(with_optimizer(HOST, optimizer), train={"accumulate": 1 if model is StandIn else 2})
+    for model, recipe in IN_TWO_PROCESSES:
+        config = changed(changed(HOST, **RECIPES[recipe]), train={"accumulate": 1 if model is StandIn else 2})
         made = trainer(config, model=model, devices=4, fsdp=2, rules=RULES[model])
-        trained[f"{model.__name__}-{optimizer}"] = after_five_steps(made, halves)
+        trained[f"{model.__name__}-{recipe}"] = after_five_steps(made, halves)
     return trained
 
 
@@ -134,7 +133,7 @@ def test_two_processes_of_two_devices_each_learn_the_same_as_one_device(
     ]
     try:
         expected = {  # Meanwhile.
-            f"{model.__name__}-{optimizer}": on_one_device(model, optimizer) for model, optimizer in IN_TWO_PROCESSES
+            f"{model.__name__}-{recipe}": on_one_device(model, recipe) for model, recipe in IN_TWO_PROCESSES
         }
         for worker in workers:
             _, errors = worker.communicate(timeout=600)

@@ -108,13 +108,15 @@ def test_a_run_that_is_stopped_and_resumed_ends_like_one_that_is_not(
 
 def test_beyond_the_official_recipe_a_resumed_run_also_ends_like_one_that_was_not_stopped(tmp_path: Path) -> None:
     extended = dataclasses.replace(
-        settings(ema_decay=0.9), optimizer=dataclasses.replace(CONFIG.optimizer, name="muon", schedule="cosine")
+        settings(ema_decay=0.9, denoising_groups=2),
+        optimizer=dataclasses.replace(CONFIG.optimizer, name="muon", schedule="cosine"),
     )
     run(tmp_path / "whole", config=extended)
     assert run(tmp_path / "stopped", StoppedAt(6, signal.SIGTERM), config=extended).step == 7
     assert run(tmp_path / "stopped", config=extended).step == 10
     assert equal(final_arrays(tmp_path / "stopped", 10), final_arrays(tmp_path / "whole", 10))
     assert log(tmp_path / "stopped") == log(tmp_path / "whole")
+    assert all(line["denoising/box"] > 0 for line in lines(tmp_path / "whole"))
 
 
 class Killed(Changed):

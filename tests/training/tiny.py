@@ -17,7 +17,9 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.devices import global_batch, make_mesh
 from anchordetr_jax.kernels.building import ModelDefinition
-from anchordetr_jax.model.anchor_detr import Predictions
+from anchordetr_jax.model.anchor_detr import AnchorDETR, Predictions
+from anchordetr_jax.model.transformer import Queries
+from anchordetr_jax.small_backbones import small_backbone
 from anchordetr_jax.training.optimizer import Optimizer, make_optimizer
 from anchordetr_jax.training.run_record import RunRecord
 from anchordetr_jax.training.sharding import ShardingRule
@@ -67,14 +69,28 @@ class StandIn(nnx.Module):
         self.box_head = nnx.Linear(C, 4, param_dtype=dtype, rngs=rngs)
 
     def __call__(self, images: jax.Array, image_sizes: jax.Array) -> Predictions:
+        return self.decode(*self.encode(images, image_sizes), self.queries())
+
+    def encode(self, images: jax.Array, image_sizes: jax.Array) -> tuple[jax.Array, None]:
         pixels = images.astype(self.patterns.dtype) / (255 if images.dtype == jnp.uint8 else 1)
-        queries = jnp.tanh(self.backbone(pixels.mean(axis=(1, 2))))[:, None] + self.patterns[...][None]
+        return jnp.tanh(self.backbone(pixels.mean(axis=(1, 2))))[:, None], None
+
+    def decode(self, features: jax.Array, grid: None, queries: Queries) -> Predictions:
+        x = features + queries.contents + queries.point
         outputs = []
         for layer in self.layers:
-            queries = jnp.tanh(layer(queries)) * self.scale[...]
-            outputs.append(queries)
+            x = jnp.tanh(layer(x)) * self.scale[...]
+            outputs.append(x)
         decoded = jnp.stack(outputs)
         return Predictions(self.class_head(decoded), jax.nn.sigmoid(self.box_head(decoded)))
+
+    def queries(self) -> Queries:
+        nothing = jnp.zeros((1, len(self.patterns[...]), 1), self.patterns.dtype)
+        return Queries(self.patterns[...][None], nothing, nothing, nothing, nothing)
+
+    def query_positions(self, anchors: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        point = jnp.repeat(anchors, self.config.hidden_dim // 2, axis=-1)
+        return point, point, point
 
 
 def build_in_place(config: ModelConfig, *, rngs: nnx.Rngs, platform: str) -> StandIn:
@@ -131,7 +147,10 @@ def trainer(
     freeze = config.optimizer.freeze
 
     def build() -> Any:
-        return model(config.model, rngs=nnx.Rngs(0))
+        rngs = nnx.Rngs(0)
+        if model is AnchorDETR:
+            return AnchorDETR(config.model, rngs=rngs, backbone=small_backbone(config.model, rngs=rngs))
+        return model(config.model, rngs=rngs)
 
     definition = ModelDefinition.abstract(build)
     optimizer = make_optimizer(

@@ -7,6 +7,8 @@ from typing import Any
 
 AVERAGED = ("loss", "loss/class", "loss/box", "loss/giou", "class_error", "grad_norm", "num_boxes")
 """Metrics whose mean over the interval is logged."""
+DENOISING = ("denoising/class", "denoising/box", "denoising/giou")
+"""The same, with `train.denoising_groups`."""
 
 
 @dataclasses.dataclass
@@ -17,9 +19,11 @@ class LogInterval:
     steps: int = 0
 
     def add(self, metrics: Mapping[str, float]) -> None:
-        """Adds the metrics of a step."""
+        """Adds the metrics of a step. The first step decides whether the interval has those of denoising."""
+        if self.steps == 0:
+            self.sums |= {name: 0.0 for name in DENOISING if name in metrics}
         # One after another in float64: the sum is the same to the bit, whether the run was stopped in between or not.
-        self.sums = {name: total + metrics[name] for name, total in self.sums.items()}
+        self.sums = {name: total + metrics[name] for name, total in self.sums.items() if name in metrics}
         self.steps += 1
 
     def means(self) -> dict[str, float]:
@@ -33,5 +37,5 @@ class LogInterval:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "LogInterval":
         """The interval that `to_dict` described. Metrics that it did not know begin at 0."""
-        known = {name: float(value) for name, value in values["sums"].items() if name in AVERAGED}
+        known = {name: float(value) for name, value in values["sums"].items() if name in AVERAGED + DENOISING}
         return cls({**dict.fromkeys(AVERAGED, 0.0), **known}, int(values["steps"]))
