@@ -333,6 +333,10 @@ class TrainConfig:
     ema_decay: float = 0.0
     """Decay per step of a moving average of the weights. If it is on, the average is what is evaluated and loaded. 0:
     off; 0.9997 is usual. The decay starts lower, so that the first weights soon count little."""
+    ema_warmup: float = 9.0
+    """How long the decay of the average stays lower. After n steps it is at most (1 + n) / (1 + ema_warmup + n), so the
+    average covers about one part in `ema_warmup` of the steps so far. It reaches 0.99 after 890 steps with 9, after 98
+    with 1. 0: it is never lower."""
     denoising_groups: int = 0
     """Groups of further queries, in training only: each group has one query near each object, which must find it
     without matching. Training from random weights is shorter; a step takes more time and memory. 0: none; 4 is
@@ -370,6 +374,7 @@ class TrainConfig:
             require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "at least 1")
         require(self.accumulate >= 1, "train.accumulate", self.accumulate, "at least 1")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 (none) or more, and less than 1")
+        require(0 <= self.ema_warmup < math.inf, "train.ema_warmup", self.ema_warmup, "0 (none) or more, and finite")
         require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
         for name in ("denoising_groups", "patience", "timeout_seconds"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")

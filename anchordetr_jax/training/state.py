@@ -114,13 +114,13 @@ def with_average(state: TrainState) -> TrainState:
     return dataclasses.replace(state, ema=copy(state.params))
 
 
-def average_of(ema: Variables, params: Variables, *, decay: float, updates: jax.Array) -> Variables:
+def average_of(ema: Variables, params: Variables, *, decay: float, warmup: float, updates: jax.Array) -> Variables:
     """The moving average after `updates` earlier ones: decay * average + (1 - decay) * params.
 
-    The decay is at most (1 + updates) / (10 + updates), so that the average soon forgets the first weights.
+    The decay is at most (1 + updates) / (1 + warmup + updates), so that the average soon forgets the first weights.
     """
     count = updates.astype(float)
-    weight = 1 - jnp.minimum(decay, (1 + count) / (10 + count))
+    weight = 1 - jnp.minimum(decay, (1 + count) / (1 + warmup + count))
     return {path: value + weight.astype(value.dtype) * (params[path] - value) for path, value in ema.items()}
 
 

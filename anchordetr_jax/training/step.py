@@ -43,8 +43,8 @@ def make_train_step(
         definition: the model.
         optimizer: the update rule.
         config: settings of matcher and losses; `train.accumulate`, the number of parts in which a device computes its
-            images; `train.ema_decay`, the decay of the moving average, if the state has one; `train.denoising_groups`,
-            whose random places follow from `train.seed` and the step.
+            images; `train.ema_decay` and `train.ema_warmup`, of the moving average, if the state has one;
+            `train.denoising_groups`, whose random places follow from `train.seed` and the step.
         mesh: the devices.
         state: a state, or an abstract one. The step keeps its shardings.
 
@@ -68,7 +68,13 @@ def make_train_step(
         changes, opt_state = optimizer.update(gradients, state.opt_state, state.params, state.step, grad_norm)
         params = {path: value + changes[path] for path, value in state.params.items()}
         params = _choose(finite, params, state.params)
-        ema = average_of(state.ema, params, decay=config.train.ema_decay, updates=state.step - state.bad_steps)
+        ema = average_of(
+            state.ema,
+            params,
+            decay=config.train.ema_decay,
+            warmup=config.train.ema_warmup,
+            updates=state.step - state.bad_steps,
+        )
         refused = 1 - finite.astype(jnp.int32)
         next_state = TrainState(
             step=state.step + 1,
