@@ -1,7 +1,9 @@
 """Anchor DETR, an object detector, in JAX.
 
     from anchordetr_jax import Detector
-    detections = Detector.from_pretrained("runs/mine").predict("street.jpg")
+    detector = Detector.from_pretrained("anchordetr-r50-dc5")
+    detections = detector.predict("street.jpg")
+    run = detector.finetune("MY_DATA", workdir="runs/mine")
 
 The names of this module are imported when they are first used. So the command line can answer a mistake before JAX
 has started. docs/architecture.md says what each folder does.
@@ -13,18 +15,22 @@ from typing import TYPE_CHECKING, Any
 from anchordetr_jax.version import __version__
 
 if TYPE_CHECKING:
+    from anchordetr_jax.api.detector import Detector as Detector
+    from anchordetr_jax.api.run import TrainingRun as TrainingRun
+    from anchordetr_jax.api.training import train as train
     from anchordetr_jax.errors import UserError as UserError
     from anchordetr_jax.prediction.detections import Detection as Detection
     from anchordetr_jax.prediction.detections import Detections as Detections
-    from anchordetr_jax.prediction.detector import Detector as Detector
 
-__all__ = ["Detection", "Detections", "Detector", "UserError", "__version__"]
+__all__ = ["Detection", "Detections", "Detector", "TrainingRun", "UserError", "__version__", "train"]
 
 _HOMES = {
     "Detection": "prediction.detections",
     "Detections": "prediction.detections",
-    "Detector": "prediction.detector",
+    "Detector": "api.detector",
+    "TrainingRun": "api.run",
     "UserError": "errors",
+    "train": "api.training",
 }
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import ml_collections
 
-from anchordetr_jax.config import Config, config_from_dict, default_config
+from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import packaged_folder
 from anchordetr_jax.settings.names import flat_settings
@@ -60,11 +60,15 @@ def find_experiment(name: str) -> str:
     raise UserError(f"The config file {name!r} does not exist; {hint}.")
 
 
-def read_experiment(name: str, changes: Iterable[str] = (), values: Mapping[str, Any] | None = None) -> Experiment:
+def read_experiment(
+    source: str | Config | ml_collections.ConfigDict,
+    changes: Iterable[str] = (),
+    values: Mapping[str, Any] | None = None,
+) -> Experiment:
     """The settings of an experiment file or preset, with changes, checked.
 
     Args:
-        name: see `find_experiment`.
+        source: see `find_experiment`; or the settings themselves.
         changes: texts such as "train.epochs=20".
         values: {"train.epochs": 20}.
 
@@ -72,7 +76,7 @@ def read_experiment(name: str, changes: Iterable[str] = (), values: Mapping[str,
         UserError: the file is missing or fails, or a setting has a wrong name, type or value.
     """
     changes, values = list(changes), dict(values or {})
-    settings = _run_file(find_experiment(name)).to_dict()
+    settings = _settings_of(source)
     default = flat_settings(default_config().to_dict())
     chosen = flat_settings(settings).items()
     given = {setting for setting, value in chosen if setting not in default or default[setting] != value}
@@ -97,6 +101,23 @@ def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
         name, _, text = change.partition("=")
         _set(settings, name, text, parse=True)
     return config_from_dict(settings)
+
+
+def change_values(config: Config, values: Mapping[str, Any]) -> Config:
+    """The settings with some changed, such as {"train.epochs": 20}. Raises like `change_config`."""
+    settings = config_to_dict(config)
+    for name, value in values.items():
+        _set(settings, name, value)
+    return config_from_dict(settings)
+
+
+def _settings_of(source: str | Config | ml_collections.ConfigDict) -> dict[str, Any]:
+    """Nested dicts, which the caller may change."""
+    if isinstance(source, Config):
+        return config_to_dict(source)
+    read = source if isinstance(source, ml_collections.ConfigDict) else _run_file(find_experiment(source))
+    settings: dict[str, Any] = read.to_dict()
+    return settings
 
 
 def _set(settings: dict[str, Any], name: str, value: Any, *, parse: bool = False) -> None:

@@ -12,8 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import tqdm
 from absl import flags
+from tqdm.auto import tqdm
 
 from anchordetr_jax import cli
 from anchordetr_jax.errors import UserError
@@ -56,13 +56,13 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--layer must be from 1 to {layers}, the number of decoder layers, not {LAYER.value}.")
     names = output_names([str(image.path) for image in images])
     explanations: list[Explanation] = []
-    for image, name in zip(tqdm.tqdm(images, unit="image", dynamic_ncols=True), names, strict=True):
+    for image, name in zip(tqdm(images, unit="image", dynamic_ncols=True), names, strict=True):
         try:
             explanation = explain(detector, image, most=detector.max_detections)
         except UserError as error:
             if len(images) == 1:
                 raise
-            tqdm.tqdm.write(f"{error} It is left out.", file=sys.stderr)
+            tqdm.write(f"{error} It is left out.", file=sys.stderr)
             continue
         if len(explanations) < PICTURES.value:
             draw(explanation, Path(OUTPUT.value) / Path(name).stem)

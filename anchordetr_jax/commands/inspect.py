@@ -16,8 +16,8 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import tqdm
 from absl import flags
+from tqdm.auto import tqdm
 
 from anchordetr_jax import cli
 from anchordetr_jax.config import Config
@@ -72,7 +72,7 @@ def main(arguments: list[str]) -> None:
 
 
 def show_progress(values: Iterable[Any], total: int, title: str) -> Iterable[Any]:
-    return tqdm.tqdm(values, title, total, unit="image", file=sys.stderr, delay=0.5, leave=False)
+    return tqdm(values, title, total, unit="image", file=sys.stderr, delay=0.5, leave=False)
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 from absl import flags
+from tqdm.auto import tqdm
 
 from anchordetr_jax import cli
 from anchordetr_jax.data.images import SUFFIXES
@@ -100,7 +100,7 @@ class Results:
         """Names a file that cannot be read, and continues if there are several files."""
         if self.num_given == 1:
             raise problem
-        tqdm.tqdm.write(f"{problem} It is left out.", file=sys.stderr)
+        tqdm.write(f"{problem} It is left out.", file=sys.stderr)
         self.unreadable += 1
 
     @property
@@ -169,7 +169,7 @@ def detect_on_images(
     drawing: collections.deque[Any] = collections.deque()
     with (
         ThreadPoolExecutor(max_workers=4) as pool,
-        tqdm.tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=not paths) as bar,
+        tqdm(total=len(paths), unit="image", dynamic_ncols=True, disable=not paths) as bar,
     ):
         try:
             tiles, overlap = read_tiles()
@@ -207,7 +207,7 @@ def detect_on_video(detector: Detector, path: str, target: Path, results: Result
     try:
         with VideoReader(path) as reader, VideoWriter(target, reader.rate) as writer:
             rate = float(reader.rate)
-            with tqdm.tqdm(desc=Path(path).name, total=reader.num_frames, unit="frame", dynamic_ncols=True) as bar:
+            with tqdm(desc=Path(path).name, total=reader.num_frames, unit="frame", dynamic_ncols=True) as bar:
                 number = 0
                 for frames in read_ahead(chunks(iter(reader), BATCH_SIZE.value)):
                     found = detector.predict(

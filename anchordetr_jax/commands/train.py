@@ -43,8 +43,6 @@ def main(arguments: list[str]) -> None:
     cli.prepare_computation()
     if not read_config.is_named:
         experiment = fine_tuning(changes)
-    if experiment.config.model.dtype == "float64":
-        jax.config.update("jax_enable_x64", True)
     outcome = run_experiment(experiment, workdir)
     if outcome.stopped_by is not None:
         name = signal.Signals(outcome.stopped_by).name

@@ -6,6 +6,7 @@ written to `results.json`. Scoring that file with pycocotools gives the same sco
 
 import contextlib
 import dataclasses
+import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -74,6 +75,18 @@ class Scores:
     def thresholds(self) -> Thresholds | None:
         """The score threshold to use for each class; None where no detection is right."""
         return Thresholds.from_scores(self.to_dict())
+
+    def __getitem__(self, name: str) -> float:
+        """One of the 12 scores: `scores["AP"]`."""
+        return self.metrics[name]
+
+    def __repr__(self) -> str:
+        return f"{self.table}\n\n{class_table(self)}"
+
+    def _repr_html_(self) -> str:
+        rows = [(name, f"{value:.3f}") for name, value in self.metrics.items()]
+        rows += [(f"AP of {score.name}", f"{score.ap:.3f}") for score in self.per_class]
+        return "<table>" + "".join(f"<tr><td>{html.escape(a)}</td><td>{b}</td></tr>" for a, b in rows) + "</table>"
 
     def to_dict(self) -> dict[str, Any]:
         """The scores for a JSON file, without the precision array and the curves."""

@@ -10,10 +10,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import tqdm
 from absl import logging
 from flax import nnx
 from jax.sharding import Mesh
+from tqdm.auto import tqdm
 
 from anchordetr_jax.compilation import CacheHits
 from anchordetr_jax.config import Config
@@ -235,7 +235,7 @@ class Evaluator:
         state = self._placed(state)
         in_flight: collections.deque[tuple[np.ndarray, np.ndarray, TopDetections]] = collections.deque()
         done: list[DatasetDetections] = []
-        bar = tqdm.tqdm(
+        bar = tqdm(
             total=len(self.dataset),
             initial=len(self.dataset) - len(wanted),
             desc="evaluate",

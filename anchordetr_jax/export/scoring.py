@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, overload
 
 import numpy as np
-import tqdm
+from tqdm.auto import tqdm
 
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import resized_sizes
@@ -54,13 +54,13 @@ def score_program(
     run = _loaded(exported, program)
     pictures = _Pictures(dataset)
     found = sample.detect(pictures, dict(exported.metadata), run, program.rows or batch_size)
-    bar = tqdm.tqdm(found, total=len(dataset), desc=program.kind, unit="image", disable=not progress)
+    bar = tqdm(found, total=len(dataset), desc=program.kind, unit="image", disable=not progress)
     scores, labels, boxes = (np.stack(arrays) for arrays in zip(*bar, strict=True))
     readable = np.array([row not in pictures.problems for row in range(len(dataset))])
     images = DatasetDetections(np.arange(len(dataset)), readable, scores, labels, boxes)
     results, not_finite = coco_results(images, dataset.image_ids, exported.classes)
     if not_finite:
-        tqdm.tqdm.write(f"{program.kind}: {not_finite_sentence(not_finite)}")
+        tqdm.write(f"{program.kind}: {not_finite_sentence(not_finite)}")
     truth = dataset.ground_truth()
     scored = None if truth is None else coco_scores(truth, results, dataset.image_ids, name=dataset.name)
     return ProgramResult(program, results, scored, tuple(pictures.problems[row] for row in sorted(pictures.problems)))

@@ -5,7 +5,7 @@ import time
 from typing import Any
 
 import numpy as np
-import tqdm
+from tqdm.auto import tqdm
 
 from anchordetr_jax.compilation import CacheHits
 from anchordetr_jax.data.source import DetectionSource
@@ -47,7 +47,7 @@ def evaluate_in_tiles(
     readers = [functools.partial(_read, dataset, row) for row in range(len(dataset))]
     with CacheHits() as hits:
         found = detector.predict_in_tiles(readers, 0.0, tiles=tiles, overlap=overlap, batch_size=batch_size)
-        for row, outcome in tqdm.tqdm(
+        for row, outcome in tqdm(
             found, total=len(dataset), desc="evaluate", unit="image", disable=not progress, dynamic_ncols=True
         ):
             if isinstance(outcome, UserError):

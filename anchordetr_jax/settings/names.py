@@ -1,7 +1,7 @@
 """Names of settings: those of older versions, which still load, and those of other tools, which get an answer."""
 
 import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from anchordetr_jax.errors import UserError
@@ -91,6 +91,20 @@ def nearest_setting(name: str, known: Iterable[str]) -> str | None:
     if near := difflib.get_close_matches(last, own_group, n=1):
         return own_group[near[0]]
     return next(iter(difflib.get_close_matches(plain, known, n=1, cutoff=0.75)), None)
+
+
+def setting_named(name: str, known: Collection[str]) -> str:
+    """The full name of a setting that is given with or without its group: "batch_size" is "train.batch_size".
+
+    If several groups have it, that of training counts, or the first one. Raises `UserError` if there is none.
+    """
+    if name in known:
+        return name
+    same = [setting for setting in known if setting.rpartition(".")[2] == name]
+    if same:
+        return f"train.{name}" if f"train.{name}" in same else same[0]
+    near = nearest_setting(name, known)
+    raise UserError(f"There is no setting {name!r}" + (f"; did you mean {near!r}?" if near else "."))
 
 
 def flat_settings(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -3,10 +3,12 @@
 import contextlib
 import dataclasses
 import os
+from collections.abc import Callable
 
 import jax
 from etils import epath
 
+from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, saved_steps
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
@@ -17,12 +19,15 @@ from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.experiments import Experiment
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.training.initial_checkpoint import prepare_initial_weights
+from anchordetr_jax.training.initial_checkpoint import INITIAL_WEIGHTS_FOLDER, prepare_initial_weights
 from anchordetr_jax.training.loop import Evaluate, Outcome, train
 from anchordetr_jax.training.watching.loggers import open_loggers
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
 from anchordetr_jax.training.workdir_lock import WorkdirLock
+
+InitialWeights = Callable[[epath.Path], None]
+"""Writes weights as a checkpoint into a folder."""
 
 FINE_TUNING, FINE_TUNING_ON_CPUS = "finetune", "finetune-cpu"
 """Presets for a data set of one's own."""
@@ -41,19 +46,31 @@ def fine_tuning_preset() -> tuple[str, str]:
     return FINE_TUNING, f"Preset: {FINE_TUNING}, because JAX computes on {platform.upper()}s here."
 
 
-def run_experiment(experiment: Experiment, workdir: str | os.PathLike[str]) -> Outcome:
+def run_experiment(
+    experiment: Experiment, workdir: str | os.PathLike[str], initial: InitialWeights | None = None
+) -> Outcome:
     """Prepares the initial weights and the data, and trains; or continues the run of the workdir.
 
     Other runs are kept out of the workdir meanwhile. All processes of a run call this.
+
+    Args:
+        experiment: the settings. A float64 network puts JAX into its 64-bit mode.
+        workdir: folder of the run.
+        initial: the weights to begin with, instead of those that `init_from` names.
 
     Raises:
         UserError: settings, weights, data and workdir do not fit together.
     """
     config, folder = experiment.config, stored_path(workdir)
+    if config.model.dtype == "float64":
+        jax.config.update("jax_enable_x64", True)
     first = jax.process_index() == 0
     with contextlib.ExitStack() as stack:
         watchdog = stack.enter_context(Watchdog(config.train.timeout_seconds))
         lock = stack.enter_context(WorkdirLock(folder)) if first else None
+        if initial is not None and not saved_steps(folder / CHECKPOINTS_FOLDER):
+            initial(folder / INITIAL_WEIGHTS_FOLDER)
+            config = dataclasses.replace(config, init_from=str(folder / INITIAL_WEIGHTS_FOLDER))
         config, remarks = prepare_initial_weights(config, experiment.given, folder)
         if first:
             print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)

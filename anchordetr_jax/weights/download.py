@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import requests
-import tqdm
 import urllib3
+from tqdm.auto import tqdm
 
 from anchordetr_jax.errors import UserError
 
@@ -130,7 +130,7 @@ def _continue(url: str, partial: Path) -> None:
 def _write(response: requests.Response, partial: Path, start: int, total: int | None) -> None:
     with (
         partial.open("ab" if start else "wb") as file,
-        tqdm.tqdm(
+        tqdm(
             desc=partial.name.removesuffix(".partial"),
             initial=start,
             total=total,

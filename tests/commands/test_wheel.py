@@ -15,23 +15,8 @@ ROOT = Path(__file__).parents[2]
 PARTS = ("anchordetr_jax", "configs", "assets", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 """What the wheel is made of."""
 
-TINY = """
-import ml_collections
-from anchordetr_jax.config import default_config
-
-
-def get_config() -> ml_collections.ConfigDict:
-    config = default_config()
-    config.model.update(backbone="compact", num_patterns=1, num_anchors=8, hidden_dim=32, num_heads=2, ffn_dim=32)
-    config.model.update(encoder_layers=1, decoder_layers=1)
-    config.augment.update(train_sizes=(32,), eval_size=32, max_size=32, crop_probability=0.0)
-    config.optimizer.freeze = ()
-    config.matcher.backend = "device"
-    config.train.update(epochs=1, batch_size=4, tensorboard=False)
-    config.data.num_buckets = 1
-    return config
-"""
-"""An experiment file of one's own; the network compiles quickly."""
+TINY = ROOT / "tests" / "training" / "script_config.py"
+"""An experiment file of one's own. Other tests have compiled what it trains, if the data set is the same."""
 
 WHOLE_WAY = """
 from pathlib import Path
@@ -41,10 +26,11 @@ from anchordetr_jax.commands import main
 from anchordetr_jax.experiments import find_experiment, load_config
 from anchordetr_jax.weights.locating import locate
 
-small = ["--short-side", "32", "32", "--max-side", "32", "--object-size", "0.4", "0.8", "--processes", "1"]
-assert main(["shapes", "data", "--train", "4", "--val", "2", *small]) == 0
+few = ["--config.train.epochs=1", "--config.augment.eval_size=32", "--config.train.evaluate_every=1"]
+small = ["--short-side", "32", "40", "--max-side", "48", "--processes", "1"]
+assert main(["shapes", "data", "--train", "8", "--val", "1", *small]) == 0
 assert main(["inspect", "data"]) == 0
-assert main(["train", "data", "--config", "tiny.py", "--workdir", "runs/mine"]) == 0
+assert main(["train", "data", "--config", "tiny.py", "--workdir", "runs/mine", *few]) == 0
 assert main(["evaluate", "runs/mine"]) == 0
 assert main(["predict", "data/val2017", "--checkpoint", "runs/mine", "--output", "seen", "--threshold=0"]) == 0
 assert main(["export", "runs/mine", "--shape", "32x32", "--batch", "1", "--output", "exported"]) == 0
@@ -97,7 +83,7 @@ def test_the_wheel_goes_the_whole_way_in_an_empty_folder(
     environment = {name: value for name, value in script_environment.items() if name != "PYTHONPATH"}
     venv, folder = tmp_path / "venv", tmp_path / "empty"
     folder.mkdir()
-    (folder / "tiny.py").write_text(TINY)
+    shutil.copy(TINY, folder / "tiny.py")
     run([sys.executable, "-m", "venv", "--without-pip", str(venv)], folder, environment)
     inside = venv / "lib" / f"python{sysconfig.get_python_version()}" / "site-packages"
     # The dependencies are those of this environment. The package itself is found first in its own.

@@ -3,7 +3,8 @@
 import pytest
 
 from anchordetr_jax.config import Config, config_to_dict
-from anchordetr_jax.settings.names import OTHER_NAMES, flat_settings, nearest_setting
+from anchordetr_jax.errors import UserError
+from anchordetr_jax.settings.names import OTHER_NAMES, flat_settings, nearest_setting, setting_named
 
 SETTINGS = config_to_dict(Config())
 KNOWN = [*SETTINGS, *flat_settings(SETTINGS)]
@@ -38,3 +39,21 @@ def test_every_name_in_the_table_is_a_setting_and_no_name_means_two() -> None:
 )
 def test_the_nearest_setting_is_found(name: str, setting: str | None) -> None:
     assert nearest_setting(name, KNOWN) == setting
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("train.seed", "train.seed"),
+        ("batch_size", "train.batch_size"),  # That of training, not that of evaluation.
+        ("learning_rate", "optimizer.learning_rate"),
+        ("init_from", "init_from"),
+    ],
+)
+def test_a_setting_may_be_named_without_its_group(name: str, setting: str) -> None:
+    assert setting_named(name, flat_settings(SETTINGS)) == setting
+
+
+def test_a_setting_that_does_not_exist_gets_the_nearest_name() -> None:
+    with pytest.raises(UserError, match=r"There is no setting 'lr'; did you mean 'optimizer\.learning_rate'\?"):
+        setting_named("lr", flat_settings(SETTINGS))

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-import tqdm
 from etils import epath
+from tqdm.auto import tqdm
 
 from anchordetr_jax.data.image_sizes import Header, read_header
 
@@ -25,7 +25,7 @@ def look_at(paths: Sequence[epath.Path | None], *, progress: str) -> list[Look]:
     """Reads the header of each file (None: it was not found), with a progress bar where this takes long."""
     with ThreadPoolExecutor(READERS) as pool:
         looks = pool.map(_look_at, paths)
-        return list(tqdm.tqdm(looks, progress, len(paths), unit="image", delay=2, leave=False, dynamic_ncols=True))
+        return list(tqdm(looks, progress, len(paths), unit="image", delay=2, leave=False, dynamic_ncols=True))
 
 
 def _look_at(path: epath.Path | None) -> Look:

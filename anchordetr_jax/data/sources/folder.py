@@ -6,8 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-import tqdm
 from etils import epath
+from tqdm.auto import tqdm
 
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.image_sizes import Size, complete_sizes, read_header
@@ -53,7 +53,7 @@ class ImageFolder:
         self._file_names = [names[i] for i in order]
         with ThreadPoolExecutor(READERS) as pool:
             found = pool.map(self._header_size, self._file_names)
-            sizes = complete_sizes(list(tqdm.tqdm(found, "image sizes", len(names), unit="image", delay=2)))
+            sizes = complete_sizes(list(tqdm(found, "image sizes", len(names), unit="image", delay=2)))
         if sizes is None:
             raise UserError(
                 f"None of the {len(names)} images in {folder} is readable: check that they are whole image files."

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import tqdm
 from absl import logging
+from tqdm.auto import tqdm
 
 from anchordetr_jax.data.image_sizes import read_header
 from anchordetr_jax.data.sources.tfds_records import StoredRecords
@@ -91,7 +91,7 @@ def gather_index(records: StoredRecords) -> TfdsIndex:
         return [_facts(records[i]) for i in range(start, min(start + RECORDS_AT_ONCE, len(records)))]
 
     facts: list[dict[str, Any]] = []
-    bar = tqdm.tqdm(total=len(records), desc=f"index of {records.split}", unit="image", delay=2, dynamic_ncols=True)
+    bar = tqdm(total=len(records), desc=f"index of {records.split}", unit="image", delay=2, dynamic_ncols=True)
     with bar, ThreadPoolExecutor(READERS) as pool:
         for part in pool.map(gather, range(0, len(records), RECORDS_AT_ONCE)):
             facts += part

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from typing import Self
 
 import jax
-import tqdm
+from tqdm.auto import tqdm
 
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.errors import UserError
@@ -53,7 +53,7 @@ class Progress:
         self._named: set[int] = set()
         self._any_readable = False
         self._shapes: set[tuple[int, ...]] = set()
-        self._bar = tqdm.tqdm(
+        self._bar = tqdm(
             initial=first_step,
             total=total_steps,
             desc="train",

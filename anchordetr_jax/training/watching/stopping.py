@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 from types import FrameType
 from typing import Any, Self
 
@@ -23,6 +24,8 @@ class StopRequest:
         self._before: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
+        if threading.current_thread() is not threading.main_thread():
+            return self  # Python lets only the main thread take signals.
         if jax.process_count() == 1:
             self._before = {number: signal.signal(number, self._note) for number in _SIGNALS}
         else:

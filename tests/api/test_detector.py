@@ -1,0 +1,207 @@
+"""Training and evaluation from Python are those of the command: the same bits; each continues what the other began."""
+
+import contextlib
+import dataclasses
+import json
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+
+import anchordetr_jax
+from anchordetr_jax import Detector, TrainingRun, UserError, train
+from anchordetr_jax.commands import evaluate as commands_evaluate
+from anchordetr_jax.commands import main
+from anchordetr_jax.data.batching import Batch
+from anchordetr_jax.data.loader import TrainingBatches
+from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
+from anchordetr_jax.devices import make_mesh
+from anchordetr_jax.evaluation import evaluate
+from anchordetr_jax.training import experiment
+from anchordetr_jax.training import run as run_module
+from tests.detector import MODEL, save_detector
+from tests.training.saved_arrays import saved_arrays
+from tests.training.tiny import build_in_place, equal
+
+SETTINGS: dict[str, Any] = {
+    "epochs": 1,
+    "batch_size": 8,
+    "augment.train_sizes": (32,),
+    "eval_size": 32,
+    "max_size": 48,
+    "data.num_workers": 0,
+    "matcher.backend": "device",
+    "tensorboard": False,
+    "checkpoint_every": 1,
+    "keep_checkpoints": 9,
+    "evaluate_every": 0,
+    "keep_best": False,
+    "data.num_buckets": 1,
+}
+FLAGS = [
+    "--config.train.epochs=1",
+    "--config.train.batch_size=8",
+    "--config.augment.train_sizes=32",
+    "--config.augment.eval_size=32",
+    "--config.augment.max_size=48",
+    "--config.data.num_workers=0",
+    "--config.matcher.backend=device",
+    "--noconfig.train.tensorboard",
+    "--config.train.checkpoint_every=1",
+    "--config.train.keep_checkpoints=9",
+    "--config.train.evaluate_every=0",
+    "--noconfig.train.keep_best",
+    "--config.data.num_buckets=1",
+]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_device() -> Iterator[None]:
+    """Programs for one device compile in half the time of those for eight."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (experiment, evaluate, commands_evaluate):
+            patch.setattr(module, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+        yield
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("data") / "shapes"
+    write_shapes_dataset(root, train_images=8, val_images=2, config=ShapesConfig(short_side=(32, 40), max_side=48))
+    return root
+
+
+@pytest.fixture(scope="module")
+def start(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    model = dataclasses.replace(MODEL, decoder_layers=1)
+    return save_detector(tmp_path_factory.mktemp("start") / "checkpoint", model)
+
+
+@pytest.fixture(scope="module")
+def fine_tuned(data: Path, start: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    workdir = tmp_path_factory.mktemp("runs") / "python"
+    return Detector.from_pretrained(start).finetune(data, workdir=workdir, **SETTINGS)
+
+
+def log(workdir: Path) -> list[dict[str, Any]]:
+    """The lines of metrics.jsonl without the only number that depends on the clock."""
+    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name != "images_per_second"} for line in lines]
+
+
+def assert_same_run(a: Path, b: Path, step: int) -> None:
+    assert equal(saved_arrays(a / "checkpoints" / str(step)), saved_arrays(b / "checkpoints" / str(step)))
+    assert log(a) == log(b)
+
+
+def test_fine_tuning_is_the_run_of_the_command_to_the_bit(
+    fine_tuned: TrainingRun, data: Path, start: Path, tmp_path: Path
+) -> None:
+    assert main(["train", str(data), "--workdir", str(tmp_path), f"--config.init_from={start}", *FLAGS]) == 0
+    assert_same_run(Path(fine_tuned.workdir), tmp_path, step=1)
+
+
+def test_evaluation_scores_as_the_command_does(
+    fine_tuned: TrainingRun, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["evaluate", str(fine_tuned.workdir)]) == 0
+    expected = json.loads((tmp_path / "results.scores.json").read_text())
+    scores = fine_tuned.detector.evaluate()
+    assert {name: scores[name] for name in scores.metrics} == {name: expected[name] for name in scores.metrics}
+    assert fine_tuned.detector.evaluate(data, split="val", **{"eval.batch_size": 8}).metrics == scores.metrics
+    assert isinstance(fine_tuned.detector, Detector)
+    assert "Average Precision" in repr(scores)
+    assert "<td>AP50</td>" in scores._repr_html_()
+
+
+class Interrupted(TrainingBatches):
+    """Sends Ctrl-C before the batch of step 1."""
+
+    def batches(  # type: ignore[override]
+        self, first_step: int = 0, stop_step: int | None = None
+    ) -> Iterator[tuple[int, Batch]]:
+        with contextlib.closing(super().batches(first_step, stop_step)) as batches:
+            for step, batch in batches:
+                if step == 1:
+                    signal.raise_signal(signal.SIGINT)
+                yield step, batch
+
+
+Run = Callable[[Path], Any]
+
+
+@pytest.fixture(scope="module")
+def in_python(data: Path) -> Run:
+    settings = {**SETTINGS, "epochs": 4, "evaluate_every": 4}
+    return lambda workdir: train("shapes-scratch", workdir=workdir, data=data, **settings)
+
+
+@pytest.fixture(scope="module")
+def by_command(data: Path) -> Run:
+    flags = [*FLAGS, "--config.train.epochs=4", "--config.train.evaluate_every=4"]
+    return lambda workdir: main(["train", str(data), "--config", "shapes-scratch", "--workdir", str(workdir), *flags])
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run_module, "build", build_in_place)
+
+
+@pytest.fixture(scope="module")
+def whole_run(in_python: Run, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
+    """A run of the stand-in that nothing disturbed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run_module, "build", build_in_place)
+        run: TrainingRun = in_python(tmp_path_factory.mktemp("whole") / "run")
+        return run
+
+
+def test_a_run_has_its_numbers_and_its_pictures(whole_run: TrainingRun, tmp_path: Path) -> None:
+    (row,) = whole_run.metrics
+    assert (row["step"], row["epoch"]) == (4, 4)
+    assert {"loss", "AP", "AP50", "ARl"} <= row.keys()
+    assert repr(whole_run).splitlines()[1].split()[:4] == ["step", "epoch", "loss", "AP"]
+    assert "<th>AP50</th>" in whole_run._repr_html_()
+    assert min(whole_run.curves().size) > 100
+    assert min(whole_run.predictions().size) > 100
+    with pytest.raises(UserError, match="no workdir of a run"):
+        TrainingRun(tmp_path)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_the_command_continues_what_python_began_and_ctrl_c_stopped(
+    in_python: Run, by_command: Run, whole_run: TrainingRun, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "TrainingBatches", Interrupted)
+        assert in_python(tmp_path).step == 2  # Ctrl-C saves, and the call returns.
+    assert "Stopped after step 2, which is saved" in capsys.readouterr().out
+    by_command(tmp_path)
+    assert_same_run(Path(whole_run.workdir), tmp_path, step=4)
+
+
+@pytest.mark.usefixtures("stand_in")
+def test_python_continues_what_the_command_began(
+    in_python: Run, by_command: Run, whole_run: TrainingRun, tmp_path: Path
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiment, "TrainingBatches", Interrupted)
+        with pytest.raises(SystemExit):
+            by_command(tmp_path)
+    in_python(tmp_path)
+    assert_same_run(Path(whole_run.workdir), tmp_path, step=4)
+
+
+def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(start: Path, data: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"There is no setting 'imgsz'; did you mean 'augment\.train_sizes'\?"):
+        Detector.from_pretrained(start).finetune(data, workdir=tmp_path, imgsz=640)
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_package_offers_what_its_page_names() -> None:
+    for name in anchordetr_jax.__all__:
+        assert getattr(anchordetr_jax, name) is not None
