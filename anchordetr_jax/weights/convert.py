@@ -26,6 +26,7 @@ from anchordetr_jax.weights.locating import locate
 from anchordetr_jax.weights.pretrained import Pretrained, open_location, open_pretrained
 from anchordetr_jax.weights.reading import (
     BORDER_ARGUMENT,
+    COCO_OUTPUTS,
     LABELS_ARGUMENT,
     NAMES_ARGUMENT,
     OUTPUTS_ARGUMENT,
@@ -33,6 +34,14 @@ from anchordetr_jax.weights.reading import (
 from anchordetr_jax.weights.state_dict import is_ignored, state_dict_from_variables
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
+
+DETREX_ARGUMENTS = {
+    "enc_layers": "num_encoder_layers",
+    "dec_layers": "num_decoder_layers",
+    "nheads": "num_heads",
+    "hidden_dim": "embed_dim",
+}
+"""Official argument: that of detrex's transformer, where the names differ."""
 
 
 def import_weights(name: str | Path, out: str | Path, *, overwrite: bool = False, **options: Any) -> Pretrained:
@@ -81,7 +90,7 @@ def export_weights(
     content, remarks = exported(variables, found.config, categories, outputs, form)
     write_torch_file(path, content)
     if form == "detrex":
-        last = f"detrex evaluates it with: tools/train_net.py --eval-only train.init_checkpoint={path}"
+        last = f"detrex evaluates it with: {_detrex_command(path, found.config, _outputs_in(content))}"
     else:
         flags = " ".join(f"--{name} {value}" for name, value in architecture_arguments(found.config).items())
         last = f"The official code evaluates it with: main.py --eval --resume {path} {flags}"
@@ -128,6 +137,26 @@ def exported(
     }
     wide = dataclasses.replace(config.model, num_classes=outputs)
     return {"model": state_dict_from_variables(variables, wide, form), "args": arguments}, remarks
+
+
+def _detrex_command(path: str | Path, config: Config, outputs: int) -> str:
+    size = {"resnet50": "r50", "resnet101": "r101"}[config.model.backbone] + ("_dc5" if config.model.dilation else "")
+    words = [
+        "tools/train_net.py --eval-only",
+        f"--config-file projects/anchor_detr/configs/anchor_detr_{size}_50ep.py",
+        f"train.init_checkpoint={path}",
+    ]
+    if outputs != COCO_OUTPUTS["detrex"]:
+        words += [f"model.{part}.num_classes={outputs}" for part in ("transformer", "criterion")]
+    for name, value in architecture_arguments(config).items():
+        if name not in ("backbone", "dilation"):
+            words += [f"model.transformer.{DETREX_ARGUMENTS.get(name, name)}={value}"]
+            words += [f"model.embed_dim={value}"] if name == "hidden_dim" else []
+    return " ".join(words)
+
+
+def _outputs_in(content: Mapping[str, Any]) -> int:
+    return len(content["model"]["transformer.class_embed.0.bias"])
 
 
 def describe_file(name: str | Path, **options: Any) -> str:

@@ -122,9 +122,13 @@ def test_what_is_exported_for_detrex_comes_back_to_the_bit(tmp_path: Path) -> No
     assert back.keys() == there.keys()
     for name, array in there.items():
         assert back[name].tobytes() == array.tobytes()
-    assert remarks == (
-        f"detrex evaluates it with: tools/train_net.py --eval-only train.init_checkpoint={tmp_path}/back.pth",
-    )
+    (sentence,) = remarks
+    words = sentence.split()
+    assert words[words.index("--config-file") + 1] == "projects/anchor_detr/configs/anchor_detr_r50_50ep.py"
+    assert f"train.init_checkpoint={tmp_path}/back.pth" in words
+    settings = {word for word in words if word.startswith("model.")}
+    assert {"model.transformer.num_encoder_layers=1", "model.transformer.embed_dim=32", "model.embed_dim=32"} < settings
+    assert not any("num_classes" in setting for setting in settings)
     found = open_pretrained(tmp_path / "back.pth")
     assert found.config.model == dataclasses.replace(EIGHTY, dilation=False, anchor_border=1e-3)
 
