@@ -1,6 +1,6 @@
 """Detects objects in images, folders of images and videos, and draws them.
 
-anchordetr predict IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5] [--tiles 640]
+anchordetr predict IMAGE_OR_FOLDER... --checkpoint runs/mine --output DIR [--threshold 0.5] [--tiles 640] [--track]
 
 Without --threshold each class has its own: the one with the best F1 score in the evaluation of the checkpoint. DIR gets
 a picture with boxes for every image, an MP4 for every video (this needs `pip install av`), and detections.json in
@@ -31,6 +31,7 @@ from anchordetr_jax.prediction.detections import Detections, nothing_found_sente
 from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
 from anchordetr_jax.prediction.output_names import output_names
+from anchordetr_jax.prediction.tracking import Tracker, require
 from anchordetr_jax.prediction.video import UnreadableVideoError, VideoReader, VideoWriter
 
 FLAGS = flags.FlagValues()
@@ -49,6 +50,12 @@ BATCH_SIZE = flags.DEFINE_integer(
     "batch_size", 8, "The number of images or frames that the network gets at a time.", flag_values=FLAGS
 )
 read_tiles = cli.define_tiles(FLAGS)
+TRACK = flags.DEFINE_bool(
+    "track",
+    False,
+    "In videos: give each object a number that it keeps from frame to frame (pip install trackers).",
+    flag_values=FLAGS,
+)
 DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.", flag_values=FLAGS)
 
 DETECTIONS_FILE = "detections.json"
@@ -61,6 +68,10 @@ def main(arguments: list[str]) -> None:
         raise UserError(f"--batch_size must be at least 1, not {BATCH_SIZE.value}.")
     read_tiles()
     paths = all_files(arguments)
+    if TRACK.value and not any(map(is_video, paths)):
+        raise UserError("--track is for videos, and there is none: leave it out.")
+    if TRACK.value:
+        require()
     output = Path(OUTPUT.value)
     targets = dict(zip(paths, output_names(paths), strict=True))
     check_output(output, targets)
@@ -207,20 +218,35 @@ def detect_on_video(detector: Detector, path: str, target: Path, results: Result
     try:
         with VideoReader(path) as reader, VideoWriter(target, reader.rate) as writer:
             rate = float(reader.rate)
+            tracker = (
+                Tracker({label: threshold_of(detector, label) for label in detector.names}, rate)
+                if TRACK.value
+                else None
+            )
+            threshold = THRESHOLD.value if tracker is None else tracker.lowest
             with tqdm(desc=Path(path).name, total=reader.num_frames, unit="frame", dynamic_ncols=True) as bar:
                 number = 0
                 for frames in read_ahead(chunks(iter(reader), BATCH_SIZE.value)):
                     found = detector.predict(
-                        frames, THRESHOLD.value, batch_size=BATCH_SIZE.value, tiles=tiles, overlap=overlap
+                        frames, threshold, batch_size=BATCH_SIZE.value, tiles=tiles, overlap=overlap
                     )
                     for frame, detections in zip(frames, found, strict=True):
+                        if tracker is not None:
+                            detections = tracker.follow(detections)
                         if DRAW.value:
                             writer.add(np.asarray(detections.draw(frame)))
                         results.add(path, detections, frame=number, seconds=round(number / rate, 3))
                         number += 1
                     bar.update(len(frames))
+            if tracker is not None:
+                tqdm.write(f"{path}: {tracker.num_tracks} tracks")
     except UnreadableVideoError as error:
         results.skip(error)
+
+
+def threshold_of(detector: Detector, label: int) -> float:
+    """The score from which a detection of a class output counts."""
+    return detector.threshold_of(label) if THRESHOLD.value is None else THRESHOLD.value
 
 
 def chunks(frames: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:

@@ -66,9 +66,17 @@ class Detections:
     """The highest score in the image, also of detections below the threshold; 0 where it is unknown."""
     not_finite: int = 0
     """How many detections were left out because their score or box was not finite."""
+    track_ids: np.ndarray | None = None
+    """int32 [N]: the number of each object's track in a video; None without tracking."""
 
     def __post_init__(self) -> None:
-        shapes = {"boxes": (-1, 4), "scores": (-1,), "labels": (-1,), "category_ids": (-1,)}
+        shapes: dict[str, tuple[int, ...]] = {
+            "boxes": (-1, 4),
+            "scores": (-1,),
+            "labels": (-1,),
+            "category_ids": (-1,),
+            **({} if self.track_ids is None else {"track_ids": (-1,)}),
+        }
         for name, shape in shapes.items():
             dtype = np.float32 if name in ("boxes", "scores") else np.int32
             array = np.array(getattr(self, name), dtype).reshape(shape)
@@ -78,7 +86,7 @@ class Detections:
         object.__setattr__(self, "classes", tuple(self.classes))
         lengths = {len(getattr(self, name)) for name in (*shapes, "names")}
         if len(lengths) != 1:
-            raise ValueError("boxes, scores, labels, names and category_ids differ in length")
+            raise ValueError("boxes, scores, labels, names, category_ids and track_ids differ in length")
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -111,6 +119,7 @@ class Detections:
             labels=self.labels[places],
             names=tuple(self.names[place] for place in places),
             category_ids=self.category_ids[places],
+            track_ids=None if self.track_ids is None else self.track_ids[places],
         )
 
     def __repr__(self) -> str:
@@ -133,6 +142,10 @@ class Detections:
                 raise UserError(_unknown_class(name, self.classes))
         return self[np.array([name in names for name in self.names], bool)]
 
+    def with_tracks(self, track_ids: np.ndarray) -> "Detections":
+        """The same detections with the numbers of their tracks, int [N]."""
+        return dataclasses.replace(self, track_ids=track_ids)
+
     def draw(self, image: Image.Image | np.ndarray | None = None, *, min_size: int = 640) -> Image.Image:
         """The image with boxes, names and scores on it, as a new RGB picture.
 
@@ -153,24 +166,33 @@ class Detections:
         if pixels.shape[:2] != self.image_size:
             found, expected = (f"{width} x {height}" for height, width in (pixels.shape[:2], self.image_size))
             raise UserError(f"The image to draw on has {found} pixels, but the detections are of one with {expected}.")
-        labels, scores = self.labels.tolist(), self.scores.tolist()
-        return draw_detections(pixels, self.boxes, labels, self.names, scores, min_size=min_size)
+        labels, names, scores = self.labels.tolist(), self.names, self.scores.tolist()
+        if self.track_ids is not None:  # Then each object has a colour of its own.
+            labels = self.track_ids.tolist()
+            names = tuple(f"{number} {name}" for number, name in zip(labels, names, strict=True))
+        return draw_detections(pixels, self.boxes, labels, names, scores, min_size=min_size)
 
     def to_coco(self, image_id: int) -> list[dict[str, Any]]:
         """Entries of COCO's result format, for `loadRes` of pycocotools.
 
-        `bbox` is [left, top, width, height] in pixels, rounded to thousandths.
+        `bbox` is [left, top, width, height] in pixels, rounded to thousandths. With tracks, an entry has `track_id`.
         """
         corners = self.boxes.astype(np.float64)
         boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1).round(BOX_DECIMALS)
         scores = self.scores.astype(np.float64).round(SCORE_DECIMALS)
-        return [
+        entries: list[dict[str, Any]] = [
             {"image_id": image_id, "category_id": category_id, "bbox": box, "score": score}
             for category_id, box, score in zip(self.category_ids.tolist(), boxes.tolist(), scores.tolist(), strict=True)
         ]
+        if self.track_ids is not None:
+            for entry, number in zip(entries, self.track_ids.tolist(), strict=True):
+                entry["track_id"] = number
+        return entries
 
     def to_supervision(self) -> "supervision.Detections":
         """These detections as `supervision.Detections`, with the class names in `data["class_name"]`.
+
+        Tracks are in `tracker_id`.
 
         Raises `UserError` if the package supervision is not installed.
         """
@@ -182,6 +204,7 @@ class Detections:
             xyxy=self.boxes.copy(),
             confidence=self.scores.copy(),
             class_id=self.labels.astype(int),
+            tracker_id=None if self.track_ids is None else self.track_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
 
