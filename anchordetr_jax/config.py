@@ -176,6 +176,10 @@ class DataConfig:
     max_boxes: int = 0
     """Number of targets that each image is padded to. 0: the largest number of objects in an image. An image with more
     targets is an error."""
+    repeat_threshold: float = 0.0
+    """Images with a class that is in a smaller share of the training images than this come more often in an epoch:
+    sqrt(repeat_threshold / share) times (LVIS's repeat-factor sampling). An epoch is then longer. 0: each image comes
+    once; LVIS has 0.001."""
     num_buckets: int = 12
     """Largest number of buckets: static image shapes, of which each is compiled once."""
     shape_multiple: int = 32
@@ -187,6 +191,7 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         require(0 <= self.val_fraction < 1, "data.val_fraction", self.val_fraction, "0 (none) or more, and less than 1")
+        require(0 <= self.repeat_threshold <= 1, "data.repeat_threshold", self.repeat_threshold, "between 0 and 1")
         require(self.max_boxes >= 0, "data.max_boxes", self.max_boxes, "0 (as many as the data set needs) or more")
         require(self.num_buckets >= 1, "data.num_buckets", self.num_buckets, "at least 1")
         require(self.shape_multiple >= 1, "data.shape_multiple", self.shape_multiple, "at least 1")

@@ -18,10 +18,11 @@ from anchordetr_jax.data import further
 from anchordetr_jax.data.buckets import Buckets, holds, smallest_bucket
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.mosaic import Mosaics
+from anchordetr_jax.data.repeats import repeated_rows
 from anchordetr_jax.data.transforms import NUM_UNIFORMS, Draws, draw_augmentations, evaluation_draws
 
 # Numbers of the independent random streams of one seed.
-_ORDER, _AUGMENTATION, _BATCHES, _FURTHER = 0, 1, 2, 10
+_ORDER, _AUGMENTATION, _BATCHES, _REPEATS, _FURTHER = 0, 1, 2, 3, 10
 
 
 class Batch(NamedTuple):
@@ -95,12 +96,21 @@ class EpochPlan:
 
 
 def plan_epoch(
-    sizes: np.ndarray, *, seed: int, epoch: int, epochs: Epochs, augment: AugmentConfig, buckets: Buckets
+    sizes: np.ndarray,
+    *,
+    seed: int,
+    epoch: int,
+    epochs: Epochs,
+    augment: AugmentConfig,
+    buckets: Buckets,
+    factors: np.ndarray | None = None,
 ) -> EpochPlan:
     """The batches of an epoch: of steps `epochs.steps_before(epoch)` to `epochs.steps_before(epoch + 1) - 1`.
 
     A very small data set may have none. `sizes` int [n, 2] are the (h, w) of the images in the data set. The
-    augmentation of an image depends only on the seed, the permutation and the row.
+    augmentation of an image depends only on the seed, the permutation and the row. `factors` [n], from
+    `repeats.repeat_factors`, say how often an image comes in a permutation, which has `epochs.images` images, each time
+    with another augmentation. None: it comes once.
 
     Each image goes into the smallest bucket that holds its drawn size. A bucket's images make whole batches. The images
     that remain move to the next larger bucket that holds them. The images that remain in the largest buckets (an
@@ -114,14 +124,20 @@ def plan_epoch(
     rows = np.zeros(len(positions), np.int32)
     uniforms = np.zeros((len(positions), NUM_UNIFORMS))
     further_uniforms = np.zeros((len(positions), further.NUM_UNIFORMS))
-    permutations, places = positions // n, positions % n
+    length = epochs.images
+    permutations, places = positions // length, positions % length
     for permutation in np.unique(permutations).tolist():
         here = permutations == permutation
-        rows[here] = _generator(seed, _ORDER, permutation).permutation(n)[places[here]]
-        uniforms[here] = _generator(seed, _AUGMENTATION, permutation).random((n, NUM_UNIFORMS))[rows[here]]
+        if factors is None:
+            members = np.arange(n)
+        else:
+            members = repeated_rows(factors, _generator(seed, _REPEATS, permutation))
+        chosen = _generator(seed, _ORDER, permutation).permutation(length)[places[here]]
+        rows[here] = members[chosen]
+        uniforms[here] = _generator(seed, _AUGMENTATION, permutation).random((length, NUM_UNIFORMS))[chosen]
         if further.has_further(augment):
             generator = _generator(seed, _FURTHER, permutation)
-            further_uniforms[here] = generator.random((n, further.NUM_UNIFORMS))[rows[here]]
+            further_uniforms[here] = generator.random((length, further.NUM_UNIFORMS))[chosen]
     draws, mosaics = draw_augmentations(uniforms, sizes[rows], augment), None
     if further.has_further(augment):
         draws, mosaics = further.draw_further(draws, further_uniforms, sizes[rows], permutations, n, augment)

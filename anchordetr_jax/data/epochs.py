@@ -7,12 +7,14 @@ import dataclasses
 class Epochs:
     """Training is one stream of images: permutation 0 of the data set, then permutation 1, and so on.
 
+    With repeat-factor sampling, a permutation has images with rare classes more than once.
+
     Step k takes `batch_size` images of this stream, from position k * batch_size + offset on. Epoch e ends with the
     last step that fits into the first e + 1 permutations. Steps, epochs and positions count from 0.
     """
 
     images: int
-    """Number of images of the data set."""
+    """Number of images of a permutation."""
     batch_size: int
     """Images per step, over all processes."""
     offset: int = 0

@@ -29,6 +29,7 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.erasing import erase
 from anchordetr_jax.data.mosaic import PIECES, Labelled, compose
+from anchordetr_jax.data.repeats import repeats_of
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import apply_draw, relative_boxes
 from anchordetr_jax.errors import UserError
@@ -101,7 +102,8 @@ class TrainingBatches:
         self.share = _share("train.batch_size", config.train.batch_size, process_index, process_count)
         self.max_boxes = padded_boxes(source, config.data, PIECES if config.augment.mosaic_probability else 1)
         self.buckets = training_buckets(source.sizes, config.data, config.augment)
-        self.epochs = Epochs(len(source), config.train.batch_size)
+        self._repeats = repeats_of(source, config.data.repeat_threshold)
+        self.epochs = Epochs(self._repeats.total if self._repeats else len(source), config.train.batch_size)
         self._plans: dict[int, EpochPlan] = {}
 
     def with_epochs(self, epochs: Epochs) -> "TrainingBatches":
@@ -130,6 +132,7 @@ class TrainingBatches:
                 epochs=self.epochs,
                 augment=self.config.augment,
                 buckets=self.buckets,
+                factors=self._repeats.factors if self._repeats else None,
             )
             # The reading threads work on one epoch, or on two consecutive ones.
             self._plans = {**{e: p for e, p in self._plans.items() if abs(e - epoch) <= 1}, epoch: plan}
@@ -154,11 +157,12 @@ class TrainingBatches:
         return reading_problem(self.source, row)
 
     def describe(self) -> str:
-        """One line for the log: the number of images and boxes, the shapes, and the share of padding."""
+        """One line for the log: the number of images and boxes, the shapes, the share of padding, repeated images."""
         counts, waste = self.source.box_counts, self.plan(self.epochs.epoch_of_step(0)).padding_waste
         return (
             f"{len(counts)} images with {counts.sum()} boxes, at most {counts.max()} in one; "
             f"batches of {describe_shapes(self.buckets)}, {waste:.1%} padding"
+            + (f"; {self._repeats.line}" if self._repeats else "")
         )
 
 

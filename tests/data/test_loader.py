@@ -93,6 +93,16 @@ def test_starting_at_a_step_gives_the_same_batches_as_arriving_there(root: Path)
     assert all(equal(started[step], arrived[step]) for step in started)
 
 
+def test_images_with_rare_classes_come_more_often_wherever_the_run_continues(root: Path) -> None:
+    batches = training(root, repeat_threshold=0.9)
+    assert batches.epochs.images > 22
+    assert f"an epoch, which then has {batches.epochs.images} images" in batches.describe()
+    arrived = dict(batches.batches(0, 12))
+    started = dict(training(root, repeat_threshold=0.9).batches(9, 12))
+    assert all(equal(started[step], arrived[step]) for step in started)
+    assert training(root).epochs.images == 22
+
+
 def test_an_image_has_its_drawn_pixels_and_boxes_and_nothing_else(root: Path) -> None:
     batches = training(root)
     step, batch = next(batches.batches(3, 4))
