@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anchordetr_jax.pictures.panels import COLOURS, figure_png, style_panel
+from anchordetr_jax.pictures.panels import COLOURS, add_legend, figure_png, style_panel
 from anchordetr_jax.pictures.text import plot_fonts, plot_label
 
 
@@ -66,5 +66,4 @@ def _finish(panel: Axes, label: str, title: str | None = None) -> None:
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1.02)
     panel.set_ylabel(label)
-    if panel.has_data():
-        panel.legend(frameon=False, fontsize=9, title=title, title_fontsize=9)
+    add_legend(panel, title)

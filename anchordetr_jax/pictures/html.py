@@ -34,6 +34,7 @@ thead th { font-weight: 600; vertical-align: bottom; }
 @media (max-width: 40rem) { th, td { padding: .25rem .35rem; } }
 .matrix thead th:not(:first-child) { writing-mode: vertical-rl; transform: rotate(180deg); text-align: left;
   padding: .6rem .25rem; max-height: 12rem; }
+.matrix th:first-child { min-width: 8rem; }
 .matrix td { text-align: center; min-width: 2.4rem; }
 .numbers { display: grid; grid-template-columns: repeat(3, 1fr); gap: .5rem; padding: 0; max-width: 60rem; }
 @media (min-width: 48rem) { .numbers { grid-template-columns: repeat(6, 1fr); } }

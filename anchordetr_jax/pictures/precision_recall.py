@@ -7,7 +7,7 @@ from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from anchordetr_jax.pictures.panels import COLOURS, figure_png, save_figure, style_panel
+from anchordetr_jax.pictures.panels import COLOURS, add_legend, figure_png, save_figure, style_panel
 from anchordetr_jax.pictures.text import plot_fonts, plot_label
 
 
@@ -93,5 +93,4 @@ def _finish(panel: Axes) -> None:
     panel.set_xlim(0, 1)
     panel.set_ylim(0, 1.02)
     panel.set_ylabel("precision")
-    if panel.has_data():
-        panel.legend(frameon=False, fontsize=9, title="average precision", title_fontsize=9)
+    add_legend(panel, "average precision")
