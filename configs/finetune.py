@@ -21,9 +21,8 @@ from anchordetr_jax.config import default_config
 def get_config() -> ml_collections.ConfigDict:
     config = default_config()
     config.architecture = "init_from"
+    config.fit = "gpu"
     config.optimizer.schedule = "cosine"
-    config.optimizer.warmup_steps = 100
-    config.train.epochs = 30
     config.train.batch_size = 4
     config.train.keep_best = True
     config.eval.batch_size = 4

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import jax
 from etils import epath
 
-from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, saved_steps
+from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, read_meta, saved_steps
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
@@ -19,6 +19,7 @@ from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.experiments import Experiment
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.training.fitted_settings import fitted_settings
 from anchordetr_jax.training.initial_checkpoint import INITIAL_WEIGHTS_FOLDER, prepare_initial_weights
 from anchordetr_jax.training.loop import Evaluate, Outcome, train
 from anchordetr_jax.training.watching.loggers import open_loggers
@@ -80,6 +81,10 @@ def run_experiment(
             if line and first:
                 print(line, flush=True)
         dataset = open_source(config.data, "train")
+        before = settings_before(folder) if config.fit != "off" else None
+        config, remarks = fitted_settings(config, dataset, experiment.given, before)
+        if first:
+            print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
         data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
         mesh = make_mesh(config.mesh)
         watch = stack.enter_context(RunWatch(folder, open_loggers(config, folder))) if first else None
@@ -98,6 +103,13 @@ def run_experiment(
             watchdog=watchdog,
             lock=lock,
         )
+
+
+def settings_before(workdir: epath.Path) -> Config | None:
+    """The settings of the run that the workdir holds; None: there is none."""
+    if not saved_steps(workdir / CHECKPOINTS_FOLDER):
+        return None
+    return read_meta(find_checkpoint(workdir)).config
 
 
 def make_evaluate(

@@ -11,6 +11,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     find_checkpoint,
     read_meta,
     save_variables,
+    saved_shapes,
     saved_steps,
 )
 from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
@@ -47,10 +48,11 @@ def prepare_initial_weights(
             say something that must be known.
     """
     follows = config.architecture == "init_from"
+    kept = given if follows else ()
     if saved_steps(epath.Path(workdir) / CHECKPOINTS_FOLDER):
         before = read_meta(find_checkpoint(workdir)).config
         config = dataclasses.replace(config, init_from=before.init_from)
-        return (_with_architecture(config, before.model, given) if follows else config), ()
+        return (config if config.architecture == "config" else _with_architecture(config, before.model, kept)), ()
     if not config.init_from:
         if not follows:
             return config, ()
@@ -67,7 +69,15 @@ def prepare_initial_weights(
         checkpoint = epath.Path(workdir) / INITIAL_WEIGHTS_FOLDER
         model, remarks = _convert(location, config.model, given, checkpoint)
         config = dataclasses.replace(config, init_from=str(checkpoint))
-    return (_with_architecture(config, model, given) if follows else config), remarks
+    if config.architecture == "detector" and _is_detector(config.init_from):
+        follows = True
+        remarks += (f"The network is that of {location.name}: settings in model are not used.",)
+    return (_with_architecture(config, model, kept) if follows else config), remarks
+
+
+def _is_detector(checkpoint: str) -> bool:
+    """Whether a checkpoint has more than a backbone."""
+    return any(not path.startswith("backbone/") for path in saved_shapes(find_checkpoint(checkpoint)))
 
 
 def _convert(

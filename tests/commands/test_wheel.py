@@ -36,7 +36,7 @@ assert main(["predict", "data/val2017", "--checkpoint", "runs/mine", "--output",
 assert main(["export", "runs/mine", "--shape", "32x32", "--batch", "1", "--output", "exported"]) == 0
 package = Path(anchordetr_jax.__file__).parent
 assert Path(find_experiment("finetune-cpu")) == package / "presets" / "finetune_cpu.py"
-small_detector = locate(load_config("finetune-cpu").init_from).path
+small_detector = locate(load_config("shapes").init_from).path
 assert Path(small_detector) == package / "assets" / "shapes_start"
 assert read_meta(small_detector).config.model.backbone == "compact"
 print(package)

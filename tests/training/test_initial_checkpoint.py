@@ -56,6 +56,19 @@ def test_the_architecture_is_not_taken_over_by_default(checkpoint: Path, tmp_pat
     assert prepare_initial_weights(given, (), tmp_path) == (given, ())
 
 
+def test_with_detector_the_network_of_a_whole_detector_counts_and_else_that_of_the_settings(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    backbone = tmp_path / "backbone"
+    save_variables(backbone, {"backbone/stem/conv/kernel": np.zeros(2, np.float32)}, None, START)
+    small = starting_from(checkpoint, architecture="detector", model=ModelConfig(num_anchors=7))
+    config, remarks = prepare_initial_weights(small, {"model.num_anchors"}, tmp_path)
+    assert config.model == dataclasses.replace(NETWORK, num_classes=0)
+    assert remarks == (f"The network is that of {checkpoint}: settings in model are not used.",)
+    config, remarks = prepare_initial_weights(dataclasses.replace(small, init_from=str(backbone)), (), tmp_path)
+    assert (config.model, remarks) == (small.model, ())
+
+
 def test_a_weight_file_is_converted_into_the_workdir_when_its_dilation_is_given(tmp_path: Path) -> None:
     # Official weights without the arguments that would tell C5 from DC5.
     file = tmp_path / "weights.pth"

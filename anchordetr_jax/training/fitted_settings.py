@@ -1,0 +1,197 @@
+"""Settings that follow from the data set (`Config.fit`): length, learning rate, image sizes and augmentation.
+
+Few images need many passes, much augmentation and, so that they are passed often enough in a short time, small images.
+Small objects need large images.
+"""
+
+import dataclasses
+import math
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anchordetr_jax.config import Config
+from anchordetr_jax.data.source import DetectionSource
+from anchordetr_jax.data.transforms import resized_sizes
+
+SHORT_SIDES = {"gpu": (640, 800), "cpu": (256, 320)}
+"""Least and largest short side of images, in pixels."""
+LONG_TO_SHORT = 4 / 3
+"""`augment.max_size` is this many times the short side on a CPU, where padding costs most."""
+CELLS = 2.0
+"""The side of small objects (`small_object`), in feature cells, that the image size aims at."""
+RARE = 10
+"""Classes with fewer objects do not decide what a small object is."""
+CPU_PIXELS = 1.0e9
+"""Pixels, with padding, that the small detector trains on in about 15 minutes on two CPU cores."""
+CROWDED = 5
+"""Images with more objects, on average, do not become mosaics."""
+FEW_IMAGES = 1000
+"""Data sets with fewer images get more augmentation."""
+
+
+class Choice(NamedTuple):
+    """A setting, and why it has this value."""
+
+    name: str
+    value: Any
+    reason: str
+
+
+def fitted_settings(
+    config: Config, dataset: DetectionSource, given: Collection[str], before: Config | None = None
+) -> tuple[Config, tuple[str, ...]]:
+    """The settings with those that follow from the data set, and sentences about them.
+
+    Args:
+        config: the settings. With `fit="off"` they stay as they are.
+        dataset: the training images.
+        given: names of settings that a person chose; they stay.
+        before: the settings of a run that continues. What was chosen for it stays.
+    """
+    if config.fit == "off":
+        return config, ()
+    choices: list[Choice] = []
+    for choose in (_image_size, _other_sizes, _length, _learning_rate, _augmentation):
+        chosen = [choice for choice in choose(config, dataset) if choice.name not in given]
+        if before is not None:
+            chosen = [choice._replace(value=_value(before, choice.name)) for choice in chosen]
+        config = _with(config, chosen)
+        choices += chosen
+    if before is not None:
+        return config, ()
+    lines = [f"Chosen for this data set: {choice.name}={choice.value!r}, {choice.reason}" for choice in choices]
+    return config, (*lines, *_small_objects(config, dataset))
+
+
+def cell_pixels(config: Config) -> int:
+    """The side of a feature cell in pixels of the resized image."""
+    stride = 8 if config.model.backbone == "compact" else 16
+    return stride if config.model.dilation else 2 * stride
+
+
+def object_sides(dataset: DetectionSource) -> np.ndarray:
+    """The square root of the area of each box, relative to the short side of its image; float [number of boxes]."""
+    sides = [np.zeros(0)]
+    for row in range(len(dataset)):
+        boxes = np.asarray(dataset.boxes(row), np.float64)
+        sides.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) / min(dataset.sizes[row]))
+    return np.concatenate(sides)
+
+
+def small_object(dataset: DetectionSource) -> float:
+    """The side of small objects, relative to the short side of their image.
+
+    It is the largest side of the smallest tenth of all objects, or the usual side in the class with the smallest
+    objects, if that is less.
+    """
+    sides = object_sides(dataset)
+    labels = np.concatenate([np.zeros(0, int), *(dataset.labels(row) for row in range(len(dataset)))])
+    if not len(sides):
+        return 1.0
+    usual = [np.median(sides[labels == label]) for label in np.unique(labels) if (labels == label).sum() >= RARE]
+    return max(float(min([np.quantile(sides, 0.1), *usual])), 1e-3)
+
+
+def _image_size(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    cell = cell_pixels(config)
+    least, largest = SHORT_SIDES[config.fit]
+    small = small_object(dataset)
+    size = int(min(max(math.ceil(CELLS * cell / small / 32) * 32, least), largest))
+    why = (
+        f"because small objects have {small:.1%} of their image's short side: {small * size:.0f} pixels, "
+        f"{small * size / cell:.1f} feature cells."
+    )
+    yield Choice("augment.eval_size", size, why)
+
+
+def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    del dataset
+    usual = config.augment.eval_size
+    smallest = round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32
+    yield Choice("augment.train_sizes", tuple(range(smallest, usual + 1, 32)), "up to the size of evaluation.")
+    if config.fit == "cpu":
+        yield Choice("augment.max_size", round(usual * LONG_TO_SHORT), "so that little is padded.")
+    else:
+        yield Choice("augment.max_size", round(usual * 5 / 3), "in the official proportion to the short side.")
+        yield Choice(
+            "augment.crop_resize_sizes", tuple(round(usual * part / 8) for part in (4, 5, 6)), "as the official ones."
+        )
+        yield Choice("augment.crop_min", round(usual * 384 / 800), "as the official one.")
+        yield Choice("augment.crop_max", round(usual * 600 / 800), "as the official one.")
+
+
+def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    images = len(dataset)
+    if config.fit == "cpu":
+        pixels = config.augment.eval_size * config.augment.max_size * images
+        epochs = int(min(max(CPU_PIXELS / pixels, 5), 100))
+        yield Choice("train.epochs", epochs, f"because {images} images then take about 15 minutes on two CPU cores.")
+    else:
+        epochs = int(min(max(950 / math.sqrt(images), 12), 100))
+        yield Choice("train.epochs", epochs, f"because there are {images} images: the fewer, the more passes.")
+    yield Choice("train.evaluate_every", max(1, epochs // 10), "ten evaluations in all.")
+
+
+def _learning_rate(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    steps = config.train.epochs * len(dataset) // config.train.batch_size
+    short = steps < 3000
+    why = f"because the run has {steps} steps."
+    if config.fit == "cpu":
+        rates = (3e-3, 3e-4) if short else (2e-3, 2e-4)
+    else:
+        rates = (1e-4, 1e-5) if short else (5e-5, 5e-6)
+    yield Choice("optimizer.learning_rate", rates[0], why)
+    yield Choice("optimizer.backbone_learning_rate", rates[1], why)
+    yield Choice("optimizer.warmup_steps", min(100, max(steps // 20, 1)), why)
+
+
+def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    images = len(dataset)
+    few = images < FEW_IMAGES
+    why = f"because {images} images are {'few' if few else 'many'}."
+    crowded = float(dataset.box_counts.mean()) > CROWDED
+    each = f"because images have {dataset.box_counts.mean():.1f} objects each." if few else why
+    yield Choice("augment.mosaic_probability", 0.3 if few and not crowded else 0.0, each)
+    if few and not crowded:
+        last = max(1, round(0.7 * config.train.epochs))
+        yield Choice("augment.mosaic_epochs", last, "so that the last epochs show whole images.")
+    yield Choice("augment.scale_jitter_probability", 0.4 if few else 0.2, why)
+    yield Choice("augment.scale_jitter_min", 0.6, "so that no object becomes much smaller than those that are there.")
+    yield Choice("augment.scale_jitter_max", 1.6, "so that most objects stay whole.")
+
+
+def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:
+    """A warning where objects are smaller than a feature cell."""
+    if not dataset.box_counts.any():
+        return
+    augment, cell = config.augment, cell_pixels(config)
+    resized = resized_sizes(dataset.sizes, augment.eval_size, augment.max_size).min(axis=1)
+    sides = object_sides(dataset)
+    small = int((sides * np.repeat(resized, dataset.box_counts) < cell).sum())
+    if not small:
+        return
+    # Sides of zero are no objects; and no image is enlarged for the last object of a thousand.
+    size = math.ceil(cell / max(float(np.quantile(sides, 0.001)), 1e-3) / 32) * 32
+    longest = math.ceil(size * float((dataset.sizes.max(axis=1) / dataset.sizes.min(axis=1)).max()))
+    yield (
+        f"Warning: {small} of {len(sides)} objects are smaller than a feature cell ({cell} pixels) in images of these "
+        f"sizes, and hard to find. Larger images mend it, and take longer: --config.augment.eval_size={size} "
+        f"--config.augment.train_sizes={size} --config.augment.max_size={longest}"
+    )
+
+
+def _value(config: Config, name: str) -> Any:
+    group, setting = name.split(".")
+    return getattr(getattr(config, group), setting)
+
+
+def _with(config: Config, choices: Sequence[Choice]) -> Config:
+    """The settings with all of these choices at once, because some must fit together."""
+    changes: dict[str, dict[str, Any]] = {}
+    for choice in choices:
+        group, setting = choice.name.split(".")
+        changes.setdefault(group, {})[setting] = choice.value
+    groups = {group: dataclasses.replace(getattr(config, group), **values) for group, values in changes.items()}
+    return dataclasses.replace(config, **groups)

@@ -1,0 +1,118 @@
+"""Settings that follow from the data set: they say why; what a person or an earlier part of the run chose stays."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anchordetr_jax.config import AugmentConfig, Config, ModelConfig, TrainConfig
+from anchordetr_jax.training.fitted_settings import cell_pixels, fitted_settings, object_sides, small_object
+
+CPU = Config(fit="cpu", model=ModelConfig(backbone="efficientnet_lite0"))
+GPU = Config(fit="gpu")
+
+
+class Squares:
+    """Images of 480x640 pixels with one square each."""
+
+    def __init__(self, images: int, *sides: float):
+        """`sides`: of the squares, in pixels; they repeat."""
+        self.sizes = np.tile([480, 640], (images, 1))
+        self.sides = np.resize(sides, images)
+        self.box_counts = np.ones(images, int)
+        self.classes = np.zeros(images, int)
+
+    def __len__(self) -> int:
+        return len(self.sizes)
+
+    def labels(self, row: int) -> np.ndarray:
+        return np.array([self.classes[row]])
+
+    def boxes(self, row: int) -> np.ndarray:
+        return np.array([[10, 20, 10 + self.sides[row], 20 + self.sides[row]]], np.float32)
+
+
+def fitted(config: Config, dataset: Any, *given: str, before: Config | None = None) -> tuple[Config, list[str]]:
+    result, lines = fitted_settings(config, dataset, given, before)
+    return result, list(lines)
+
+
+def test_without_fit_nothing_is_chosen() -> None:
+    assert fitted(Config(), Squares(10, 100)) == (Config(), [])
+
+
+def test_sides_are_relative_to_the_short_side() -> None:
+    assert object_sides(Squares(2, 48, 96)) == pytest.approx([0.1, 0.2])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "dilation", "pixels"),
+    [("resnet50", True, 16), ("resnet50", False, 32), ("compact", True, 8), ("efficientnet_lite0", False, 32)],
+)
+def test_a_cell_is_as_large_as_the_output_stride(backbone: Any, dilation: bool, pixels: int) -> None:
+    assert cell_pixels(Config(model=ModelConfig(backbone=backbone, dilation=dilation))) == pixels
+
+
+def test_small_objects_need_larger_images() -> None:
+    large, lines = fitted(CPU, Squares(50, 300))
+    small, _ = fitted(CPU, Squares(50, 40))
+    assert large.augment.eval_size < small.augment.eval_size
+    assert max(small.augment.train_sizes) == small.augment.eval_size
+    assert any("augment.eval_size=" in line and "62.5% of their image's short side" in line for line in lines)
+
+
+def test_a_class_of_small_objects_counts_although_it_is_rare() -> None:
+    dataset = Squares(400, *[240] * 19, 24)  # A twentieth of the squares is small.
+    assert small_object(dataset) == pytest.approx(0.5)  # type: ignore[arg-type]
+    dataset.classes[dataset.sides == 24] = 1
+    assert small_object(dataset) == pytest.approx(0.05)  # type: ignore[arg-type]
+
+
+def test_the_fewer_the_images_the_more_passes() -> None:
+    for config in (CPU, GPU):
+        few, some, many = (fitted(config, Squares(images, 100))[0].train.epochs for images in (100, 1000, 30_000))
+        assert few > some > many >= 5
+
+
+def test_few_images_get_mosaics_that_end_before_the_run() -> None:
+    few, many = fitted(CPU, Squares(100, 100))[0], fitted(CPU, Squares(2000, 100))[0]
+    assert few.augment.mosaic_probability > many.augment.mosaic_probability == 0
+    assert 0 < few.augment.mosaic_epochs < few.train.epochs
+
+
+def test_images_with_many_objects_do_not_become_mosaics() -> None:
+    dataset = Squares(100, 20)
+    dataset.box_counts = np.full(100, 12)
+    dataset.boxes = lambda row: np.tile([[10.0, 20, 30, 40]], (12, 1))  # type: ignore[method-assign,assignment,return-value]
+    dataset.labels = lambda row: np.zeros(12, int)  # type: ignore[method-assign,assignment,return-value]
+    assert fitted(CPU, dataset)[0].augment.mosaic_probability == 0
+
+
+def test_what_a_person_sets_stays_and_the_rest_follows_from_it() -> None:
+    given = dataclasses.replace(CPU, train=TrainConfig(epochs=2), augment=AugmentConfig(eval_size=96))
+    config, lines = fitted(given, Squares(100, 200), "train.epochs", "augment.eval_size")
+    assert (config.train.epochs, config.augment.eval_size) == (2, 96)
+    assert max(config.augment.train_sizes) == 96
+    assert any("because the run has 25 steps" in line for line in lines)
+    assert not any("train.epochs=" in line for line in lines)
+
+
+def test_a_run_that_continues_keeps_what_was_chosen() -> None:
+    before, _ = fitted(CPU, Squares(100, 200))
+    now, lines = fitted(CPU, Squares(400, 30), before=before)
+    assert (now.train.epochs, now.augment) == (before.train.epochs, before.augment)
+    assert lines == []
+    longer = dataclasses.replace(CPU, train=dataclasses.replace(CPU.train, epochs=99))
+    assert fitted(longer, Squares(100, 200), "train.epochs", before=before)[0].train.epochs == 99
+
+
+def test_objects_smaller_than_a_cell_are_counted_with_the_size_that_mends_it() -> None:
+    _, lines = fitted(CPU, Squares(100, 200, 12))
+    assert len(warnings := [line for line in lines if line.startswith("Warning")]) == 1
+    assert "50 of 100 objects are smaller than a feature cell (16 pixels)" in warnings[0]
+    assert "--config.augment.eval_size=640" in warnings[0]  # 12 pixels of 480 are 16 of 640.
+    sizes = AugmentConfig(eval_size=640, train_sizes=(640,), max_size=854)
+    mended = dataclasses.replace(CPU, augment=sizes)
+    given = ("augment.eval_size", "augment.train_sizes", "augment.max_size")
+    assert not any("Warning" in line for line in fitted(mended, Squares(100, 200, 12), *given)[1])
