@@ -27,6 +27,8 @@ from anchordetr_jax.weights.torch_file import write_torch_file
 IMAGES, ANNOTATIONS = "{}2017", "annotations/instances_{}2017.json"
 """The official code looks for the images and annotations of a split here."""
 
+VAL2017_IMAGES = 5000
+
 Results = Sequence[Mapping[str, Any]]
 """Entries of COCO's result format."""
 
@@ -71,7 +73,17 @@ def verify_evaluation(
         ours = result.metrics[name]
         table.compare(name, ours, official, SCORES, note=f"official {official:.4f}, here {ours:.4f}")
     compare_results(table, result.results, theirs, images, dataset.categories.ids)
+    if location.published is not None and location.published.ap is not None:
+        table.note(published_remark(location.published.ap, result.metrics["AP"], len(images)))
     return table
+
+
+def published_remark(published: float, found: float, images: int) -> str:
+    """How far an AP (between 0 and 1) is from the published one (in percent)."""
+    sentence = f"The published AP is {published:.1f}; here it is {100 * found:.1f} ({100 * found - published:+.1f})."
+    if images == VAL2017_IMAGES:
+        return sentence
+    return f"{sentence} The published one is of val2017's {VAL2017_IMAGES} images, and these are {images}."
 
 
 def compare_results(

@@ -19,7 +19,8 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import METRIC_NAMES
 from anchordetr_jax.verification import official_evaluation
 from anchordetr_jax.verification.comparison import Table
-from anchordetr_jax.verification.official_evaluation import compare_results, verify_evaluation
+from anchordetr_jax.verification.official_evaluation import compare_results, published_remark, verify_evaluation
+from anchordetr_jax.weights.convert import export_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from tests.weights.conftest import SMALL, random_variables
 
@@ -93,6 +94,29 @@ def test_both_evaluate_the_same_weights_and_images(
         assert "official 0.2700, here 0.2706" in str(table)
     with pytest.raises(UserError, match="instances_val2017"):
         verify_evaluation("checkout", checkpoint, data.parent)
+
+
+def test_the_distance_from_the_published_ap_is_said() -> None:
+    assert published_remark(44.3, 0.4416, 5000) == "The published AP is 44.3; here it is 44.2 (-0.1)."
+    assert published_remark(42.1, 0.5, 20).endswith("val2017's 5000 images, and these are 20.")
+
+
+@pytest.mark.parametrize("file", ["converted_anchor_detr_r50_50ep.pth", "mine.pth"])
+def test_a_published_model_is_compared_with_its_published_ap(
+    monkeypatch: pytest.MonkeyPatch, checkpoint: Path, data: Path, file: str
+) -> None:
+    monkeypatch.setattr(official_evaluation, "OfficialCode", lambda repo: SimpleNamespace(evaluate=evaluate))
+    monkeypatch.setattr(official_evaluation, "Evaluator", lambda dataset, config: SimpleNamespace(run=run))
+
+    def evaluate(*args: Any) -> Any:
+        return [*METRICS.values()], FOUND
+
+    def run(model: Any, **options: Any) -> Any:
+        return SimpleNamespace(metrics=METRICS, results=FOUND)
+
+    export_weights(checkpoint, data.parent / file)
+    table = verify_evaluation("checkout", data.parent / file, data, dilation=True if file == "mine.pth" else None)
+    assert ("The published AP is 42.1; here it is 25.0 (-17.1)." in str(table)) == (file != "mine.pth")
 
 
 def compared(official: list[dict[str, Any]]) -> list[str]:
