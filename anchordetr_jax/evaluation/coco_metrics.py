@@ -15,15 +15,9 @@ import numpy as np
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.evaluation.threshold import (
-    ScoreCurve,
-    Threshold,
-    Thresholds,
-    all_together,
-    class_thresholds,
-    score_curves,
-)
+from anchordetr_jax.evaluation.threshold import ScoreCurve, Threshold, all_together, class_thresholds, score_curves
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 """COCO's 12 scores for bounding boxes, in the order of pycocotools."""

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.evaluation.pairing import IOU_THRESHOLD, by_image, pair
-from anchordetr_jax.evaluation.threshold import Thresholds
 
 BACKGROUND = "background"
 

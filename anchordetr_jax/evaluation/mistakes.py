@@ -4,8 +4,8 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.evaluation.pairing import IOU_THRESHOLD, by_image, pair
-from anchordetr_jax.evaluation.threshold import Thresholds
 
 UNKNOWN = Thresholds(0.3)
 """The thresholds where no evaluation tells better ones."""

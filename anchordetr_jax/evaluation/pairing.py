@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from pycocotools import mask as coco_mask
 
-from anchordetr_jax.evaluation.threshold import Thresholds
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 
 IOU_THRESHOLD = 0.5
 """A detection with at least this IoU finds an object."""

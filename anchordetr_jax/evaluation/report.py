@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from etils import epath
 
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import RECALL_POINTS, Scores
 from anchordetr_jax.evaluation.confusion import BACKGROUND, Confusion, confusion
 from anchordetr_jax.evaluation.mistakes import UNKNOWN, Mistakes, worst_images
 from anchordetr_jax.evaluation.page import Examples, evaluation_sections
-from anchordetr_jax.evaluation.threshold import Thresholds
 from anchordetr_jax.files import write_atomically
 from anchordetr_jax.pictures.grids import Boxes, Example, ImageMistakes, mistakes_grid, prediction_grid
 from anchordetr_jax.pictures.html import Html, page

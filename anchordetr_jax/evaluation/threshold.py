@@ -13,8 +13,6 @@ import numpy as np
 from pycocotools.cocoeval import COCOeval
 
 DECIMALS = 3
-USUAL = 0.5
-"""The threshold where no evaluation tells a better one."""
 MIN_OBJECTS = 10
 """A class with fewer objects takes the threshold of all classes together: one of its own would follow chance."""
 
@@ -115,31 +113,3 @@ def _curve(matched: Sequence[Mapping[str, Any]]) -> ScoreCurve:
         np.concatenate([np.zeros(0, bool), *right]),
         sum(int(np.count_nonzero(np.asarray(entry["gtIgnore"]) == 0)) for entry in matched),
     )
-
-
-@dataclasses.dataclass(frozen=True)
-class Thresholds:
-    """The score from which a detection counts, for each class."""
-
-    overall: float = USUAL
-    """For classes without one of their own."""
-    by_category: Mapping[int, float] = dataclasses.field(default_factory=dict)
-    """By category id."""
-
-    def of(self, category_id: int) -> float:
-        """The threshold of a category."""
-        return self.by_category.get(category_id, self.overall)
-
-    @classmethod
-    def from_scores(cls, scores: Mapping[str, Any]) -> "Thresholds | None":
-        """Those in `Scores.to_dict()`, as it is read from a file; None where it tells none."""
-        try:
-            overall = float(scores["threshold"]["score"])
-            by_category = {
-                int(entry["category_id"]): float(entry["threshold"]["score"])
-                for entry in scores.get("per_class", [])
-                if entry.get("threshold")
-            }
-        except (KeyError, TypeError, ValueError, AttributeError):
-            return None
-        return cls(overall, by_category)

@@ -18,13 +18,13 @@ from absl import logging
 from flax import nnx
 
 from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
+from anchordetr_jax.checkpoints.thresholds import USUAL, Thresholds
 from anchordetr_jax.config import AugmentConfig, Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.transforms import Draw, apply_draw
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
-from anchordetr_jax.evaluation.threshold import USUAL, Thresholds
 from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.prediction.class_names import Names, class_names, renamed_categories
@@ -158,7 +158,7 @@ class Detector:
             eval_size=eval_size or config.augment.eval_size,
             max_size=max_size or config.augment.max_size,
             max_detections=max_detections or config.eval.max_detections,
-            thresholds=recommended_thresholds(found.checkpoint, found.step) if found.checkpoint else None,
+            thresholds=recommended_thresholds(found.checkpoint, found.step) if found.checkpoint else found.thresholds,
         )
         detector.remarks = found.remarks
         if found.checkpoint is not None:
@@ -206,7 +206,7 @@ class Detector:
         return push_detector(repo, self._saved(), facts, token=token, private=private)
 
     def _saved(self) -> SavedDetector:
-        return saved_from_model(self.model, self.categories, self.augment, self.max_detections)
+        return saved_from_model(self.model, self.categories, self.augment, self.max_detections, self.thresholds)
 
     def __repr__(self) -> str:
         shown = ", ".join(list(self.names.values())[:3]) + (", …" if len(self.names) > 3 else "")

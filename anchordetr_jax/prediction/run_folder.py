@@ -14,7 +14,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     saved_steps,
 )
 from anchordetr_jax.checkpoints.scores import newest_scores, scores_of_checkpoint
-from anchordetr_jax.evaluation.threshold import Thresholds
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.training.watching.metrics_file import read_evaluations
 
 

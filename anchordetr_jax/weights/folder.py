@@ -18,6 +18,7 @@ import numpy as np
 import safetensors.numpy
 
 from anchordetr_jax.checkpoints.checkpoint import compare_shapes
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.config import Config, config_from_dict
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
@@ -43,6 +44,8 @@ class SavedDetector:
     config: Config
     """Of the settings, only those that the detector needs are kept: no paths, and no recipe."""
     categories: Categories | None
+    thresholds: Thresholds | None = None
+    """The score thresholds with the best F1 score in its evaluation; None where nobody knows them."""
 
 
 def is_saved_folder(path: str | os.PathLike[str]) -> bool:
@@ -104,6 +107,8 @@ def read_folder(folder: str | os.PathLike[str], *, origin: str = "") -> SavedDet
             }
         )
         categories = _categories(settings)
+        known = settings.get("score_thresholds")
+        thresholds = None if known is None else Thresholds.from_dict(known)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"{name} cannot be read: its {CONFIG_FILE} is damaged ({error!r}).") from None
     _check_preprocessor(folder, config, name)
@@ -122,7 +127,7 @@ def read_folder(folder: str | os.PathLike[str], *, origin: str = "") -> SavedDet
         raise UserError(
             f"{name} cannot be used: its {WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {'; '.join(differences)}."
         )
-    return SavedDetector(variables=variables, config=config, categories=categories)
+    return SavedDetector(variables=variables, config=config, categories=categories, thresholds=thresholds)
 
 
 def to_numpy(variables: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
@@ -148,6 +153,7 @@ def _config(detector: SavedDetector) -> dict[str, Any]:
         "labels": config.data.labels if categories is None else categories.scheme,
         "image_size": _image_size(config),
         "max_detections": config.eval.max_detections,
+        "score_thresholds": None if detector.thresholds is None else detector.thresholds.to_dict(),
         "model": dataclasses.asdict(config.model),
     }
 

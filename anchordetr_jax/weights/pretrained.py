@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, load_model, read_meta, refuse_backbone_alone
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.config import Config, ModelConfig, choices
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
@@ -38,6 +39,8 @@ class Pretrained:
     """Folder of the checkpoint. None: the arrays are in memory."""
     step: int = 0
     """Number of training steps, for a checkpoint."""
+    thresholds: Thresholds | None = None
+    """The score thresholds that its own files tell; for a checkpoint see `checkpoints.scores`."""
     arrays: Mapping[str, np.ndarray] | None = None
     """By variable path, of a whole detector or of a backbone; None for a checkpoint."""
 
@@ -134,7 +137,13 @@ def open_location(
             raise UserError(f"{name} knows its {setting}: leave that out.")
     if location.kind == "folder":
         saved = read_folder(location.path, origin=name)
-        return Pretrained(name=name, config=saved.config, categories=saved.categories, arrays=saved.variables)
+        return Pretrained(
+            name=name,
+            config=saved.config,
+            categories=saved.categories,
+            thresholds=saved.thresholds,
+            arrays=saved.variables,
+        )
     meta = read_meta(find_checkpoint(location.path))
     return Pretrained(name=name, config=meta.config, categories=meta.categories, checkpoint=meta.path, step=meta.step)
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone
 from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.kernels.building import variables_of
@@ -64,16 +65,25 @@ def saved_detector(found: Pretrained) -> SavedDetector:
     """A detector that was found, ready to be saved. Raises `UserError` if it is a backbone alone."""
     variables = found.variables()
     refuse_backbone_alone(variables, found.name)
-    return SavedDetector(variables=variables, config=found.config, categories=found.categories)
+    thresholds = found.thresholds
+    if found.checkpoint is not None and (scores := scores_of_checkpoint(found.checkpoint, found.step)) is not None:
+        thresholds = Thresholds.from_scores(scores)
+    return SavedDetector(variables=variables, config=found.config, categories=found.categories, thresholds=thresholds)
 
 
 def saved_from_model(
-    model: AnchorDETR, categories: Categories | None, augment: AugmentConfig, max_detections: int
+    model: AnchorDETR,
+    categories: Categories | None,
+    augment: AugmentConfig,
+    max_detections: int,
+    thresholds: Thresholds | None = None,
 ) -> SavedDetector:
     """A detector in memory, ready to be saved."""
     data = DataConfig() if categories is None else DataConfig(labels=categories.scheme)
     config = Config(model=model.config, augment=augment, data=data, eval=EvalConfig(max_detections=max_detections))
-    return SavedDetector(variables=to_numpy(variables_of(model)), config=config, categories=categories)
+    return SavedDetector(
+        variables=to_numpy(variables_of(model)), config=config, categories=categories, thresholds=thresholds
+    )
 
 
 def facts_of(found: Pretrained) -> CardFacts:

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.evaluation.coco_metrics import coco_scores
 from anchordetr_jax.evaluation.confusion import confusion
-from anchordetr_jax.evaluation.threshold import Thresholds
 
 NAMES = {1: "cat", 2: "dog", 5: "cow"}
 HALF = Thresholds(0.5)

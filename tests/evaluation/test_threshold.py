@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.evaluation.coco_metrics import coco_scores
-from anchordetr_jax.evaluation.threshold import MIN_OBJECTS, ScoreCurve, Thresholds
+from anchordetr_jax.evaluation.threshold import MIN_OBJECTS, ScoreCurve
 
 
 def entry(image_id: int, category_id: int, x: float, score: float) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from anchordetr_jax import Detector, UserError
-from anchordetr_jax.evaluation.threshold import Thresholds
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.prediction import detector as predict
 from anchordetr_jax.prediction.detections import nothing_found_sentence, thresholds_sentence
 from anchordetr_jax.weights.convert import export_weights
@@ -251,8 +251,10 @@ def test_detectors_of_one_architecture_share_what_is_compiled(
 
 def test_a_saved_detector_detects_the_same(checkpoint: Path, tmp_path: Path) -> None:
     detector = Detector.from_pretrained(checkpoint, names={1: "wolf"})
+    detector.thresholds = Thresholds(0.25, {3: 0.4})
     detector.save_pretrained(tmp_path / "saved", data="animals")
     back = Detector.from_pretrained(tmp_path / "saved")
+    assert back.thresholds == detector.thresholds
     image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
     mine, theirs = detector.predict(image, threshold=0), back.predict(image, threshold=0)
     assert back.names == {0: "cat", 1: "wolf"}

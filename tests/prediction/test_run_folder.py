@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from anchordetr_jax import Detector
-from anchordetr_jax.evaluation.threshold import Thresholds
+from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_thresholds
 from tests.detector import save_detector
 
