@@ -232,6 +232,15 @@ class AugmentConfig:
     """Number of epochs after which there are no more mosaics. 0: there are mosaics in all epochs."""
     erase_probability: float = 0.0
     """Probability of random erasing: a rectangle of 2 to 20 % of the image is filled with one colour. 0: off."""
+    brightness: float = 0.0
+    """Photometric jitter, on the device: colours are multiplied by a random factor in [1 - brightness, 1 + brightness].
+    0: off; 0.4 is usual."""
+    contrast: float = 0.0
+    """The same for the distance of colours from the mean grey of the image."""
+    saturation: float = 0.0
+    """The same for the distance of colours from their grey."""
+    hue: float = 0.0
+    """Hues turn by a random part of the circle of colours in [-hue, hue], at most 0.5. 0: off; 0.02 is usual."""
 
     def __post_init__(self) -> None:
         for name in (
@@ -240,8 +249,12 @@ class AugmentConfig:
             "scale_jitter_probability",
             "mosaic_probability",
             "erase_probability",
+            "brightness",
+            "contrast",
+            "saturation",
         ):
             require(0 <= getattr(self, name) <= 1, f"augment.{name}", getattr(self, name), "between 0 and 1")
+        require(0 <= self.hue <= 0.5, "augment.hue", self.hue, "between 0 and 0.5")
         for name in ("train_sizes", "crop_resize_sizes"):
             sizes = getattr(self, name)
             require(len(sizes) > 0 and min(sizes) >= 1, f"augment.{name}", sizes, "one or more positive sizes")

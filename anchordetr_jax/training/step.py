@@ -23,6 +23,7 @@ from anchordetr_jax.kernels.building import ModelDefinition, Variables
 from anchordetr_jax.training.collectives import gather_parameters, reduce_gradients, sum_over_devices
 from anchordetr_jax.training.denoising import denoising_losses, denoising_queries, denoising_shifts
 from anchordetr_jax.training.optimizer import Optimizer, total_norm
+from anchordetr_jax.training.photometric import has_jitter, jittered
 from anchordetr_jax.training.sharding import partition_specs, split_dimension
 from anchordetr_jax.training.state import TrainState, average_of
 
@@ -44,7 +45,8 @@ def make_train_step(
         optimizer: the update rule.
         config: settings of matcher and losses; `train.accumulate`, the number of parts in which a device computes its
             images; `train.ema_decay` and `train.ema_warmup`, of the moving average, if the state has one;
-            `train.denoising_groups`, whose random places follow from `train.seed` and the step.
+            `train.denoising_groups` and the photometric jitter of `augment`, whose random numbers follow from
+            `train.seed` and the step.
         mesh: the devices.
         state: a state, or an abstract one. The step keeps its shardings.
 
@@ -158,7 +160,11 @@ def _sums(model: Any, config: Config, batch: Batch, num_boxes: jax.Array, step: 
     The metrics are sums over images: the loss, the unweighted losses of the last decoder layer, the number of matched
     queries of that layer, and the number of them whose class is right.
     """
-    features, grid = model.encode(batch.images, batch.image_sizes)
+    images, rows = jnp.asarray(batch.images), jnp.asarray(batch.rows)
+    if has_jitter(config.augment):
+        sizes = jnp.asarray(batch.image_sizes)
+        images = jittered(images, sizes, rows, step, seed=config.train.seed, config=config.augment)
+    features, grid = model.encode(images, batch.image_sizes)
     predictions = model.decode(features, grid, model.queries())
     targets = Targets(
         jnp.asarray(batch.boxes, predictions.boxes.dtype),
@@ -179,7 +185,7 @@ def _sums(model: Any, config: Config, batch: Batch, num_boxes: jax.Array, step: 
     loss = total_loss(losses, config.loss)
     last = {f"loss/{name}": losses[name][-1] for name in ("class", "box", "giou")}
     if groups := config.train.denoising_groups:
-        shifts = denoising_shifts(config.train.seed, step, jnp.asarray(batch.rows), groups, batch.labels.shape[1])
+        shifts = denoising_shifts(config.train.seed, step, rows, groups, batch.labels.shape[1])
         near = model.decode(features, grid, denoising_queries(model, targets, shifts))
         of_near = denoising_losses(
             near, targets, groups, num_boxes=num_boxes, config=config.loss, image_weights=weights

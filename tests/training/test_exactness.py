@@ -24,7 +24,11 @@ WIDE = changed(CONFIG, model={"dtype": "float64", "decoder_layers": 1}, train={"
 HOST = changed(WIDE, matcher={"backend": "host"})
 RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "official": {},
-    "extended": {"optimizer": {"name": "muon", "learning_rate": 3e-3}, "train": {"denoising_groups": 2}},
+    "extended": {
+        "optimizer": {"name": "muon", "learning_rate": 3e-3},
+        "train": {"denoising_groups": 2},
+        "augment": {"contrast": 0.4, "hue": 0.1},
+    },
 }
 IN_TWO_PROCESSES = ((StandIn, "official"), (StandIn, "extended"), (AnchorDETR, "extended"))
 RULES: dict[type[Any], tuple[ShardingRule, ...]] = {

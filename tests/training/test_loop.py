@@ -110,6 +110,7 @@ def test_beyond_the_official_recipe_a_resumed_run_also_ends_like_one_that_was_no
     extended = dataclasses.replace(
         settings(ema_decay=0.9, denoising_groups=2),
         optimizer=dataclasses.replace(CONFIG.optimizer, name="muon", schedule="cosine"),
+        augment=dataclasses.replace(CONFIG.augment, brightness=0.4, saturation=0.4),
     )
     run(tmp_path / "whole", config=extended)
     assert run(tmp_path / "stopped", StoppedAt(6, signal.SIGTERM), config=extended).step == 7

@@ -1,5 +1,7 @@
 """A picture of what a run trains on: the first images of its first batches, augmented, with their boxes."""
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 from absl import logging
 from etils import epath
@@ -10,8 +12,10 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.pictures.boxes import draw_detections
 from anchordetr_jax.pictures.grids import picture_grid
+from anchordetr_jax.training.photometric import has_jitter, jittered
 
 TRAINING_IMAGES_FILE = "training_images.png"
+_jittered = jax.jit(jittered, static_argnames=("seed", "config"))
 LONG_SIDE = 420
 """Least long side of an image in the picture, in pixels."""
 
@@ -26,7 +30,7 @@ def write_training_images(path: epath.PathLike, data: TrainingBatches, count: in
     try:
         step, stop = 0, data.epochs.steps_before(1)
         while len(pictures) < count and step < stop:
-            _, batch = data.load(step)
+            batch = as_the_step_sees_it(*data.load(step), data)
             for index in range(min(len(batch.rows), count - len(pictures))):
                 if batch.valid[index]:
                     pictures.append(draw_training_image(batch, index, data.categories))
@@ -36,6 +40,15 @@ def write_training_images(path: epath.PathLike, data: TrainingBatches, count: in
             picture_grid(pictures, titles, path)
     except Exception as error:
         logging.warning("The picture of training images could not be drawn: %s", error)
+
+
+def as_the_step_sees_it(step: int, batch: Batch, data: TrainingBatches) -> Batch:
+    """The batch with the photometric jitter that the training step adds on the device."""
+    augment, seed = data.config.augment, data.config.train.seed
+    if not has_jitter(augment):
+        return batch
+    arrays = (jnp.asarray(array) for array in (batch.images, batch.image_sizes, batch.rows, step))
+    return batch._replace(images=np.asarray(_jittered(*arrays, seed=seed, config=augment)))
 
 
 def draw_training_image(batch: Batch, index: int, categories: Categories) -> Image.Image:

@@ -1,5 +1,6 @@
 """The picture of what a run trains on."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from anchordetr_jax.config import AugmentConfig, Config, DataConfig, TrainConfig
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.pictures.boxes import class_colour
 from anchordetr_jax.training.watching import training_images
-from anchordetr_jax.training.watching.training_images import draw_training_image, write_training_images
+from anchordetr_jax.training.watching.training_images import (
+    as_the_step_sees_it,
+    draw_training_image,
+    write_training_images,
+)
 from tests.data.coco_folder import open_coco
 
 
@@ -47,6 +52,17 @@ def test_the_picture_has_the_images_of_the_first_steps(data: TrainingBatches, tm
     write_training_images(tmp_path / "all.png", data, count=99)
     with Image.open(tmp_path / "two.png") as two, Image.open(tmp_path / "all.png") as all_images:
         assert two.width < all_images.width  # Three columns.
+
+
+def test_the_picture_shows_the_jitter_of_the_device(data: TrainingBatches) -> None:
+    step, batch = data.load(1)
+    batch = batch._replace(images=np.full_like(batch.images, 100))
+    assert as_the_step_sees_it(step, batch, data) is batch
+    augment = dataclasses.replace(data.config.augment, brightness=0.5)
+    data.config = dataclasses.replace(data.config, augment=augment)
+    seen = as_the_step_sees_it(step, batch, data).images[0, :420, :630]
+    assert len(np.unique(seen)) == 1
+    assert seen[0, 0, 0] != 100
 
 
 def test_an_error_is_logged_and_does_not_end_the_run(
