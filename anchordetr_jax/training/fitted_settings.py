@@ -27,6 +27,8 @@ CPU_PIXELS = 1.0e9
 """Pixels, with padding, that the small detector trains on in about 15 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics."""
+PHOTOMETRIC = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.02}
+"""Photometric jitter of few images."""
 FEW_IMAGES = 1000
 """Data sets with fewer images get more augmentation."""
 
@@ -160,6 +162,8 @@ def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     yield Choice("augment.scale_jitter_probability", 0.4 if few else 0.2, why)
     yield Choice("augment.scale_jitter_min", 0.6, "so that no object becomes much smaller than those that are there.")
     yield Choice("augment.scale_jitter_max", 1.6, "so that most objects stay whole.")
+    for name, strength in PHOTOMETRIC.items():
+        yield Choice(f"augment.{name}", strength if few else 0.0, why)
 
 
 def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:

@@ -75,10 +75,11 @@ def test_the_fewer_the_images_the_more_passes() -> None:
         assert few > some > many >= 5
 
 
-def test_few_images_get_mosaics_that_end_before_the_run() -> None:
+def test_few_images_get_other_colours_and_mosaics_that_end_before_the_run() -> None:
     few, many = fitted(CPU, Squares(100, 100))[0], fitted(CPU, Squares(2000, 100))[0]
     assert few.augment.mosaic_probability > many.augment.mosaic_probability == 0
     assert 0 < few.augment.mosaic_epochs < few.train.epochs
+    assert few.augment.brightness > many.augment.brightness == 0
 
 
 def test_images_with_many_objects_do_not_become_mosaics() -> None:
