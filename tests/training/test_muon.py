@@ -35,6 +35,7 @@ def random_arrays(seed: int, shapes: dict[str, tuple[int, ...]]) -> Arrays:
     return {path: jnp.asarray(rng.standard_normal(shape)) for path, shape in shapes.items()}
 
 
+@jax.jit
 def direction_of_optax(gradients: Arrays) -> Arrays:
     numbers = {
         path: optax.contrib.MuonDimensionNumbers(tuple(range(value.ndim - 1)), (value.ndim - 1,))
@@ -90,13 +91,14 @@ def test_matrices_follow_their_momentum_and_others_move_as_with_adamw(x64: None)
         make_optimizer(dataclasses.replace(RECIPE, name=name), steps_before=lambda epoch: 5 * epoch, epochs=2)
         for name in ("muon", "adamw")
     )
-    states = [muon.init(params), adamw.init(params)]
+    states = [jax.jit(muon.init)(params), jax.jit(adamw.init)(params)]
+    update_muon, update_adamw = jax.jit(muon.update), jax.jit(adamw.update)
     momentum = {path: jnp.zeros(shape) for path, shape in MATRICES.items()}
     for step in range(3):
         gradients = random_arrays(10 + step, {**MATRICES, **OTHERS})
         norm = total_norm(gradients)
-        changes, states[0] = muon.update(gradients, states[0], params, jnp.asarray(step), norm)
-        as_adamw, states[1] = adamw.update(gradients, states[1], params, jnp.asarray(step), norm)
+        changes, states[0] = update_muon(gradients, states[0], params, jnp.asarray(step), norm)
+        as_adamw, states[1] = update_adamw(gradients, states[1], params, jnp.asarray(step), norm)
         momentum = {path: gradients[path] + 0.95 * value for path, value in momentum.items()}
         ahead = {path: gradients[path] + 0.95 * value for path, value in momentum.items()}  # Nesterov's.
         for path, direction in direction_of_optax(ahead).items():
