@@ -25,7 +25,7 @@ from anchordetr_jax import cli
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.experiments import Experiment
 from anchordetr_jax.files import stored_path
-from anchordetr_jax.training.experiment import FINE_TUNING, USUAL_WEIGHTS, fine_tuning_preset, run_experiment
+from anchordetr_jax.training.experiment import FINE_TUNING, fine_tuning_preset, run_experiment, usual_weights
 
 FLAGS = flags.FlagValues()
 read_config = cli.define_config(FLAGS, required=False)
@@ -67,11 +67,14 @@ def fine_tuning(changes: list[str]) -> Experiment:
     if jax.process_index() == 0:
         print(why, flush=True)
     experiment = read_config.experiment(preset, changes)
-    if experiment.config.init_from:
+    if read_config.changes("init_from"):
+        return experiment
+    weights, line = usual_weights(experiment.config)
+    if not weights:
         return experiment
     if jax.process_index() == 0:
-        print(f"Initial weights: {USUAL_WEIGHTS}; --config.init_from=NAME takes others.", flush=True)
-    return read_config.experiment(preset, [*changes, f"init_from={USUAL_WEIGHTS}"])
+        print(line, flush=True)
+    return read_config.experiment(preset, [*changes, f"init_from={weights}"])
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -14,6 +14,7 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.sources.opening import open_source, with_validation_images
 from anchordetr_jax.devices import make_mesh
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.experiments import Experiment
@@ -26,6 +27,7 @@ from anchordetr_jax.training.watching.loggers import open_loggers
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
 from anchordetr_jax.training.workdir_lock import WorkdirLock
+from anchordetr_jax.weights.locating import locate
 
 InitialWeights = Callable[[epath.Path], None]
 """Writes weights as a checkpoint into a folder."""
@@ -34,6 +36,8 @@ FINE_TUNING, FINE_TUNING_ON_CPUS = "finetune", "finetune-cpu"
 """Presets for a data set of one's own."""
 USUAL_WEIGHTS = "anchordetr-r50-dc5"
 """What `FINE_TUNING` begins with if nobody names other weights."""
+PACKAGED_WEIGHTS = "shapes-start"
+"""What `FINE_TUNING_ON_CPUS` begins with if its own weights are not on this machine."""
 
 
 def fine_tuning_preset() -> tuple[str, str]:
@@ -45,6 +49,23 @@ def fine_tuning_preset() -> tuple[str, str]:
             f"it: --config {FINE_TUNING}."
         )
     return FINE_TUNING, f"Preset: {FINE_TUNING}, because JAX computes on {platform.upper()}s here."
+
+
+def usual_weights(config: Config) -> tuple[str, str]:
+    """Initial weights for a preset of which nobody changed them, and a sentence about them.
+
+    Both are empty if the preset's own weights are here.
+    """
+    if not config.init_from:
+        return USUAL_WEIGHTS, f"Initial weights: {USUAL_WEIGHTS}; --config.init_from=NAME takes others."
+    try:
+        locate(config.init_from, setting="init_from")
+    except UserError as error:
+        return PACKAGED_WEIGHTS, (
+            f"Initial weights: {PACKAGED_WEIGHTS}, a detector of drawn shapes that comes with the package. Others suit "
+            f"photographs better, but: {error}"
+        )
+    return "", ""
 
 
 def run_experiment(

@@ -1,6 +1,7 @@
 """`init_from` as a checkpoint: a weight file is converted into one, and its architecture can be taken over."""
 
 import dataclasses
+import re
 from collections.abc import Collection
 from typing import Any
 
@@ -52,6 +53,8 @@ def prepare_initial_weights(
     if saved_steps(epath.Path(workdir) / CHECKPOINTS_FOLDER):
         before = read_meta(find_checkpoint(workdir)).config
         config = dataclasses.replace(config, init_from=before.init_from)
+        if config.architecture == "detector" and before.model.backbone != config.model.backbone:
+            config = _with_freeze(config, before.optimizer.freeze)
         return (config if config.architecture == "config" else _with_architecture(config, before.model, kept)), ()
     if not config.init_from:
         if not follows:
@@ -72,7 +75,26 @@ def prepare_initial_weights(
     if config.architecture == "detector" and _is_detector(config.init_from):
         follows = True
         remarks += (f"The network is that of {location.name}: settings in model are not used.",)
+        if model.backbone != config.model.backbone:
+            config, more = _without_foreign_freeze(config)
+            remarks += more
     return (_with_architecture(config, model, kept) if follows else config), remarks
+
+
+def _without_foreign_freeze(config: Config) -> tuple[Config, tuple[str, ...]]:
+    """The settings without patterns of `optimizer.freeze` that are meant for the backbone in the settings."""
+    paths = saved_shapes(find_checkpoint(config.init_from))
+    before = config.optimizer.freeze
+    kept = tuple(pattern for pattern in before if any(re.fullmatch(pattern, path) for path in paths))
+    foreign = [pattern for pattern in before if pattern not in kept]
+    if not foreign:
+        return config, ()
+    line = f"optimizer.freeze is for {config.model.backbone}: {', '.join(foreign)} match nothing here and are left out."
+    return _with_freeze(config, kept), (line,)
+
+
+def _with_freeze(config: Config, freeze: tuple[str, ...]) -> Config:
+    return dataclasses.replace(config, optimizer=dataclasses.replace(config.optimizer, freeze=freeze))
 
 
 def _is_detector(checkpoint: str) -> bool:

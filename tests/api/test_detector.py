@@ -39,6 +39,8 @@ SETTINGS: dict[str, Any] = {
     "keep_checkpoints": 9,
     "evaluate_every": 0,
     "keep_best": False,
+    "denoising_groups": 0,
+    "optimizer.name": "adamw",
     "data.num_buckets": 1,
 }
 FLAGS = [
@@ -54,6 +56,8 @@ FLAGS = [
     "--config.train.keep_checkpoints=9",
     "--config.train.evaluate_every=0",
     "--noconfig.train.keep_best",
+    "--config.train.denoising_groups=0",
+    "--config.optimizer.name=adamw",
     "--config.data.num_buckets=1",
 ]
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, save_variables, saved_shapes
-from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.config import Config, ModelConfig, OptimizerConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of
@@ -67,6 +67,24 @@ def test_with_detector_the_network_of_a_whole_detector_counts_and_else_that_of_t
     assert remarks == (f"The network is that of {checkpoint}: settings in model are not used.",)
     config, remarks = prepare_initial_weights(dataclasses.replace(small, init_from=str(backbone)), (), tmp_path)
     assert (config.model, remarks) == (small.model, ())
+
+
+def test_freeze_patterns_of_another_backbone_are_left_out_and_named(checkpoint: Path, tmp_path: Path) -> None:
+    settings = starting_from(
+        checkpoint,
+        architecture="detector",
+        model=ModelConfig(backbone="compact"),
+        optimizer=OptimizerConfig(freeze=("class_head/.*", "backbone/.*/depthwise_conv/.*")),
+    )
+    config, remarks = prepare_initial_weights(settings, (), tmp_path)
+    assert config.optimizer.freeze == ("class_head/.*",)
+    assert remarks[1] == (
+        "optimizer.freeze is for compact: backbone/.*/depthwise_conv/.* match nothing here and are left out."
+    )
+    before = dataclasses.replace(START, optimizer=config.optimizer)
+    save_variables(tmp_path / CHECKPOINTS_FOLDER / "7", {"class_head/bias": np.zeros(2, np.float32)}, CELLS, before)
+    config, _ = prepare_initial_weights(settings, (), tmp_path)
+    assert config.optimizer.freeze == ("class_head/.*",)  # Also where the run goes on.
 
 
 def test_a_weight_file_is_converted_into_the_workdir_when_its_dilation_is_given(tmp_path: Path) -> None:
