@@ -76,7 +76,8 @@ def run_all(settings: Settings, command_of: Callable[[Part, Path, float], Sequen
             state = _run(part, command_of(part, work, seconds), log, results_path(work, part.name), seconds, update)
             shown |= {"state": state, "seconds": time.monotonic() - started}
             update()
-            print(f"Part {part.name}: {state} after {shown['seconds']:.0f} s", flush=True)
+            failed = f", failed: {', '.join(shown['failed'])}" if shown.get("failed") else ""
+            print(f"Part {part.name}: {state} after {shown['seconds']:.0f} s{failed}", flush=True)
     print(f"The report is {output / 'report.md'}.")
     states = [part["state"] == "done" and not part.get("failed") for part in report["parts"].values()]
     return all(states)

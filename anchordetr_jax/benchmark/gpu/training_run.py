@@ -71,6 +71,7 @@ def _command(settings: Settings, root: str, workdir: Path) -> list[str]:
     sizes = settings.sizes
     side = sizes.train_side
     changes: dict[str, Any] = {
+        "init_from": "",  # From nothing: no weights are downloaded.
         "data.root": root,
         "data.num_buckets": 1,
         "model.dtype": "bfloat16",
