@@ -21,7 +21,7 @@ def measure(settings: Settings, results: Results) -> None:
     """A row for each cell, in the order of worth; flags add columns to the first row."""
     sizes = settings.sizes
     cells, more = sizes.forward[:FIRST], sizes.forward[FIRST:]
-    results.plan([cell.name for cell in sizes.forward] + [f"forward pass, {name}" for name in FLAGS])
+    results.plan([cell.name for cell in sizes.forward] + [f"forward pass, {name}" for name in sizes.flags])
     peaks = {
         "bfloat16": product_flops_per_second(sizes.product, "bfloat16"),
         "float32": product_flops_per_second(sizes.product, "float32"),
@@ -45,9 +45,9 @@ def measure(settings: Settings, results: Results) -> None:
     for cell in cells:
         with results.measuring(cell.name):
             measure_cell(cell)
-    for name, options in FLAGS.items():
+    for name in sizes.flags:
         with results.measuring(f"forward pass, {name}"):
-            program = build(settings, cells[0], options)
+            program = build(settings, cells[0], FLAGS[name])
             program.run()
             row = next(row for row in rows if row["program"] == cells[0].name)
             row[f"latency, ms: {name}"] = time_runs(program.run, sizes).latency * 1e3

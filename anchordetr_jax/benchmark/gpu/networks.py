@@ -19,7 +19,7 @@ NETWORKS: dict[str, tuple[Literal["resnet50", "resnet101"], bool]] = {
 def cell_config(settings: Settings, network: str, dtype: Literal["float32", "bfloat16"] = "float32") -> Config:
     """The settings of a network to measure. In a rehearsal it is tiny.
 
-    A rehearsal beside the official code keeps the ResNet, because the official code has no smaller backbone.
+    A rehearsal beside the official code keeps the ResNet and the width, because the official code has no others.
     """
     backbone, dilation = NETWORKS[network]
     config = with_dtype(measured_config(backbone=backbone, dilation=dilation), dtype)
@@ -30,7 +30,7 @@ def cell_config(settings: Settings, network: str, dtype: Literal["float32", "bfl
         backbone=backbone if settings.official else "compact",
         num_patterns=1,
         num_anchors=8,
-        hidden_dim=32,
+        hidden_dim=config.model.hidden_dim if settings.official else 32,
         num_heads=2,
         ffn_dim=32,
         encoder_layers=1,

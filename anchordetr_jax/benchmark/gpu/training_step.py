@@ -43,7 +43,7 @@ def measure(settings: Settings, results: Results) -> None:
     first, *others = sizes.train
     results.plan(
         [f"training step, {cell.name}" for cell in sizes.train]
-        + [f"training step, {name}" for name in (DEVICE, NONE, *sizes.train_flags)]
+        + [f"training step, {name}" for name in (DEVICE, NONE, *sizes.flags)]
         + [LARGEST]
     )
     peaks = {cell.dtype: product_flops_per_second(sizes.product, cell.dtype) for cell in sizes.train}
@@ -66,7 +66,7 @@ def measure(settings: Settings, results: Results) -> None:
     with results.measuring(f"training step, {first.name}"):
         measure_cell(first, first.name)
     _measure_matching(settings, results)
-    for name in sizes.train_flags:
+    for name in sizes.flags:
         with results.measuring(f"training step, {name}"):
             rows[0][f"latency, ms: {name}"] = _timing(settings, build(settings, first, FLAGS[name])).latency * 1e3
             results.table(TITLE, rows)
