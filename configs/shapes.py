@@ -1,11 +1,11 @@
-"""The demo (scripts/demo.sh): fine-tunes the small detector in assets/shapes_start on drawn shapes that are new to it.
+"""The demo (scripts/demo.sh): trains a small detector on drawn shapes, from random weights, with Muon and denoising.
 
     anchordetr shapes runs/demo/data --train 2000 --val 200 \\
         --classes hexagon frame flower hourglass halfmoon --short-side 64 96 --max-side 96 \\
         --object-size 0.25 0.8 --max-objects 5 --hue-by-class 1
     anchordetr train --config shapes --config.data.root=runs/demo/data --workdir runs/demo
 
-Hardware: two CPU cores, about five minutes. Expected AP: above 0.50. From random weights: configs/shapes_scratch.py.
+Hardware: two CPU cores, about five minutes. Expected AP: above 0.60.
 """
 
 import runpy
@@ -18,8 +18,9 @@ HERE = Path(__file__).resolve().parent
 
 def get_config() -> ml_collections.ConfigDict:
     config = runpy.run_path(str(HERE / "shapes_scratch.py"))["get_config"]()
-    config.init_from = "shapes-start"
-    config.train.epochs = 8
-    config.train.evaluate_every = 2
-    config.optimizer.warmup_steps = 20
+    config.optimizer.name = "muon"
+    config.optimizer.learning_rate = 3e-3
+    config.optimizer.backbone_learning_rate = 3e-3
+    config.train.denoising_groups = 4
+    config.train.epochs = 12
     return config

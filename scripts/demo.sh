@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole way in one command: draws a small data set in COCO's format, trains a detector on it, evaluates it with
 # pycocotools, and draws what it finds. The last line is AP=0.xxx AP50=0.xxx; everything is in runs/demo. Training starts
-# from assets/shapes_start, a small detector that has seen other shapes.
+# from random weights.
 #
 #     bash scripts/demo.sh [FOLDER]   another folder instead of runs/demo
 #
