@@ -126,6 +126,10 @@ class ResNet(Backbone):
                 channels_in, width, blocks, stride=stride, dilation=dilation, remat=remat, dtype=dtype, rngs=rngs
             )
 
+        if depth not in BLOCKS:
+            raise ValueError(
+                f"There is no ResNet {depth!r}: make the backbone {depth!r} first, and pass it as `backbone`."
+            )
         blocks = BLOCKS[depth]
         self.stem = Stem(dtype=dtype, rngs=rngs)
         self.layer1 = stage(64, 64, blocks[0], stride=1)

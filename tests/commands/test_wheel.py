@@ -23,7 +23,7 @@ from pathlib import Path
 import anchordetr_jax
 from anchordetr_jax.checkpoints.checkpoint import read_meta
 from anchordetr_jax.commands import main
-from anchordetr_jax.experiments import find_experiment, load_config
+from anchordetr_jax.experiments import find_experiment
 from anchordetr_jax.weights.locating import locate
 
 few = ["--config.train.epochs=1", "--config.augment.eval_size=32", "--config.train.evaluate_every=1"]
@@ -36,7 +36,7 @@ assert main(["predict", "data/val2017", "--checkpoint", "runs/mine", "--output",
 assert main(["export", "runs/mine", "--shape", "32x32", "--batch", "1", "--output", "exported"]) == 0
 package = Path(anchordetr_jax.__file__).parent
 assert Path(find_experiment("finetune-cpu")) == package / "presets" / "finetune_cpu.py"
-small_detector = locate(load_config("shapes").init_from).path
+small_detector = locate("shapes-start").path
 assert Path(small_detector) == package / "assets" / "shapes_start"
 assert read_meta(small_detector).config.model.backbone == "compact"
 print(package)

@@ -10,7 +10,7 @@ from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.kernels.building import ModelDefinition
+from anchordetr_jax.kernels.building import ModelDefinition, build
 from anchordetr_jax.model import AnchorDETR
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD, inverse_sigmoid
 from anchordetr_jax.model.attention import row_column_weights
@@ -27,7 +27,7 @@ def new(**settings) -> AnchorDETR:
         backbone="compact", num_classes=4, num_anchors=9, num_patterns=2, hidden_dim=32, num_heads=2, ffn_dim=32,
         encoder_layers=1, decoder_layers=2, **settings,
     )  # fmt: skip
-    return AnchorDETR(config, rngs=nnx.Rngs(0))
+    return build(config, rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -135,3 +135,8 @@ def test_official_initial_weights_attend_everywhere(column):
     row_query = attention.query_row(query).reshape(1, 1, 2, 16)
     row, _ = row_column_weights(row_query, row_query, memory)
     assert float(row.max()) < 0.3
+
+
+def test_a_backbone_that_is_no_resnet_is_asked_for():
+    with pytest.raises(ValueError, match="There is no ResNet 'compact'"):
+        AnchorDETR(ModelConfig(backbone="compact", num_classes=4), rngs=nnx.Rngs(0))
