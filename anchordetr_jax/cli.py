@@ -206,7 +206,7 @@ def define_tiles(flag_values: flags.FlagValues) -> Callable[[], tuple[int | None
     tiles = flags.DEFINE_integer(
         "tiles",
         None,
-        "For small objects in large images: each is seen whole and in overlapping tiles of so many pixels a side.",
+        "The side of a tile in pixels: the network sees each image whole and in overlapping tiles, for small objects.",
         flag_values=flag_values,
     )
     overlap = flags.DEFINE_float(

@@ -37,10 +37,8 @@ from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, eva
 from anchordetr_jax.export.evaluating import Outputs, evaluate_folder
 from anchordetr_jax.export.folder import ExportedFolder, is_exported, read_exported
 from anchordetr_jax.files import write_json
-from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.run_folder import better_checkpoint
-from anchordetr_jax.prediction.tiled_evaluation import evaluate_in_tiles
+from anchordetr_jax.prediction.tiled_evaluation import evaluate_model_in_tiles
 from anchordetr_jax.weights.pretrained import open_pretrained
 
 FLAGS = flags.FlagValues()
@@ -123,7 +121,9 @@ def main(arguments: list[str]) -> None:
     checkpoint = found.checkpoint or found.name
     output = OUTPUT.value or default_output(checkpoint)
     if tiles is not None:
-        result = evaluated_in_tiles(found.model(**arithmetic), config, dataset, tiles, overlap)
+        if jax.process_count() > 1:
+            raise UserError("--tiles evaluates in one process: leave --distributed and --coordinator out.")
+        result = evaluate_model_in_tiles(found.model(**arithmetic), config, dataset, tiles, overlap)
         write(output, dataset, result, checkpoint)
         report(output, dataset, result)
         return
@@ -147,19 +147,6 @@ def main(arguments: list[str]) -> None:
         raise failure
     if jax.process_index() == 0:
         report(output, dataset, result)
-
-
-def evaluated_in_tiles(
-    model: AnchorDETR, config: Config, dataset: DetectionSource, tiles: int, overlap: float
-) -> EvaluationResult:
-    """The evaluation of a model that sees each image whole and in tiles. One process computes."""
-    if jax.process_count() > 1:
-        raise UserError("--tiles evaluates in one process: leave --distributed and --coordinator out.")
-    augment, limit = config.augment, config.eval.max_detections
-    detector = Detector(
-        model, dataset.categories, eval_size=augment.eval_size, max_size=augment.max_size, max_detections=limit
-    )
-    return evaluate_in_tiles(detector, dataset, tiles, overlap=overlap, batch_size=config.eval.batch_size)
 
 
 def evaluate_exported(exported: ExportedFolder) -> None:

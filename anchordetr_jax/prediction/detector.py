@@ -235,8 +235,8 @@ class Detector:
             threshold: detections with a lower score are left out. Default: for each class the threshold with the best
                 F1 score in the evaluation of the checkpoint (`thresholds`), or 0.5 where no evaluation tells it.
             batch_size: the number of images of one shape that the network gets at a time.
-            tiles: for small objects in large images: each image is seen whole and in overlapping tiles of so many
-                pixels a side. A tile is resized to `eval_size`.
+            tiles: for small objects in large images: the side of a tile in pixels. The network sees each image whole,
+                and in overlapping tiles. A tile is resized to `eval_size`.
             overlap: the share of a tile's side that it has in common with the next one.
 
         Returns:

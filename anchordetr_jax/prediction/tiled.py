@@ -17,7 +17,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.prediction.tiling import Found, merged, tile_rectangles
 
 MOST = 2000
-"""Of the detections of all views of a picture, so many with the highest scores are merged."""
+"""The number of detections, of all views of a picture, that are merged: those with the highest scores."""
 PICTURES_AHEAD = 2
 """Pictures that are read while the device computes. Large ones need much memory."""
 
@@ -77,7 +77,7 @@ class TileSettings(NamedTuple):
     overlap: float
     """The share of it that a tile has in common with the next one."""
     side: int
-    """Tiles are resized to so many pixels a side."""
+    """The side of a tile in pixels, after it is resized."""
     shape: tuple[int, int]
     """(H, W) of the padded views, at least `side`."""
     batch_size: int

@@ -8,14 +8,27 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from anchordetr_jax.compilation import CacheHits
+from anchordetr_jax.config import Config
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import coco_scores
 from anchordetr_jax.evaluation.evaluate import EvaluationResult
 from anchordetr_jax.evaluation.results import DatasetDetections, coco_results
+from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.tiling import OVERLAP
+
+
+def evaluate_model_in_tiles(
+    model: AnchorDETR, config: Config, dataset: DetectionSource, tiles: int, overlap: float = OVERLAP
+) -> EvaluationResult:
+    """As `evaluate_in_tiles`, for a model with the class outputs of the data set and the settings `config`."""
+    sizes, limit = config.augment, config.eval.max_detections
+    detector = Detector(
+        model, dataset.categories, eval_size=sizes.eval_size, max_size=sizes.max_size, max_detections=limit
+    )
+    return evaluate_in_tiles(detector, dataset, tiles, overlap=overlap, batch_size=config.eval.batch_size)
 
 
 def evaluate_in_tiles(

@@ -69,7 +69,7 @@ def test_no_other_threshold_has_a_better_f1_score(detections: list[tuple[int, in
 
 
 def detections_of(category: int, scores: list[float]) -> list[dict[str, Any]]:
-    """Right detections: one in each of so many images."""
+    """Right detections in one image, one for each score."""
     return [entry(0, category, 30.0 * place, score) for place, score in enumerate(scores)]
 
 

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
+from anchordetr_jax.data.source import Split
 from anchordetr_jax.errors import UserError
 
 Severity = Literal["error", "warning", "note"]
@@ -57,6 +58,14 @@ class Findings:
     def note(self, kind: str, detail: str, file: object = None, **ids: Any) -> None:
         """Adds something that is good to know."""
         self._add("note", kind, detail, file, False, ids)
+
+    def unreadable(self, kind: str, detail: str, file: object, split: Split, image_id: Any) -> None:
+        """Adds an image that cannot be read: it falsifies the score of an evaluation; training goes on without it."""
+        if split == "train":
+            self.warning(kind, f"{detail}; training goes on without it", file, image_id=image_id)
+        else:
+            detail = f"{detail}; it counts as an image without detections"
+            self.error(kind, detail, file, image_id=image_id, stops=False)
 
     def _add(
         self, severity: Severity, kind: str, detail: str, file: object, stops: bool, ids: Mapping[str, Any]

@@ -132,10 +132,7 @@ def decide_orientation(
 def settle_sizes(
     images: Sequence[CleanImage], raw: RawSplit, rule: Orientation, split: Split, findings: Findings
 ) -> list[CleanImage]:
-    """Fills in missing sizes, and reports files that cannot be read or have another size. Returns those with a size.
-
-    A file that cannot be read falsifies the score of an evaluation; training goes on without it.
-    """
+    """Fills in missing sizes, and reports files that cannot be read or have another size. Returns those with a size."""
     kept: list[CleanImage] = []
     headers = [image.look.header for image in images if image.look is not None and image.look.header is not None]
     usual = Counter(header.shown for header in headers).most_common(1)
@@ -143,7 +140,7 @@ def settle_sizes(
     for image in images:
         file, header = f"{raw.folder}/{image.name}", image.look.header if image.look else None
         if header is None and image.look is not None and image.look.problem is not None:
-            _unreadable(*image.look.problem, image, file, split, findings)
+            findings.unreadable(*image.look.problem, file, split, image.id)
         if header is not None and (image.size is None or not raw.has_sizes):
             image.size = header.stored if rule == "stored" else header.shown
             if raw.has_sizes:
@@ -159,7 +156,7 @@ def settle_sizes(
             continue
         if header is not None and image.size not in (header.stored, header.shown):
             detail = f"the file has {_text(header.shown)} pixels, but its annotations were made for {_text(image.size)}"
-            _unreadable("wrong size", detail, image, file, split, findings)
+            findings.unreadable("wrong size", detail, file, split, image.id)
         else:
             readable += header is not None
         kept.append(image)
@@ -186,14 +183,6 @@ def _size_cannot_tell(image: CleanImage) -> bool:
     if header is None or header.orientation == UPRIGHT:
         return False
     return header.stored == header.shown or image.size is None
-
-
-def _unreadable(kind: str, detail: str, image: CleanImage, file: object, split: Split, findings: Findings) -> None:
-    if split == "train":
-        findings.warning(kind, f"{detail}; training goes on without it", file, image_id=image.id)
-    else:
-        detail = f"{detail}; it counts as an image without detections"
-        findings.error(kind, detail, file, image_id=image.id, stops=False)
 
 
 def _nothing_readable(images: Sequence[CleanImage], raw: RawSplit, findings: Findings) -> None:

@@ -10,8 +10,8 @@ from etils import epath
 from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.data.image_sizes import complete_sizes
 from anchordetr_jax.data.images import decode_image
-from anchordetr_jax.data.records.findings import Finding, Findings, Severity
-from anchordetr_jax.data.records.raw import RawSplit, Record
+from anchordetr_jax.data.records.findings import Findings
+from anchordetr_jax.data.records.raw import RawSplit
 from anchordetr_jax.data.records.reading import read_records
 from anchordetr_jax.data.source import Split
 from anchordetr_jax.data.sources.boxed import BoxedImages
@@ -54,9 +54,12 @@ class TfdsDataset(BoxedImages):
             raise UserError(f"{self._records.name} holds no images.")
         index = load_index(self._records)
         known, ids_of_labels = match_categories(self._records.label_names, labels, categories)
-        raw = self._raw(index, ids_of_labels, use)
+        raw = self._raw(index, ids_of_labels)
         self._record_of = np.argsort([image["id"] for image in raw.images])
         findings = Findings(raw.name, inspectable=False)
+        for place in np.flatnonzero(index.sizes[:, 0] == 0).tolist():
+            image = raw.images[place]
+            findings.unreadable("unreadable file", "it is not an image", image["file_name"], use, image["id"])
         # Boxes of TFDS are relative to the pixels that TensorFlow decodes, and it does not turn pictures.
         super().__init__(read_records(raw, use, findings, look=False, orientation="stored", categories=known), findings)
 
@@ -70,7 +73,7 @@ class TfdsDataset(BoxedImages):
         data = self._records[int(self._record_of[row])]["image"]
         return decode_image(data, self.describe(row), (height, width), orientation="stored")
 
-    def _raw(self, index: TfdsIndex, ids_of_labels: Sequence[int], use: Split) -> RawSplit:
+    def _raw(self, index: TfdsIndex, ids_of_labels: Sequence[int]) -> RawSplit:
         """The records in the order in which they are stored. Raises `UserError` where no image is readable."""
         name, n = self._records.name, len(index.counts)
         sizes = complete_sizes([(height, width) if height else None for height, width in index.sizes.tolist()])
@@ -91,23 +94,7 @@ class TfdsDataset(BoxedImages):
                 {"id": number, "name": label}
                 for number, label in zip(ids_of_labels, self._records.label_names, strict=True)
             ],
-            findings=tuple(self._unreadable(index, images, use)),
         )
-
-    def _unreadable(self, index: TfdsIndex, images: Sequence[Record], use: Split) -> list[Finding]:
-        """The images without a header that can be read, which is known before they are decoded."""
-        severity: Severity = "warning" if use == "train" else "error"
-        ends = "training goes on without it" if use == "train" else "it counts as an image without detections"
-        return [
-            Finding(
-                severity,
-                "unreadable file",
-                str(images[place]["file_name"]),
-                f"it is not an image; {ends}",
-                images[place]["id"],
-            )
-            for place in np.flatnonzero(index.sizes[:, 0] == 0).tolist()
-        ]
 
     def _annotations_of(
         self, index: TfdsIndex, sizes: np.ndarray, numbers: Sequence[int], ids_of_labels: Sequence[int]
