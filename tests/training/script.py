@@ -78,7 +78,7 @@ class Ended:
 
 
 def ended(process: subprocess.Popen[str], *, within: float = 240) -> Ended:
-    """Waits so many seconds for the end of a process. One that goes on is killed, and the test fails."""
+    """Waits for the end of a process. If it takes more than `within` seconds, it is killed, and the test fails."""
     try:
         output, errors = process.communicate(timeout=within)
     except subprocess.TimeoutExpired:
@@ -139,7 +139,7 @@ def bytes_on_disk(path: Path) -> int:
 
 @contextlib.contextmanager
 def small_disk(place: Path, size: int) -> Iterator[Path]:
-    """A disk of its own with room for so many bytes. Skips the test where one cannot be made."""
+    """A disk of its own with room for that number of bytes. Skips the test where one cannot be made."""
     place.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
     if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:

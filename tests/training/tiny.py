@@ -139,7 +139,7 @@ class Trainer:
 def trainer(
     config: Config = CONFIG, *, model: type[Any] = StandIn, devices: int = 1, fsdp: int = 1, rules: Any = SPLIT_ALL
 ) -> Trainer:
-    """A step on the first so many devices, and its first state.
+    """A step on the first `devices` devices, and its first state.
 
     That of another model than the stand-in gets random weights: its own take long to compile.
     """

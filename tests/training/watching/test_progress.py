@@ -17,7 +17,7 @@ def metrics(in_row: int) -> Metrics:
 
 
 def steps(in_row: list[int], *, images: int = 2) -> None:
-    """Steps of which so many in a row were refused, on images of their own."""
+    """Steps on images of their own. `in_row`: after each step, how many steps in a row were refused."""
     with Progress(0, 5, max_bad_steps=2) as progress:
         for step, bad in enumerate(in_row, start=1):
             rows = np.arange(10 * step, 10 * step + images, dtype=np.int32)
