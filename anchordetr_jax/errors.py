@@ -4,7 +4,9 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, TextIO, cast
+from typing import Any, TextIO, TypeVar, cast
+
+Result = TypeVar("Result")
 
 
 class UserError(Exception):
@@ -13,6 +15,14 @@ class UserError(Exception):
     The message is one sentence that names the file or setting and says what to do. Commands print it without a
     traceback and exit with status 1.
     """
+
+
+def result_or_error(function: Callable[[], Result]) -> "Result | UserError":
+    """What `function` returns, or the `UserError` that it raises: one image of many must not end the others."""
+    try:
+        return function()
+    except UserError as error:
+        return error
 
 
 def exit_status(action: Callable[[], Any]) -> int:

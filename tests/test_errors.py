@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from anchordetr_jax import errors as module
-from anchordetr_jax.errors import UserError, exit_status
+from anchordetr_jax.errors import UserError, exit_status, result_or_error
 
 ROOT = str(Path(module.__file__).parents[1])
 START = "import sys\nfrom anchordetr_jax.errors import UserError, exit_status\n"
@@ -45,6 +45,14 @@ def test_success_gives_status_0_and_leaves_the_streams_alone() -> None:
     before = sys.stdout, sys.stderr
     assert exit_status(lambda: None) == 0
     assert (sys.stdout, sys.stderr) == before
+
+
+def test_a_mistake_becomes_a_result_and_a_bug_does_not() -> None:
+    error = UserError("No such image.")
+    assert result_or_error(lambda: _raise(error)) is error
+    assert result_or_error(lambda: 5) == 5
+    with pytest.raises(ZeroDivisionError):
+        result_or_error(lambda: 1 // 0)
 
 
 def run(tmp_path: Path, action: str, redirection: str, environment: dict[str, str]) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.experiments import change_values, read_experiment
 from anchordetr_jax.kernels.building import variables_of
 from anchordetr_jax.prediction import detector as prediction
-from anchordetr_jax.prediction.tiled_evaluation import evaluate_model_in_tiles
+from anchordetr_jax.prediction.tiled_evaluation import evaluate_in_tiles
 from anchordetr_jax.training.experiment import fine_tuning_preset
 
 
@@ -89,7 +89,7 @@ class Detector(prediction.Detector):
         if tiles is None:
             result = Evaluator(dataset, config).run(self.model)
         else:
-            result = evaluate_model_in_tiles(self.model, config, dataset, tiles)
+            result = evaluate_in_tiles(self.model, config, dataset, tiles)
         if result.scores is None:
             raise UserError(f"{dataset.name} has no annotations to score with: predict() detects on plain images.")
         return result.scores

@@ -29,16 +29,17 @@ from anchordetr_jax.data.sources.opening import open_source
 from anchordetr_jax.devices import make_mesh, replicated
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, class_table, summary_line
-from anchordetr_jax.evaluation.evaluate import EvaluationResult, Evaluator
+from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.journal import Journal
 from anchordetr_jax.evaluation.processes import process_zero_says
 from anchordetr_jax.evaluation.report import write_predictions, write_report
 from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
+from anchordetr_jax.evaluation.shares import EvaluationResult
 from anchordetr_jax.export.evaluating import Outputs, evaluate_folder
 from anchordetr_jax.export.folder import ExportedFolder, is_exported, read_exported
 from anchordetr_jax.files import write_json
 from anchordetr_jax.prediction.run_folder import better_checkpoint
-from anchordetr_jax.prediction.tiled_evaluation import evaluate_model_in_tiles
+from anchordetr_jax.prediction.tiled_evaluation import evaluate_in_tiles
 from anchordetr_jax.weights.pretrained import open_pretrained
 
 FLAGS = flags.FlagValues()
@@ -120,21 +121,17 @@ def main(arguments: list[str]) -> None:
     arithmetic = {name: getattr(config.model, name) for name in ARITHMETIC}
     checkpoint = found.checkpoint or found.name
     output = OUTPUT.value or default_output(checkpoint)
-    if tiles is not None:
-        if jax.process_count() > 1:
-            raise UserError("--tiles evaluates in one process: leave --distributed and --coordinator out.")
-        result = evaluate_model_in_tiles(found.model(**arithmetic), config, dataset, tiles, overlap)
-        write(output, dataset, result, checkpoint)
-        report(output, dataset, result)
-        return
     model = found.model(sharding=replicated(mesh), **arithmetic)
     journal = Journal(f"{output}.partial")
     if RESTART.value:
         journal.remove()
-    evaluator = Evaluator(dataset, config, mesh)
-    if jax.process_index() == 0:
-        print(evaluator.describe(), file=sys.stderr)
-    result = evaluator.run(model, journal=journal)
+    if tiles is None:
+        evaluator = Evaluator(dataset, config, mesh)
+        if jax.process_index() == 0:
+            print(evaluator.describe(), file=sys.stderr)
+        result = evaluator.run(model, journal=journal)
+    else:
+        result = evaluate_in_tiles(model, config, dataset, tiles, overlap=overlap, journal=journal)
     failure = None
     if jax.process_index() == 0:
         try:

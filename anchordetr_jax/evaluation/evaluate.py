@@ -2,8 +2,6 @@
 
 import collections
 import contextlib
-import dataclasses
-import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -24,52 +22,24 @@ from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import evaluation_draws
 from anchordetr_jax.detection.postprocess import TopDetections, top_detections
 from anchordetr_jax.devices import batch_sharding, global_batch, make_mesh, replicated
-from anchordetr_jax.errors import UserError
-from anchordetr_jax.evaluation.coco_metrics import Scores, coco_scores
 from anchordetr_jax.evaluation.journal import Journal, fingerprint
-from anchordetr_jax.evaluation.processes import agree_on_found, float_type, gather, metrics_of_process_zero
-from anchordetr_jax.evaluation.results import DatasetDetections, coco_results, joined, not_finite_sentence
+from anchordetr_jax.evaluation.processes import float_type, gather
+from anchordetr_jax.evaluation.results import DatasetDetections, joined
+from anchordetr_jax.evaluation.shares import (
+    EvaluationResult,
+    Kept,
+    check_class_outputs,
+    kept_detections,
+    nothing_readable,
+    remarks,
+    score_images,
+)
 from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 
 BATCHES_IN_FLIGHT = 2
 """The device gets this number of batches before the detections of the first one are fetched: it computes while the
 host decodes images."""
-SHOWN_PROBLEMS = 10
-"""The number of unreadable images that messages name."""
-
-
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class EvaluationResult:
-    """The result of evaluating one model."""
-
-    metrics: dict[str, float]
-    """COCO's 12 scores by name, on every process; {} for images without annotations."""
-    scores: Scores | None
-    """With the scores of each class. None on other processes than 0, and for images without annotations."""
-    results: list[dict[str, Any]]
-    """COCO result entries, to which `scores` belong; [] on other processes than 0."""
-    unreadable: tuple[str, ...]
-    """For each image that could not be read, a sentence with its file and the reason. These images count as images
-    without detections."""
-    not_finite: int
-    """The number of detections that are left out because their score or box is not finite."""
-    num_images: int
-    kept_images: int
-    """How many of them have their detections from the journal of a stopped evaluation."""
-    padding: float
-    """The share of padding in all pixels that the network got, without the fillers of batches."""
-    seconds: float
-    """Time for reading, compiling and detecting; without the scoring."""
-    compilations: int
-    """The number of compilations since the evaluator was made: one for each shape of a batch."""
-    cached_compilations: int
-    """How many of them were found in JAX's persistent cache, and took almost no time."""
-
-    @property
-    def images_per_second(self) -> float:
-        """Speed, for the images that are detected on in this run."""
-        return (self.num_images - self.kept_images) / max(self.seconds, 1e-9)
 
 
 class Evaluator:
@@ -126,45 +96,18 @@ class Evaluator:
             UserError: the model has fewer class outputs than the labels of the data set need, not a single image can be
                 read, or the ground truth cannot be scored.
         """
-        categories = self.dataset.categories
-        if model.config.num_classes < categories.num_labels:
-            raise UserError(
-                f"The model has {model.config.num_classes} class outputs and the data set's labels need "
-                f"{categories.num_labels}: evaluate it on the classes it was trained for."
-            )
+        check_class_outputs(model, self.dataset)
         started = time.perf_counter()
         kept, is_kept = self._kept(model, journal)
         detected = self._detect_share(model, np.flatnonzero(~is_kept), journal, progress=progress)
         parts = [part for part in (kept, detected) if part is not None]
         images = gather(joined(parts) if parts else None)
         seconds = time.perf_counter() - started
-        self._check_each_image_once(images.rows)
-        unreadable_rows = np.sort(images.rows[(images.rows >= 0) & ~images.readable]).tolist()
-        if len(unreadable_rows) == len(self.dataset):
-            raise _nothing_readable(self.dataset)
-        unreadable = tuple(_reading_problem(self.dataset, row) for row in unreadable_rows)
-
-        results: list[dict[str, Any]] = []
-        not_finite, scores, failure = 0, None, None
+        scored = score_images(self.dataset, images)
         if jax.process_index() == 0:
-            try:
-                results, not_finite = coco_results(images, self.dataset.image_ids, categories)
-                truth = self.dataset.ground_truth()
-                if truth is not None:
-                    scores = coco_scores(truth, results, self.dataset.image_ids, name=self.dataset.name)
-            except Exception as error:  # It is raised after the other processes know, or they would wait for ever.
-                failure = error
-        metrics = metrics_of_process_zero(None if failure else scores.metrics if scores else {})
-        if failure is not None:
-            raise failure
-        if jax.process_index() == 0:
-            self._warn(unreadable, not_finite, scores)
+            self._warn(remarks(scored, len(self.dataset)))
         return EvaluationResult(
-            metrics=metrics,
-            scores=scores,
-            results=results,
-            unreadable=unreadable,
-            not_finite=not_finite,
+            **scored._asdict(),
             num_images=len(self.dataset),
             kept_images=int(is_kept.sum()),
             padding=self.padding,
@@ -173,40 +116,17 @@ class Evaluator:
             cached_compilations=self.cached_compilations,
         )
 
-    def _warn(self, unreadable: Sequence[str], not_finite: int, scores: Scores | None) -> None:
-        """Logs what makes the scores wrong, or different from what a reader expects: each sentence once."""
-        sentences = [] if scores is None else list(scores.notes)
-        if unreadable:
-            shown = "\n  ".join(unreadable[:SHOWN_PROBLEMS])
-            more = len(unreadable) - SHOWN_PROBLEMS
-            sentences.append(
-                f"{len(unreadable)} of {len(self.dataset)} images could not be read. They count as images without "
-                f"detections, so the scores are lower than the model's:\n  {shown}"
-                + (f"\n  … and {more} more" if more > 0 else "")
-            )
-        if not_finite:
-            sentences.append(not_finite_sentence(not_finite))
+    def _warn(self, sentences: Sequence[str]) -> None:
+        """Logs each sentence once."""
         for sentence in sentences:
             if sentence not in self._warned:
                 self._warned.add(sentence)
                 logging.warning("%s", sentence)
 
-    def _kept(self, model: AnchorDETR, journal: Journal | None) -> tuple[DatasetDetections | None, np.ndarray]:
-        """The detections from the journal that this process gives, and bool [n]: which images any process has."""
+    def _kept(self, model: AnchorDETR, journal: Journal | None) -> Kept:
         if journal is None:
-            return None, np.zeros(len(self.dataset), bool)
-        found = journal.read(fingerprint(model, self.dataset, self.config), len(self.dataset))
-        kept, is_kept = agree_on_found(found, len(self.dataset))
-        if jax.process_index() == 0:
-            for note in journal.notes:
-                print(note, file=sys.stderr)
-            if is_kept.any():
-                print(
-                    f"The evaluation continues after {is_kept.sum()} of {len(self.dataset)} images, whose detections "
-                    f"are in {journal.folder}.",
-                    file=sys.stderr,
-                )
-        return kept, is_kept
+            return Kept(None, np.zeros(len(self.dataset), bool))
+        return kept_detections(journal, fingerprint(model, self.dataset, self.config), len(self.dataset))
 
     def _traced(
         self, graphdef: Any, state: Any, images: jax.Array, image_sizes: jax.Array, original_sizes: jax.Array
@@ -247,9 +167,8 @@ class Evaluator:
         def fetch_oldest() -> None:
             rows, readable, detections = in_flight.popleft()
             scores, labels, boxes = map(_local_part, detections)
-            done.append(
-                DatasetDetections(rows, readable, scores.astype(float_type()), labels, boxes.astype(float_type()))
-            )
+            scores, boxes = scores.astype(float_type()), boxes.astype(float_type())
+            done.append(DatasetDetections(rows, readable, scores, labels, boxes, np.zeros(len(rows), np.int32)))
             if journal is not None:
                 journal.add(done[-1])
             bar.set_postfix_str(f"compiled {self.compilations}", refresh=False)
@@ -285,25 +204,11 @@ class Evaluator:
             return state
         return jax.device_put(jax.tree.map(np.asarray, state), replicated(self.mesh))
 
-    def _check_each_image_once(self, rows: np.ndarray) -> None:
-        if not np.array_equal(np.sort(rows[rows >= 0]), np.arange(len(self.dataset))):
-            raise RuntimeError("the evaluation plan does not hold every image exactly once")
-
 
 def _check_an_image_is_readable(dataset: DetectionSource) -> None:
     """Raises `UserError` if not a single image can be read. Otherwise it reads as few images as it needs to know."""
     if all(reading_problem(dataset, row) for row in range(len(dataset))):
-        raise _nothing_readable(dataset)
-
-
-def _nothing_readable(dataset: DetectionSource) -> UserError:
-    problem = _reading_problem(dataset, 0)
-    return UserError(f"None of the {len(dataset)} images of {dataset.name} can be read. The first one: {problem}")
-
-
-def _reading_problem(dataset: DetectionSource, row: int) -> str:
-    """Why an image was not readable, also if it is readable now."""
-    return reading_problem(dataset, row) or f"{dataset.describe(row)} was not readable."
+        raise nothing_readable(dataset)
 
 
 def _local_part(array: jax.Array) -> np.ndarray:

@@ -27,12 +27,20 @@ SECONDS_BETWEEN_PARTS = 5.0
 """Detections are written after this time at the latest, so a killed evaluation loses no more."""
 
 
-def fingerprint(model: AnchorDETR, source: DetectionSource, config: Config) -> str:
+def fingerprint(
+    model: AnchorDETR, source: DetectionSource, config: Config, tiles: tuple[int, float] | None = None
+) -> str:
     """A digest of everything that detections depend on: weights, network, images (names and sizes) and settings.
 
     Batches are not part of it, because they change nothing. The weights must be on the devices of this process.
+
+    Args:
+        model, source, config: those of the evaluation.
+        tiles: the side of a tile in pixels, and the share that it has in common with the next one; None for whole
+            images.
     """
     settings = {
+        "tiles": tiles,
         "version": __version__,
         "model": dataclasses.asdict(model.config),
         "sizes": [config.augment.eval_size, config.augment.max_size],
@@ -154,5 +162,5 @@ def _read_part(path: epath.Path) -> tuple[str, DatasetDetections] | None:
     except (OSError, ValueError, EOFError, KeyError, TypeError, zipfile.BadZipFile):
         return None
     length, most = images.rows.size, images.labels.shape[-1] if images.labels.ndim else 0
-    shapes = ((length,), (length,), (length, most), (length, most), (length, most, 4))
+    shapes = ((length,), (length,), (length, most), (length, most), (length, most, 4), (length,))
     return (name, images) if tuple(array.shape for array in images) == shapes else None

@@ -52,6 +52,7 @@ def no_detections(length: int, most: int) -> DatasetDetections:
         scores=np.zeros((length, most), float_type()),
         labels=np.zeros((length, most), np.int32),
         boxes=np.zeros((length, most, 4), float_type()),
+        left_out=np.zeros(length, np.int32),
     )
 
 

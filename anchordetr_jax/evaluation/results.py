@@ -24,6 +24,8 @@ class DatasetDetections(NamedTuple):
     """int32 [n,D]."""
     boxes: np.ndarray
     """float [n,D,4], xyxy in pixels of the original image."""
+    left_out: np.ndarray
+    """int32 [n]: the number of further detections, which are left out already because they are not finite."""
 
 
 def joined(parts: Sequence[DatasetDetections]) -> DatasetDetections:
@@ -81,4 +83,4 @@ def coco_results(
             category_id = category_ids[label]
             if is_finite and category_id is not None:
                 entries.append({"image_id": image_id, "category_id": category_id, "bbox": box, "score": score})
-    return entries, int(np.count_nonzero(~finite[real]))
+    return entries, int(np.count_nonzero(~finite[real]) + images.left_out[real].sum())

@@ -57,7 +57,8 @@ def score_program(
     bar = tqdm(found, total=len(dataset), desc=program.kind, unit="image", disable=not progress)
     scores, labels, boxes = (np.stack(arrays) for arrays in zip(*bar, strict=True))
     readable = np.array([row not in pictures.problems for row in range(len(dataset))])
-    images = DatasetDetections(np.arange(len(dataset)), readable, scores, labels, boxes)
+    rows, left_out = np.arange(len(dataset)), np.zeros(len(dataset), np.int32)
+    images = DatasetDetections(rows, readable, scores, labels, boxes, left_out)
     results, not_finite = coco_results(images, dataset.image_ids, exported.classes)
     if not_finite:
         tqdm.write(f"{program.kind}: {not_finite_sentence(not_finite)}")

@@ -1,18 +1,10 @@
-"""Objects in your own images: `Detector`.
+"""Objects in your own images: `Detector`."""
 
-Images are resized as in evaluation and padded to one of a few static shapes. The shapes depend on the settings alone.
-Each shape is compiled once, for all calls and all detectors of the same architecture.
-"""
-
-import collections
 import dataclasses
-import functools
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from typing import Any, NamedTuple, Self
+from typing import Any, Self
 
-import jax
 import numpy as np
 from absl import logging
 from flax import nnx
@@ -21,16 +13,17 @@ from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.checkpoints.thresholds import USUAL, Thresholds
 from anchordetr_jax.config import AugmentConfig, Config
 from anchordetr_jax.data.categories import Categories
-from anchordetr_jax.data.transforms import Draw, apply_draw
-from anchordetr_jax.detection.postprocess import TopDetections, top_detections
+from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
-from anchordetr_jax.kernels import compiler_options
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from anchordetr_jax.prediction.batched import detect_in_batches
 from anchordetr_jax.prediction.class_names import Names, class_names, renamed_categories
 from anchordetr_jax.prediction.detections import Detections
-from anchordetr_jax.prediction.inputs import GivenImage, gather_images
+from anchordetr_jax.prediction.inputs import gather_images
+from anchordetr_jax.prediction.network import ImageDetections, compiled_detection, reading_threads
 from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_thresholds
+from anchordetr_jax.prediction.selection import check_limits, selected
 from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.prediction.tiled import TileSettings, detect_in_tiles
 from anchordetr_jax.prediction.tiling import OVERLAP, check_tiles
@@ -38,29 +31,6 @@ from anchordetr_jax.weights.folder import SavedDetector
 from anchordetr_jax.weights.hub import HubOptions
 from anchordetr_jax.weights.pretrained import open_pretrained
 from anchordetr_jax.weights.saving import CardFacts, push_detector, save_detector, saved_from_model
-
-READERS = 8
-"""Threads that decode and resize images."""
-BATCHES_AHEAD = 2
-"""Batches that are read while the device computes."""
-
-
-class _Loaded(NamedTuple):
-    """An image as the network sees it."""
-
-    pixels: np.ndarray
-    """uint8 [h, w, 3]."""
-    original_size: tuple[int, int]
-
-
-class _Planned(NamedTuple):
-    """A batch before its images are read."""
-
-    shape: tuple[int, int]
-    rows: int
-    """The number of images that the network gets, with fillers."""
-    members: list[int]
-    """The indices of the images among those given."""
 
 
 class Detector:
@@ -271,65 +241,23 @@ class Detector:
         For an image that cannot be read it gives the error that says why, and continues with the others. Images of the
         same shape are computed together, so the order differs from the order of the images.
         """
-        _check(threshold, batch_size)
+        check_limits(threshold, batch_size)
         given, _ = gather_images(images)
         if tiles is not None:
-            readers = [functools.partial(_pixels, image) for image in given]
+            readers = [image.pixels for image in given]
             found = self.predict_in_tiles(readers, threshold, tiles=tiles, overlap=overlap, batch_size=batch_size)
             for index, outcome in found:
                 if not isinstance(outcome, UserError):
                     outcome = dataclasses.replace(outcome, source=given[index].path)
                 yield index, outcome
             return
-        with ThreadPoolExecutor(READERS) as pool:
-            try:
-                yield from self._predict_each(given, threshold, batch_size, pool)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _predict_each(
-        self, given: list[GivenImage], threshold: float | None, batch_size: int, pool: ThreadPoolExecutor
-    ) -> Iterator[tuple[int, Detections | UserError]]:
-        sizes: dict[int, tuple[int, int]] = {}
-        for index, size in enumerate(pool.map(_size, given)):
-            if isinstance(size, UserError):
-                yield index, size
-            else:
-                sizes[index] = size
-        planned = iter(self._plan(sizes, batch_size))
-        loading: collections.deque[tuple[_Planned, list[Future[_Loaded | UserError]]]] = collections.deque()
-        computing: collections.deque[tuple[list[int], list[_Loaded], TopDetections]] = collections.deque()
-
-        def read_ahead() -> None:
-            for batch in planned:
-                targets = self.shapes.resized(np.array([sizes[i] for i in batch.members]))
-                loads = [pool.submit(_load, given[i], size) for i, size in zip(batch.members, targets, strict=True)]
-                loading.append((batch, loads))
-                if len(loading) >= BATCHES_AHEAD:
-                    return
-
-        read_ahead()
-        while loading or computing:
-            if loading:
-                batch, loads = loading.popleft()
-                read_ahead()
-                outcomes = list(zip(batch.members, (load.result() for load in loads), strict=True))
-                yield from ((i, outcome) for i, outcome in outcomes if isinstance(outcome, UserError))
-                sound = [(i, outcome) for i, outcome in outcomes if not isinstance(outcome, UserError)]
-                if sound:
-                    indices, loaded = [i for i, _ in sound], [outcome for _, outcome in sound]
-                    computing.append((indices, loaded, self._compute(batch, loaded)))
-            if computing and (len(computing) > 1 or not loading):
-                indices, loaded, found = computing.popleft()
-                scores, labels, boxes = (np.asarray(array) for array in found)
-                for place, index in enumerate(indices):
-                    size, source = loaded[place].original_size, given[index].path
-                    row = (scores[place], labels[place], boxes[place])
-                    yield index, self._detections(*row, size, source, threshold)
+        with reading_threads() as pool:
+            for index, picture in detect_in_batches(given, self._compute, pool, self.shapes, batch_size):
+                yield index, self._outcome(picture, threshold, given[index].path)
 
     def predict_in_tiles(
         self,
-        readers: Sequence[Callable[[], np.ndarray | UserError]],
+        readers: Sequence[Callable[[], np.ndarray]],
         threshold: float | None = None,
         *,
         tiles: int,
@@ -339,136 +267,30 @@ class Detector:
         """Like `predict_each` with `tiles`, for pictures that functions read.
 
         Args:
-            readers: each gives the pixels uint8 [h, w, 3] of a picture, or the error that says why it cannot.
+            readers: each gives the pixels uint8 [h, w, 3] of a picture, or raises `UserError`.
             threshold, tiles, overlap, batch_size: see `predict`.
         """
-        _check(threshold, batch_size)
+        check_limits(threshold, batch_size)
         check_tiles(tiles, overlap)
+        settings = TileSettings.of(self.shapes, tiles, overlap, batch_size)
+        with reading_threads() as pool:
+            for index, picture in detect_in_tiles(readers, self._compute, pool, settings):
+                yield index, self._outcome(picture, threshold)
 
-        def compute(pixels: np.ndarray, image_sizes: np.ndarray, original_sizes: np.ndarray) -> TopDetections:
-            return _compiled()(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
+    def _compute(self, pixels: np.ndarray, image_sizes: np.ndarray, original_sizes: np.ndarray) -> TopDetections:
+        compiled = compiled_detection()
+        return compiled(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
 
-        side = self.augment.eval_size
-        settings = TileSettings(tiles, overlap, side, self.shapes.padded((side, side)), batch_size)
-        with ThreadPoolExecutor(READERS) as pool:
-            try:
-                for index, picture in detect_in_tiles(readers, compute, pool, settings):
-                    if isinstance(picture, UserError):
-                        yield index, picture
-                    else:
-                        size, scores, labels, boxes = picture
-                        yield index, self._detections(scores, labels, boxes, size, None, threshold)
-            finally:
-                pool.shutdown(cancel_futures=True)
-
-    def _plan(self, sizes: Mapping[int, tuple[int, int]], batch_size: int) -> list[_Planned]:
-        """All batches, in the order of their first members."""
-        if not sizes:
-            return []
-        groups: dict[tuple[int, int], list[int]] = collections.defaultdict(list)
-        for index, size in zip(sizes, self.shapes.resized(np.array(list(sizes.values()))), strict=True):
-            groups[self.shapes.padded((int(size[0]), int(size[1])))].append(index)
-        batches = []
-        for shape, members in groups.items():
-            # A batch that is not full gets fillers: up to the compiled size of its shape, or to a power of two.
-            rows = min(1 << (len(members) - 1).bit_length(), batch_size)
-            batches += [_Planned(shape, rows, members[start : start + rows]) for start in range(0, len(members), rows)]
-        return sorted(batches, key=lambda batch: batch.members[0])
-
-    def _compute(self, batch: _Planned, images: list[_Loaded]) -> TopDetections:
-        shape, rows = batch.shape, batch.rows
-        pixels = np.zeros((rows, *shape, 3), np.uint8)
-        image_sizes = np.tile(np.array(shape, np.int32), (rows, 1))
-        original_sizes = image_sizes.copy()
-        for row, image in enumerate(images):
-            height, width = image.pixels.shape[:2]
-            pixels[row, :height, :width] = image.pixels
-            image_sizes[row] = height, width
-            original_sizes[row] = image.original_size
-        return _compiled()(self._graphdef, self.max_detections, self._state, pixels, image_sizes, original_sizes)
-
-    def _detections(
-        self,
-        scores: np.ndarray,
-        labels: np.ndarray,
-        boxes: np.ndarray,
-        image_size: tuple[int, int],
-        source: str | None,
-        threshold: float | None,
-    ) -> Detections:
-        height, width = image_size
-        if threshold is None:
-            lowest = np.array([self.threshold_of(label) for label in labels.tolist()], scores.dtype)
-        else:
-            lowest = np.full(len(labels), threshold, scores.dtype)
-        known = np.array([label in self.names for label in labels.tolist()], bool)  # Some outputs stand for no class.
-        finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
-        kept = known & finite & (scores >= lowest)
-        return Detections(
-            boxes=boxes[kept].clip(0, np.array([width, height, width, height], boxes.dtype)),
-            scores=scores[kept],
-            labels=labels[kept],
-            names=tuple(self.names[label] for label in labels[kept].tolist()),
-            category_ids=np.array([self.category_ids[label] for label in labels[kept].tolist()], np.int32),
-            image_size=image_size,
-            source=source,
-            classes=tuple(self.names.values()),
-            best_score=float(scores[known & finite].max(initial=0)),
-            not_finite=int(np.count_nonzero(known & ~finite)),
-        )
+    def _outcome(
+        self, found: ImageDetections | UserError, threshold: float | None, source: str | None = None
+    ) -> Detections | UserError:
+        if isinstance(found, UserError):
+            return found
+        thresholds = {label: self.threshold_of(label) if threshold is None else threshold for label in self.names}
+        return selected(found, self.names, self.category_ids, thresholds, source)
 
     def threshold_of(self, label: int) -> float:
         """The score threshold of a class output where none is given."""
         if self.thresholds is None or label not in self.category_ids:
             return USUAL
         return self.thresholds.of(self.category_ids[label])
-
-
-@functools.cache
-def _compiled() -> Any:
-    return jax.jit(_detect, static_argnums=(0, 1), compiler_options=compiler_options(jax.default_backend()))
-
-
-def _detect(
-    graphdef: Any,
-    max_detections: int,
-    state: Any,
-    images: jax.Array,
-    image_sizes: jax.Array,
-    original_sizes: jax.Array,
-) -> TopDetections:
-    predictions = nnx.merge(graphdef, state)(images, image_sizes)
-    return top_detections(predictions.logits[-1], predictions.boxes[-1], original_sizes, max_detections)
-
-
-def _size(image: GivenImage) -> tuple[int, int] | UserError:
-    try:
-        return image.size()
-    except UserError as error:
-        return error
-
-
-def _pixels(image: GivenImage) -> np.ndarray | UserError:
-    try:
-        return image.pixels()
-    except UserError as error:
-        return error
-
-
-def _load(image: GivenImage, size: np.ndarray) -> _Loaded | UserError:
-    try:
-        pixels = image.pixels()
-    except UserError as error:
-        return error
-    draw = Draw((int(size[0]), int(size[1])))
-    resized, _, _ = apply_draw(pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), draw)
-    height, width, _ = pixels.shape
-    return _Loaded(resized, (height, width))
-
-
-def _check(threshold: float | None, batch_size: int) -> None:
-    if threshold is not None and not 0 <= threshold <= 1:
-        meant = f" (did you mean {threshold / 100:g}?)" if 1 < threshold <= 100 else ""
-        raise UserError(f"The threshold must be a score between 0 and 1, not {threshold:g}{meant}.")
-    if batch_size < 1:
-        raise UserError(f"The batch size must be at least 1, not {batch_size}.")

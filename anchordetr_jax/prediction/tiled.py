@@ -7,22 +7,20 @@ of several pictures share a batch.
 import collections
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import numpy as np
 from PIL import Image
 
-from anchordetr_jax.detection.postprocess import TopDetections
-from anchordetr_jax.errors import UserError
+from anchordetr_jax.errors import UserError, result_or_error
+from anchordetr_jax.prediction.network import Compute, ImageDetections
+from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.prediction.tiling import Found, merged, tile_rectangles
 
 MOST = 2000
 """The number of detections, of all views of a picture, that are merged: those with the highest scores."""
 PICTURES_AHEAD = 2
 """Pictures that are read while the device computes. Large ones need much memory."""
-
-Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], TopDetections]
-"""(pixels uint8 [B,S,S,3], image sizes int32 [B,2], original sizes int32 [B,2]) -> detections."""
 
 
 class Views(NamedTuple):
@@ -36,33 +34,31 @@ class Views(NamedTuple):
     """V arrays uint8 [h, w, 3], resized."""
 
 
-class TiledPicture(NamedTuple):
-    """The merged detections of a picture, in descending order of their scores."""
+def view_sizes(size: tuple[int, int], side: int, tile: int, overlap: float) -> tuple[np.ndarray, np.ndarray]:
+    """What is seen of a picture of `size` (h, w): int [V, 4], xyxy in its pixels, and resized sizes int [V, 2], (h, w).
 
-    size: tuple[int, int]
-    scores: np.ndarray
-    labels: np.ndarray
-    boxes: np.ndarray
-    """[N, 4], xyxy in pixels of the picture; not clipped to it."""
+    Tiles of `tile` pixels are resized to `side`. The whole picture, which is the first view, is resized so that its
+    longer side is `side`.
+    """
+    rectangles = tile_rectangles(size, tile, overlap)
+    scales = np.full((len(rectangles), 1), side / tile)
+    scales[0] = side / max(size)
+    lengths = (rectangles[:, 2:] - rectangles[:, :2])[:, ::-1]
+    return rectangles, np.clip(np.rint(lengths * scales), 1, side).astype(int)
 
 
 def cut_into_views(pixels: np.ndarray, side: int, tile: int, overlap: float) -> Views:
-    """The views of a picture, uint8 [h, w, 3], resized for a network that sees `side` x `side` pixels.
-
-    Tiles of `tile` pixels are resized to `side`, and the whole picture is resized so that its longer side is `side`.
-    """
+    """The views of a picture, uint8 [h, w, 3], resized for a network that sees `side` x `side` pixels."""
     height, width = pixels.shape[:2]
-    rectangles = tile_rectangles((height, width), tile, overlap)
+    rectangles, sizes = view_sizes((height, width), side, tile, overlap)
     picture = Image.fromarray(pixels)
     views = []
-    for number, (left, top, right, bottom) in enumerate(rectangles.tolist()):
-        scale = side / (max(height, width) if number == 0 else tile)
-        size = tuple(min(side, max(1, round(length * scale))) for length in (right - left, bottom - top))
+    for number, (rectangle, (rows, columns)) in enumerate(zip(rectangles.tolist(), sizes.tolist(), strict=True)):
         # The whole picture is first made smaller by whole numbers, which is much quicker.
         small = picture.resize(
-            size,  # type: ignore[arg-type]
+            (columns, rows),
             Image.Resampling.BILINEAR,
-            box=(left, top, right, bottom),
+            box=tuple(rectangle),
             reducing_gap=3.0 if number == 0 else None,
         )
         views.append(np.asarray(small))
@@ -83,17 +79,30 @@ class TileSettings(NamedTuple):
     batch_size: int
     """Views at a time."""
 
+    @classmethod
+    def of(cls, shapes: StaticShapes, tile: int, overlap: float, batch_size: int) -> Self:
+        """Tiles are resized to `eval_size`."""
+        side = shapes.augment.eval_size
+        return cls(tile, overlap, side, shapes.padded((side, side)), batch_size)
+
+
+def padding_share(sizes: np.ndarray, settings: TileSettings) -> float:
+    """The share of padding in all pixels that the network gets of pictures of these sizes, int [n, 2] (h, w)."""
+    views = [view_sizes((h, w), settings.side, settings.tile, settings.overlap)[1] for h, w in sizes.tolist()]
+    seen = np.concatenate(views)
+    return 1 - float(seen.prod(axis=1).sum() / (len(seen) * np.prod(settings.shape)))
+
 
 def detect_in_tiles(
-    pictures: Sequence[Callable[[], np.ndarray | UserError]],
+    pictures: Sequence[Callable[[], np.ndarray]],
     compute: Compute,
     pool: Executor,
     settings: TileSettings,
-) -> Iterator[tuple[int, TiledPicture | UserError]]:
-    """(index, detections) of each picture, in their order; or the error that says why it cannot be read.
+) -> Iterator[tuple[int, ImageDetections | UserError]]:
+    """(index, merged detections) of each picture, in their order; or the error that says why it cannot be read.
 
     Args:
-        pictures: functions that give the pixels uint8 [h, w, 3] of each picture.
+        pictures: functions that give the pixels uint8 [h, w, 3] of each picture, or raise `UserError`.
         compute: the network, for batches of views.
         pool: threads that read.
         settings: how pictures are cut. All batches have their static shape.
@@ -121,13 +130,13 @@ def detect_in_tiles(
 
     waiting: collections.deque[int] = collections.deque()
 
-    def finished() -> Iterator[tuple[int, TiledPicture]]:
+    def finished() -> Iterator[tuple[int, ImageDetections]]:
         while waiting and len(found[waiting[0]]) == len(whole[waiting[0]].rectangles):
             index = waiting.popleft()
             yield index, _merge(whole.pop(index), found.pop(index))
 
-    def views_of(read: Callable[[], np.ndarray | UserError]) -> Views | UserError:
-        pixels = read()
+    def views_of(read: Callable[[], np.ndarray]) -> Views | UserError:
+        pixels = result_or_error(read)
         return pixels if isinstance(pixels, UserError) else cut_into_views(pixels, side, tile, overlap)
 
     for index, views in enumerate(_ahead(pool, [lambda read=read: views_of(read) for read in pictures])):  # type: ignore[misc]
@@ -157,14 +166,14 @@ def _ahead(pool: Executor, functions: Iterable[Callable[[], Views | UserError]])
         yield coming.popleft().result()
 
 
-def _merge(views: Views, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> TiledPicture:
+def _merge(views: Views, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ImageDetections:
     scores, labels, boxes = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     places = np.repeat(np.arange(len(found)), [len(each[0]) for each in found])
     finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
     order = np.flatnonzero(finite)[np.argsort(-scores[finite], kind="stable")][:MOST]
     one = merged(Found(scores[order], labels[order], boxes[order], places[order]), views.rectangles)
     broken = np.flatnonzero(~finite)  # They are counted, and left out later.
-    return TiledPicture(
+    return ImageDetections(
         views.size,
         np.concatenate([one.scores, scores[broken]]),
         np.concatenate([one.labels, labels[broken]]),

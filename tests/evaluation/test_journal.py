@@ -55,6 +55,7 @@ def detections(*rows):
         rng.random((number, 3), np.float32),
         rng.integers(0, 5, (number, 3), np.int32),
         rng.random((number, 3, 4), np.float32),
+        rng.integers(0, 3, number, np.int32),
     )
 
 

@@ -20,6 +20,7 @@ def images(rows, readable=None, scores=((0.9, 0.2),), labels=((0, 1),), boxes=No
         scores=np.array(scores * count, np.float32),
         labels=np.array(labels * count, np.int32),
         boxes=np.array(boxes, np.float32),
+        left_out=np.zeros(count, np.int32),
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from anchordetr_jax import Detector, UserError
 from anchordetr_jax.checkpoints.thresholds import Thresholds
-from anchordetr_jax.prediction import detector as predict
+from anchordetr_jax.prediction import network
 from anchordetr_jax.prediction.detections import nothing_found_sentence, thresholds_sentence
 from anchordetr_jax.weights.convert import export_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
@@ -245,7 +245,7 @@ def test_detectors_of_one_architecture_share_what_is_compiled(
     detector: Detector, checkpoint: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     detector.predict(folder / "0.png")
-    monkeypatch.setattr(predict, "top_detections", None)  # so that it cannot be traced again
+    monkeypatch.setattr(network, "top_detections", None)  # so that it cannot be traced again
     Detector.from_pretrained(checkpoint).predict(folder / "2.png")
 
 

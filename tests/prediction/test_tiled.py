@@ -1,6 +1,6 @@
 """Tiles find small objects in large pictures, with one compiled program."""
 
-from collections.abc import Callable
+import functools
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,9 @@ from PIL import Image
 
 from anchordetr_jax import Detector, UserError
 from anchordetr_jax.detection.postprocess import TopDetections
-from anchordetr_jax.prediction import detector as predict
-from anchordetr_jax.prediction.tiled import TiledPicture, TileSettings, detect_in_tiles
+from anchordetr_jax.prediction import network
+from anchordetr_jax.prediction.network import ImageDetections
+from anchordetr_jax.prediction.tiled import TileSettings, detect_in_tiles
 from tests.detector import save_detector
 
 SIDE, ROWS, SLOTS = 100, 4, 40
@@ -50,15 +51,21 @@ def picture_with(squares: list[tuple[int, int, int]], size: tuple[int, int] = (6
     return pixels
 
 
+def give(picture: np.ndarray | UserError) -> np.ndarray:
+    if isinstance(picture, UserError):
+        raise picture
+    return picture
+
+
 def detect(pictures: list[np.ndarray | UserError], tile: int) -> tuple[list[Any], SquareFinder]:
     finder = SquareFinder()
-    reading: list[Callable[[], np.ndarray | UserError]] = [lambda picture=picture: picture for picture in pictures]  # type: ignore[misc]
+    reading = [functools.partial(give, picture) for picture in pictures]
     with ThreadPoolExecutor(2) as pool:
         found = list(detect_in_tiles(reading, finder, pool, TileSettings(tile, 0.2, SIDE, (112, 112), ROWS)))
     return found, finder
 
 
-def boxes_of(picture: TiledPicture) -> list[list[int]]:
+def boxes_of(picture: ImageDetections) -> list[list[int]]:
     return sorted(picture.boxes[picture.scores > 0].round().astype(int).tolist())
 
 
@@ -114,7 +121,7 @@ def test_a_detector_compiles_one_program_for_all_tiles(
     assert first.source == str(tmp_path / "a.png")
     assert len(first) > detector.max_detections / 2
     assert (np.diff(first.scores) <= 0).all()
-    monkeypatch.setattr(predict, "top_detections", None)  # so that it cannot be traced again
+    monkeypatch.setattr(network, "top_detections", None)  # so that it cannot be traced again
     (tmp_path / "b.png").write_bytes(b"no image")
     second = dict(detector.predict_each([np.zeros((200, 50, 3), np.uint8), tmp_path / "b.png"], tiles=64, batch_size=4))
     assert second[0].image_size == (200, 50)  # type: ignore[union-attr]

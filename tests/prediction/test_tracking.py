@@ -13,8 +13,10 @@ import pytest
 
 from anchordetr_jax import Detector, UserError, cli
 from anchordetr_jax.commands import predict
+from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.prediction import tracking
 from anchordetr_jax.prediction.detections import Detections
+from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.prediction.tracking import Tracker
 from anchordetr_jax.prediction.video import VideoReader, VideoWriter
 
@@ -143,6 +145,7 @@ class SquareDetector(Detector):
     def __init__(self) -> None:
         self.thresholds = None
         self.names, self.category_ids = {0: "square"}, {0: 1}
+        self.shapes = StaticShapes(AugmentConfig())
 
     def predict(self, images: Any, threshold: float | None = None, **_: Any) -> Any:
         assert threshold == pytest.approx(0.25 * 0.5)

@@ -1,0 +1,64 @@
+"""The network as prediction uses it: batches of pixels in, detections of each image out."""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from flax import nnx
+
+from anchordetr_jax.detection.postprocess import TopDetections, top_detections
+from anchordetr_jax.kernels import compiler_options
+
+READERS = 8
+"""Threads that decode and resize images."""
+
+Compute = Callable[[np.ndarray, np.ndarray, np.ndarray], TopDetections]
+"""(pixels uint8 [B,H,W,3], image sizes int32 [B,2], original sizes int32 [B,2]) -> detections."""
+
+
+class ImageDetections(NamedTuple):
+    """All detections of the network for an image, in descending order of their scores."""
+
+    size: tuple[int, int]
+    """(height, width) of the image in pixels."""
+    scores: np.ndarray
+    """float [N]."""
+    labels: np.ndarray
+    """int32 [N]: class outputs."""
+    boxes: np.ndarray
+    """float [N, 4], xyxy in pixels of the image; not clipped to it."""
+
+
+@functools.cache
+def compiled_detection() -> Any:
+    """The function `(graphdef, max_detections, state, pixels, image_sizes, original_sizes) -> TopDetections`.
+
+    It compiles once for each shape, for all models of the same architecture.
+    """
+    return jax.jit(_detect, static_argnums=(0, 1), compiler_options=compiler_options(jax.default_backend()))
+
+
+def _detect(
+    graphdef: Any,
+    max_detections: int,
+    state: Any,
+    images: jax.Array,
+    image_sizes: jax.Array,
+    original_sizes: jax.Array,
+) -> TopDetections:
+    predictions = nnx.merge(graphdef, state)(images, image_sizes)
+    return top_detections(predictions.logits[-1], predictions.boxes[-1], original_sizes, max_detections)
+
+
+@contextlib.contextmanager
+def reading_threads() -> Iterator[Executor]:
+    """Threads that decode and resize images. What waits at the end is not read any more."""
+    with ThreadPoolExecutor(READERS) as pool:
+        try:
+            yield pool
+        finally:
+            pool.shutdown(cancel_futures=True)
