@@ -68,7 +68,8 @@ def main(arguments: list[str]) -> None:
     print(f"\nReport and pictures are in {output}.")
     errors = sum(finding.severity == "error" for finding in inspection.findings)
     if errors:
-        raise UserError(f"{errors} errors stop training or make scores wrong; see above and {output / 'report.json'}.")
+        what = "1 error stops training or makes" if errors == 1 else f"{errors} errors stop training or make"
+        raise UserError(f"{what} scores wrong; see above and {output / 'report.json'}.")
 
 
 def show_progress(values: Iterable[Any], total: int, title: str) -> Iterable[Any]:

@@ -106,9 +106,8 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
     if decode or len(files) <= NEAR_COPIES_UP_TO:
         look_for_near_copies(files, across, ask)
     _look_for_unlisted(splits, across)
-    findings_of_splits = [finding for found in splits for finding in found.findings.all]
     remarks += [remark for found in splits for remark in found.records.raw.remarks]
-    return DataSetInspection(splits, [*findings_of_splits, *across.all], remarks)
+    return DataSetInspection(splits, [*_findings_of(splits), *across.all], list(dict.fromkeys(remarks)))
 
 
 def inspect_split(split: Split, records: Records, findings: Findings, *, decode: bool, ask: Ask) -> SplitInspection:
@@ -122,6 +121,16 @@ def inspect_split(split: Split, records: Records, findings: Findings, *, decode:
         _decode(found, ask)
     look_for_copies([(split, image.id, image.path) for image in images if image.readable], findings, ask)
     return found
+
+
+def _findings_of(splits: Sequence[SplitInspection]) -> list[Finding]:
+    """The findings of all splits. What one file says of two splits is there once."""
+    findings: list[Finding] = []
+    known: set[str] = set()  # As text: an id of a record may be anything, also a list.
+    for found in splits:
+        findings += [finding for finding in found.findings.all if repr(finding) not in known]
+        known.update(map(repr, found.findings.all))
+    return findings
 
 
 def _images(records: Records) -> list[InspectedImage]:

@@ -10,6 +10,7 @@ from PIL import Image
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.inspection.inspecting import DataSetInspection, InspectedImage, SplitInspection
 from anchordetr_jax.data.records.findings import Finding, count_kinds
+from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures.boxes import draw_detections
 from anchordetr_jax.pictures.grids import picture_grid
@@ -26,11 +27,13 @@ def describe_split(found: SplitInspection) -> str:
     counts = np.array([len(image.boxes) for image in found.images])
     boxes = _boxes(found)
     lines = [
-        f"{found.split}: {len(found.images)} images, {len(boxes)} objects of {len(class_counts(found))} classes",
+        f"{found.split}: {counted(len(found.images), 'image')}, {counted(len(boxes), 'object')} of "
+        f"{counted(len(class_counts(found)), 'class', 'classes')}",
         f"  annotations  {found.records.name}",
         f"  images       {found.records.raw.folder}",
     ]
     if len(sizes):
+        without = int(np.count_nonzero(counts == 0))
         (h0, w0), (h1, w1) = sizes.min(axis=0), sizes.max(axis=0)
         middle = np.median(sizes, axis=0).astype(int)
         spread = (
@@ -39,7 +42,7 @@ def describe_split(found: SplitInspection) -> str:
         lines.append(f"  image sizes  {spread}")
         lines.append(
             f"  objects      {counts.mean():.1f} per image, at most {counts.max()}; "
-            f"{np.count_nonzero(counts == 0)} images have none; {found.num_crowds} crowd regions"
+            f"{counted(without, 'image has none', 'images have none')}; {counted(found.num_crowds, 'crowd region')}"
         )
     if len(boxes):
         area = boxes[:, 2] * boxes[:, 3]

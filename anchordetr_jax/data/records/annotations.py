@@ -18,7 +18,7 @@ from anchordetr_jax.data.records.boxes import (
 )
 from anchordetr_jax.data.records.findings import Findings
 from anchordetr_jax.data.records.images import CleanImage
-from anchordetr_jax.data.records.raw import WHERE, Record
+from anchordetr_jax.data.records.raw import WHERE, BoxForm, Record
 from anchordetr_jax.data.records.values import LARGEST, number, short, whole_number, yes_or_no
 
 
@@ -160,8 +160,7 @@ def clean_annotations(
     dropped: frozenset[int],
     folder: epath.Path,
     findings: Findings,
-    *,
-    relative: bool = False,
+    box_form: BoxForm = "pixels",
 ) -> Annotations:
     """The annotations that make sense.
 
@@ -172,7 +171,7 @@ def clean_annotations(
         dropped: ids of images that are reported as unusable.
         folder: of the images, for messages.
         findings: gets everything that is left out, clipped, changed or wrong.
-        relative: whether boxes are centre and size as shares of the image.
+        box_form: what the numbers of the boxes are.
     """
     reader = _Reader(images, categories, dropped, folder, findings)
     kept = [row for record in records if (row := reader.read(record)) is not None and categories[row.category]]
@@ -180,9 +179,9 @@ def clean_annotations(
     xywh = np.array([row.box for row in kept], np.float64).reshape(-1, 4)
     areas = np.array([row.area for row in kept], np.float64)
     crowds = np.array([row.crowd for row in kept], bool)
-    if relative:
+    if box_form == "relative":
         xywh = _pixels(xywh, sizes, kept, reader)
-    else:
+    elif box_form == "pixels":
         form = look_for_another_form(xywh[~crowds], areas[~crowds], sizes[~crowds])
         if form is not None:
             findings.error(*form)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from etils import epath
 
 from anchordetr_jax.data.images import SUFFIXES
+from anchordetr_jax.data.records.findings import Findings
 
 DEPTH = 6
 """The depth of folders that are looked through."""
@@ -100,19 +101,29 @@ class ImageFiles:
         return candidates[0] if len(candidates) == 1 else None
 
 
-def image_files(folder: str) -> list[str]:
-    """The paths of all image files in a folder and in folders in it, relative to it, with slashes."""
+def report_circles(links: Sequence[str], findings: Findings) -> None:
+    """Notes the links that `folders_below` does not follow."""
+    for link in links:
+        findings.note("link in a circle", "it leads to a folder that it lies in, and is not followed", link)
+
+
+def image_files(folder: str, circles: list[str] | None = None) -> list[str]:
+    """The paths of all image files in a folder and in folders in it, relative to it, with slashes.
+
+    `circles` gets the links that are not followed, as in `folders_below`.
+    """
     found: list[str] = []
-    for relative in folders_below(folder):
+    for relative in folders_below(folder, circles):
         with os.scandir(os.path.join(folder, relative)) as entries:
             found += [posixpath.join(relative, entry.name) for entry in entries if is_image(entry.name)]
     return found
 
 
-def folders_below(folder: str) -> list[str]:
+def folders_below(folder: str, circles: list[str] | None = None) -> list[str]:
     """A folder (as "") and the folders in it, relative to it, the nearer ones first.
 
-    Hidden folders are left out. Each folder is there once, so that links in a circle end.
+    Hidden folders are left out, and each folder is there once. A link to a folder that it lies in is not followed, as
+    it would lead in a circle; `circles` gets its path, relative to the folder.
     """
     found: list[str] = []
     seen: set[str] = set()
@@ -130,10 +141,20 @@ def folders_below(folder: str) -> list[str]:
             except OSError:
                 continue
             found.append(relative)
-            visible = (entry for entry in entries if not entry.name.startswith((".", "__MACOSX")))
-            below += [posixpath.join(relative, entry.name) for entry in visible if _is_dir(entry)]
+            for entry in entries:
+                if entry.name.startswith((".", "__MACOSX")) or not _is_dir(entry):
+                    continue
+                if not entry.is_symlink() or not _holds(os.path.realpath(entry.path), real):
+                    below.append(posixpath.join(relative, entry.name))
+                elif circles is not None:
+                    circles.append(posixpath.join(relative, entry.name))
         level = below
     return found
+
+
+def _holds(outer: str, inner: str) -> bool:
+    """Whether a folder is another one or holds it."""
+    return posixpath.join(inner, "").startswith(posixpath.join(outer, ""))
 
 
 def _is_dir(entry: "os.DirEntry[str]") -> bool:

@@ -13,9 +13,13 @@ Record = Mapping[str, Any]
 WHERE = "__where__"
 """The key of a record's file and line."""
 
-BoxForm = Literal["pixels", "relative"]
-"""`pixels`: x, y, width, height in pixels, from the top left corner at 0. `relative`: centre x, centre y, width, height
-as shares of the image as it is shown."""
+BoxForm = Literal["pixels", "corners", "relative"]
+"""What the numbers of a box were in the file.
+
+- `pixels`: x, y, width, height in pixels, from the top left corner at 0. Some files hold other numbers: it is checked.
+- `corners`: four numbers with names, which the source has made x, y, width, height in pixels.
+- `relative`: centre x, centre y, width, height as shares of the image as it is shown.
+"""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -100,7 +100,7 @@ def read_records(
             frozenset(unusable),
             raw.folder,
             findings,
-            relative=raw.box_form == "relative",
+            raw.box_form,
         )
     records = Records(
         raw=raw, name=name, categories=categories, images=usable, orientation=rule, annotations=annotations

@@ -34,6 +34,19 @@ def yes_or_no(value: Any) -> bool | None:
     return bool(value) if type(value) in (bool, int, float) and value in (0, 1) else None
 
 
+def text_problem(error: OSError | UnicodeDecodeError) -> str:
+    """Why a text file cannot be read."""
+    if isinstance(error, UnicodeDecodeError):
+        line = error.object.count(b"\n", 0, error.start) + 1
+        return f"line {line}: it is no text in UTF-8"
+    return error.strerror or str(error)
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """A number and what it counts: "1 image", "2 images"."""
+    return f"{number} {noun if number == 1 else plural or noun + 's'}"
+
+
 def short(value: Any) -> str:
     """A value for a message."""
     try:

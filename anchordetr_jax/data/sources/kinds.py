@@ -61,14 +61,14 @@ def _kinds_in(root: epath.Path) -> dict[Kind, str]:
 
 def _nothing_found(root: epath.Path) -> UserError:
     names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
-    shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
+    shown = f"no data set, only {', '.join(names[:8])}{', …' if len(names) > 8 else ''}" if names else "nothing"
     if has_labels_without_description(root):
         return UserError(
             f"{root} holds folders 'labels' as a YOLO data set does, and no data.yaml: add one with 'train', 'val' and "
             "the 'names' of the classes."
         )
     return UserError(
-        f"{root} holds no data set, only {shown}: it needs annotations as COCO has them (a .json file with images, "
+        f"{root} holds {shown}: it needs annotations as COCO has them (a .json file with images, "
         "annotations and categories), as YOLO has them (a data.yaml and label files), or as Pascal VOC has them (XML "
         "files)."
     )

@@ -19,9 +19,9 @@ from xml.etree import ElementTree
 from etils import epath
 
 from anchordetr_jax.data.records.findings import Findings
-from anchordetr_jax.data.records.locating import folders_below, image_files, name_key
+from anchordetr_jax.data.records.locating import folders_below, image_files, name_key, report_circles
 from anchordetr_jax.data.records.raw import WHERE, RawSplit
-from anchordetr_jax.data.records.values import number, short, whole_number, yes_or_no
+from anchordetr_jax.data.records.values import number, short, text_problem, whole_number, yes_or_no
 from anchordetr_jax.data.source import MissingSplitError, Split
 from anchordetr_jax.data.sources.split_words import split_in
 from anchordetr_jax.data.sources.voc_files import UnreadableXmlError, VocFile, read_xml, text_of
@@ -69,6 +69,7 @@ def read_voc(root: epath.Path, split: Split) -> RawSplit:
         images=images,
         annotations=annotations,
         categories=[{"id": place, "name": name} for name, place in ids.items()],
+        box_form="corners",
         remarks=(f"Found a Pascal VOC data set: {len(chosen)} {split} files in {', '.join(sorted(folders))}.",),
         findings=tuple(findings.all),
     )
@@ -124,7 +125,7 @@ def _listed(root: epath.Path, file: epath.Path, paths: Sequence[str], findings: 
     try:
         lines = file.read_bytes().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list of images {file} cannot be read ({error}).") from None
+        raise UserError(f"The list of images {file} cannot be read ({text_problem(error)}).") from None
     for line, content in enumerate(lines, start=1):
         if not content.strip():
             continue
@@ -169,10 +170,10 @@ def _class_names(content: VocFile) -> Iterator[str]:
 def _records(
     root: epath.Path, contents: dict[str, VocFile], ids: dict[str, int], findings: Findings
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    finder = _ImageFinder(root)
+    finder = _ImageFinder(root, findings)
     images: list[dict[str, Any]] = []
     annotations: list[dict[str, Any]] = []
-    files = {path: finder.image_of(path, content, findings) for path, content in contents.items()}
+    files = {path: finder.image_of(path, content) for path, content in contents.items()}
     for image_id, (path, file_name) in enumerate(sorted(files.items(), key=lambda item: item[1]), start=1):
         content = contents[path]
         size = content.root.find("size")
@@ -223,15 +224,18 @@ def _object(thing: ElementTree.Element, ids: dict[str, int], where: str, finding
 class _ImageFinder:
     """Finds the image of an annotation file: by its own name, or else by the name in it."""
 
-    def __init__(self, root: epath.Path):
+    def __init__(self, root: epath.Path, findings: Findings):
+        self.root, self.findings = root, findings
         self.by_stem: dict[str, list[str]] = defaultdict(list)
         self.by_name: dict[str, list[str]] = defaultdict(list)
-        for path in image_files(str(root)):
+        circles: list[str] = []
+        for path in image_files(str(root), circles):
             last = posixpath.basename(path)
             self.by_stem[name_key(posixpath.splitext(last)[0])].append(path)
             self.by_name[name_key(last)].append(path)
+        report_circles([str(root / link) for link in circles], findings)
 
-    def image_of(self, path: str, content: VocFile, findings: Findings) -> str:
+    def image_of(self, path: str, content: VocFile) -> str:
         """The path of the image, relative to the root. Where there is none, the path that it should have."""
         stem = posixpath.splitext(posixpath.basename(path))[0]
         written = text_of(content.root, "filename")
@@ -247,24 +251,33 @@ class _ImageFinder:
             other = self.by_name.get(name_key(last), [])
             if other and candidates[0] not in other:
                 detail = f"it names {last!r}, and {candidates[0]} has its own name and is taken"
-                findings.warning("annotation file names another image", detail, path)
+                self.findings.warning("annotation file names another image", detail, self.root / path)
             return candidates[0]
         if candidates:
             detail = f"several images can be meant: {', '.join(candidates)}"
-            findings.error("image of two folders", detail, path)
-        return posixpath.join(posixpath.dirname(path), last or f"{stem}.jpg")
+            self.findings.error("image of two folders", detail, self.root / path)
+        usual = _usual_folder(path)
+        folder = usual if (self.root / usual).is_dir() else posixpath.dirname(path)
+        return posixpath.join(folder, last or f"{stem}.jpg")
+
+
+def _usual_folder(path: str) -> str:
+    """The folder JPEGImages beside the folder of an annotation file."""
+    return posixpath.join(posixpath.dirname(posixpath.dirname(path)), "JPEGImages")
 
 
 def _nearest(path: str, last: str, candidates: Sequence[str]) -> list[str]:
     """The candidates in the folder JPEGImages of an annotation file. Without one, those that share the most folders.
 
-    Of these, those with the name `last`, if there are any.
+    Folders are shared at the beginning (`pets/annots/1.xml`, `pets/images/1.jpg`), or else at the end
+    (`annots/train/1.xml`, `images/train/1.jpg`). Of these, those with the name `last`, if there are any.
     """
-    usual = posixpath.join(posixpath.dirname(posixpath.dirname(path)), "JPEGImages", "")
-    candidates = [candidate for candidate in candidates if candidate.startswith(usual)] or candidates
-    parts = path.split("/")[:-1]
-    shared = [_common(parts, candidate.split("/")[:-1]) for candidate in candidates]
-    best = [candidate for candidate, count in zip(candidates, shared, strict=True) if count == max(shared)]
+    usual = posixpath.join(_usual_folder(path), "")
+    best = [candidate for candidate in candidates if candidate.startswith(usual)] or list(candidates)
+    for direction in (1, -1):
+        parts = path.split("/")[:-1][::direction]
+        shared = [_common(parts, candidate.split("/")[:-1][::direction]) for candidate in best]
+        best = [candidate for candidate, count in zip(best, shared, strict=True) if count == max(shared)]
     return [candidate for candidate in best if posixpath.basename(candidate) == last] or best
 
 

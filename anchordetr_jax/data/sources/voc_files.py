@@ -41,7 +41,7 @@ def read_xml(file: epath.Path) -> VocFile:
     except expat.ExpatError as error:
         raise UnreadableXmlError(f"line {error.lineno}: {expat.ErrorString(error.code)}") from None
     except (ValueError, LookupError) as error:  # An encoding that Python does not know.
-        raise UnreadableXmlError(str(error)) from None
+        raise UnreadableXmlError(f"line {parser.CurrentLineNumber}: {error}") from None
     return VocFile(builder.close(), lines)
 
 

@@ -16,15 +16,23 @@ import yaml
 from etils import epath
 
 from anchordetr_jax.data.records.findings import Findings
-from anchordetr_jax.data.records.locating import ImageFiles, folders_below, image_files, is_image, listed_name
+from anchordetr_jax.data.records.locating import (
+    ImageFiles,
+    folders_below,
+    image_files,
+    is_image,
+    listed_name,
+    report_circles,
+)
 from anchordetr_jax.data.records.raw import RawSplit
-from anchordetr_jax.data.records.values import whole_number
+from anchordetr_jax.data.records.values import text_problem, whole_number
 from anchordetr_jax.data.source import MissingSplitError, Split
 from anchordetr_jax.data.sources.yolo_labels import LabelReader
 from anchordetr_jax.errors import UserError
 
 KEYS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """The keys of the splits in data.yaml."""
+USUAL_NAMES = ("data.yaml", "data.yml")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,6 +46,14 @@ class Description:
     path: str
     """The folder to which these are relative, as it is written."""
     keypoints: bool
+    text: str
+    """Its contents, for the lines in messages."""
+
+    def place_of(self, entry: str) -> str:
+        """The file, and the line that names a folder or list."""
+        lines = (number for number, line in enumerate(self.text.splitlines(), start=1) if entry in line)
+        number = next(lines, None)
+        return str(self.file) if number is None else f"{self.file}, line {number},"
 
 
 def find_descriptions(root: epath.Path) -> list[epath.Path]:
@@ -144,9 +160,12 @@ def _images_of(entry: str, description: Description, findings: Findings, remarks
     """The paths of the images of one folder, list or image that data.yaml names."""
     path, moved = _resolved(entry, description)
     if moved:
-        remarks.append(f"{description.file} names {entry!r}: {path} is taken, as only this can be meant.")
+        place = description.place_of(entry)
+        remarks.append(f"{place} names {moved!r}: {path} is taken, as only this can be meant.")
     if os.path.isdir(path):
-        found = [posixpath.join(path, name) for name in image_files(path)]
+        circles: list[str] = []
+        found = [posixpath.join(path, name) for name in image_files(path, circles)]
+        report_circles([posixpath.join(path, link) for link in circles], findings)
         if not found:
             raise UserError(f"{path}, which {description.file} names, holds no image.")
         return found
@@ -155,8 +174,8 @@ def _images_of(entry: str, description: Description, findings: Findings, remarks
     return _listed_images(path, description, findings)
 
 
-def _resolved(entry: str, description: Description) -> tuple[str, bool]:
-    """Where a folder or file is that data.yaml names, and whether it is somewhere else than it says.
+def _resolved(entry: str, description: Description) -> tuple[str, str]:
+    """Where a folder or file is that data.yaml names. If it is somewhere else than it says: also what it says.
 
     Roboflow writes `../train/images` for a folder beside the data.yaml. A path of another machine is found by its last
     parts.
@@ -164,18 +183,18 @@ def _resolved(entry: str, description: Description) -> tuple[str, bool]:
     beside = str(description.file.parent)
     name = listed_name(entry)
     base = posixpath.join(beside, listed_name(description.path)) if description.path else beside
-    plain = [posixpath.join(base, name), posixpath.join(beside, name)]
+    named, written = posixpath.join(base, name), posixpath.join(listed_name(description.path), name)
+    if os.path.exists(named):
+        return posixpath.normpath(named), ""
     parts = [part for part in name.split("/") if part not in ("", ".", "..")]
-    for candidate in plain:
+    for candidate in (posixpath.join(beside, name), *(posixpath.join(beside, *parts[i:]) for i in range(len(parts)))):
         if os.path.exists(candidate):
-            return posixpath.normpath(candidate), False
-    for start in range(len(parts)):
-        candidate = posixpath.join(beside, *parts[start:])
-        if os.path.exists(candidate):
-            return posixpath.normpath(candidate), name.lstrip("./") != "/".join(parts[start:])
+            # A `..` too many, as Roboflow writes it, is nothing to speak of.
+            expected = posixpath.normpath(posixpath.join(beside, name.lstrip("./"))) == posixpath.normpath(candidate)
+            return posixpath.normpath(candidate), "" if expected and base == beside else written
     raise UserError(
-        f"{description.file} names {entry!r}, and neither {plain[0]} nor anything like it beside the file is there: "
-        "correct 'path' and the folders in it."
+        f"{description.place_of(entry)} names {entry!r}, and neither {named} nor anything like it beside the file is "
+        "there: correct 'path' and the folders in it."
     )
 
 
@@ -185,7 +204,7 @@ def _listed_images(path: str, description: Description, findings: Findings) -> l
         with open(path, "rb") as file:
             lines = file.read().decode("utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"The list of images {path} cannot be read ({error}).") from None
+        raise UserError(f"The list of images {path} cannot be read ({text_problem(error)}).") from None
     listed = [listed_name(line.strip()) for line in lines if line.strip()]
     if not listed:
         raise UserError(f"The list of images {path} is empty.")
@@ -212,17 +231,17 @@ def _describes_yolo(file: epath.Path) -> bool:
     try:
         content = yaml.safe_load(file.read_bytes())
     except (OSError, yaml.YAMLError, ValueError, RecursionError):
-        return file.name.lower() in ("data.yaml", "data.yml")  # The reader says what is wrong.
-    return (
-        isinstance(content, Mapping)
-        and ("names" in content or "nc" in content)
-        and any(key in content for keys in KEYS.values() for key in keys)
-    )
+        return file.name.lower() in USUAL_NAMES  # The reader says what is wrong.
+    if not isinstance(content, Mapping):
+        return False
+    facts = [any(name in content for name in names) for names in (("names", "nc"), sum(KEYS.values(), ()))]
+    return any(facts) if file.name.lower() in USUAL_NAMES else all(facts)
 
 
 def _read_description(file: epath.Path) -> Description:
     try:
-        content = yaml.safe_load(file.read_bytes())
+        data = file.read_bytes()
+        content = yaml.safe_load(data)
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no YAML file that can be read ({' '.join(str(error).split())}).") from None
     if not isinstance(content, Mapping):
@@ -237,7 +256,7 @@ def _read_description(file: epath.Path) -> Description:
         if not isinstance(entries, list) or not all(isinstance(entry, str) and entry for entry in entries):
             raise UserError(f"'{split}' in {file} is {value!r}, not a folder, a list of images, or a list of these.")
         splits[split] = entries
-    return Description(file, _names(content, file), splits, path, "kpt_shape" in content)
+    return Description(file, _names(content, file), splits, path, "kpt_shape" in content, data.decode(errors="replace"))
 
 
 def _names(content: Mapping[Any, Any], file: epath.Path) -> dict[int, str]:

@@ -10,7 +10,7 @@ from etils import epath
 
 from anchordetr_jax.data.records.findings import Findings
 from anchordetr_jax.data.records.raw import WHERE
-from anchordetr_jax.data.records.values import short
+from anchordetr_jax.data.records.values import counted, short, text_problem
 
 BEYOND = 0.01
 """Shares may lie this far outside 0 and 1: tools round."""
@@ -35,8 +35,7 @@ class LabelReader:
         try:
             text = file.read_bytes().decode("utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or "it is no text in UTF-8"
-            self.findings.error("label file unreadable", f"the label file cannot be read: {reason}", file)
+            self.findings.error("label file unreadable", f"the label file cannot be read: {text_problem(error)}", file)
             return []
         records = []
         for line, content in enumerate(text.splitlines(), start=1):
@@ -58,7 +57,8 @@ class LabelReader:
         is_polygon = len(shares) >= 6 and len(shares) % 2 == 0 and not self.keypoints
         if not (len(shares) == 4 or is_polygon or (self.keypoints and len(shares) > 4)):
             detail = (
-                f"a line has a class and 4 numbers, or a class and the corners of a polygon, not {len(words)} numbers"
+                "a line has a class and 4 numbers, or a class and the corners of a polygon, and this one a class and "
+                f"{counted(len(shares), 'number')}"
             )
             findings.error("malformed label line", detail, where)
             return None
@@ -69,8 +69,8 @@ class LabelReader:
         box = _box_of(shares) if is_polygon else shares[:4]
         worst = max([*shares[:4], *box], key=lambda value: abs(value - 0.5))
         if not -BEYOND <= worst <= 1 + BEYOND:
-            kind = "label in pixels" if worst > 2 else "label beyond its image"
-            findings.error(kind, f"coordinates are shares from 0 to 1 of the image, not {worst:g}", where)
+            kind, meant = ("label in pixels", " pixels") if worst > 2 else ("label beyond its image", "")
+            findings.error(kind, f"coordinates are shares from 0 to 1 of the image, not {worst:g}{meant}", where)
             return None
         decimals = min(len(word.partition(".")[2]) if "e" not in word.lower() else 17 for word in words[1:])
         return {

@@ -30,7 +30,7 @@ def test_a_roboflow_folder_is_inspected_in_one_command(tmp_path: Path, script_en
 
     sound = inspect()
     assert sound.returncode == 0, sound.stderr
-    assert "train: 1 images, 1 objects of 1 classes" in sound.stdout
+    assert "train: 1 image, 1 object of 1 class" in sound.stdout
     assert "No problems found." in sound.stdout
     written = {path.name for path in (tmp_path / "report").iterdir()}
     assert written == {"report.json", "objects.png", "samples_train.png", "samples_val.png"}

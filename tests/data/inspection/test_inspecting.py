@@ -17,6 +17,7 @@ from anchordetr_jax.data.records.findings import Finding, Findings
 from anchordetr_jax.data.records.reading import read_records
 from anchordetr_jax.data.source import Split
 from anchordetr_jax.data.sources.coco import read_coco
+from tests.data.sources.forms import write_yolo
 
 Change = Callable[[dict[str, Any], Path], object]
 
@@ -49,6 +50,17 @@ def inspected(folder: Path, content: Any, split: Split = "val", decode: bool = F
 
 def box(number: int, bbox: list[Any], **values: Any) -> dict[str, Any]:
     return {"id": number, "image_id": 1, "category_id": 1, "bbox": bbox, **values}
+
+
+def test_what_a_file_says_of_two_splits_is_there_once(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    with (tmp_path / "labels" / "train" / "c.txt").open("a") as file:
+        file.write("0 0.5 0.5 wide 0.2\n")
+    config = DataConfig(root=str(tmp_path), source="auto")
+    found = inspect_dataset(config, decode=False, evaluated=True, ask=silently)
+    assert {one.split for one in found.splits} == {"train", "val"}  # Some of the images are held out.
+    assert [one.detail for one in found.findings if one.kind == "malformed label line"] == ['"wide" is no number']
+    assert len(found.remarks) == len(set(found.remarks)) == 2
 
 
 def test_a_sound_data_set_has_no_problems(tmp_path: Path) -> None:

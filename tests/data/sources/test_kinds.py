@@ -63,7 +63,7 @@ def test_a_folder_with_some_yaml_file_is_no_yolo_data_set(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(
     ("names", "message"),
-    [([], "holds no data set, only nothing"), (["notes.txt"], "only notes.txt"), (["x/labels/a.txt"], "no data.yaml")],
+    [([], "holds nothing: it needs"), (["notes.txt"], "only notes.txt"), (["x/labels/a.txt"], "no data.yaml")],
 )
 def test_a_folder_without_a_data_set_is_answered_with_what_is_in_it(
     tmp_path: Path, names: list[str], message: str

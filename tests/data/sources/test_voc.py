@@ -1,5 +1,6 @@
 """Pascal VOC folders as tools write them, and what is wrong in them."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,17 @@ def test_a_box_outside_its_image_is_counted_with_file_and_line(tmp_path: Path) -
     assert "a.xml, line 4" in said[0]
 
 
+def test_a_box_over_the_edge_is_clipped_and_counted_also_where_there_are_few(tmp_path: Path) -> None:
+    write_voc(tmp_path)  # As x, y, width, height all of these would be sensible corners.
+    boxes = [("cat", 30, 3, 40, 5), ("cat", 1, 1, 7, 8), ("dog", 2, 2, 9, 9), ("dog", 0, 1, 5, 5)]
+    (tmp_path / "Annotations" / "a.xml").write_text(xml("a.png", boxes))
+    for name in ("b 1", "c"):
+        (tmp_path / "Annotations" / f"{name}.xml").write_text(xml(f"{name}.png", []))
+    dataset = opened(tmp_path)
+    assert dataset.boxes(0).tolist()[0] == [30, 3, 50, 8]
+    assert any("box partly outside its image: 1" in remark for remark in dataset.remarks)
+
+
 BAD_FILES = {
     "a corner that is a word": (
         xml("a.png", [("cat", 1, 2, 3, 4)]).replace("<xmin>2<", "<xmin>two<"),
@@ -106,7 +118,10 @@ BAD_FILES = {
     "no name": (xml("a.png", [("cat", 1, 2, 3, 4)]).replace("<name>cat</name>", ""), "line 4.*category null"),
     "a strange difficult": (xml("a.png", [("cat", 1, 2, 3, 4)], difficult=7), "line 4.*iscrowd"),
     "half a file": (xml("a.png")[:60], "it is no XML that can be read: line"),
-    "an unknown encoding": ('<?xml version="1.0" encoding="klingon"?>' + xml("a.png"), "no XML that can be read"),
+    "an unknown encoding": (
+        '<?xml version="1.0" encoding="klingon"?>' + xml("a.png"),
+        "no XML that can be read: line 1: .*klingon",
+    ),
     "another root": ("<html><annotation/></html>", "it is no Pascal VOC annotation, but <html>"),
     "entities": ('<!DOCTYPE a [<!ENTITY b "c">]>' + xml("a.png"), "declares entities"),
     "nothing": ("", "no element found"),
@@ -134,6 +149,30 @@ def test_stems_in_two_folders_are_named(tmp_path: Path) -> None:
     write_images(tmp_path / "right")
     with pytest.raises(UserError, match=r"several images can be meant: left/a\.png, right/a\.png"):
         opened(tmp_path)
+
+
+def test_folders_of_the_same_name_belong_together(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        write_loose(tmp_path, f"images/{split}", f"annotations/{split}")
+    for split in ("train", "val"):
+        dataset = opened(tmp_path, split)
+        assert names(dataset) == ["a.png", "b 1.png", "c.png"]
+        assert {dataset.file_path(row).parent.name for row in range(3)} == {split}
+
+
+def test_a_missing_image_is_named_where_it_should_be(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    (tmp_path / "JPEGImages" / "a.png").unlink()
+    said = [remark for remark in opened(tmp_path).remarks if "missing file: 1" in remark]
+    assert str(tmp_path / "JPEGImages" / "a.png") in said[0]
+
+
+def test_a_link_in_a_circle_is_said(tmp_path: Path) -> None:
+    write_voc(tmp_path)
+    os.symlink(tmp_path, tmp_path / "JPEGImages" / "again")
+    dataset = opened(tmp_path)
+    assert len(dataset) == 3
+    assert any(f"link in a circle: 1, such as {tmp_path}/JPEGImages/again: " in remark for remark in dataset.remarks)
 
 
 def test_a_listed_file_that_is_missing_is_named_with_the_line_of_the_list(tmp_path: Path) -> None:

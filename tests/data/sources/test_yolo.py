@@ -29,6 +29,7 @@ DESCRIPTIONS = {
     "a list": "path: .\ntrain: [images/train]\n" + NAMES,
     "another machine": "path: /home/me/pets\ntrain: /home/me/pets/images/train\n" + NAMES,
     "another Windows machine": "path: C:\\pets\ntrain: C:\\pets\\images\\train\n" + NAMES,
+    "another machine in its path alone": "path: /home/me/pets\ntrain: images/train\n" + NAMES,
     "a name of ultralytics": "path: ../datasets/pets\ntrain: images/train\n" + NAMES,
     "a list of images": "path: .\ntrain: train.txt\n" + NAMES,
     "names with numbers as texts": "train: images/train\nnames: {'0': cat, '1': dog}\n",
@@ -44,8 +45,8 @@ def test_a_description_leads_to_the_images(tmp_path: Path, description: str) -> 
     assert [dataset.file_path(row).name for row in range(len(dataset))] == ["a.png", "b 1.png", "c.png"]
     assert dataset.box_counts.tolist() == [0, 2, 2]
     assert dataset.categories.names == ("cat", "dog")
-    if "another" in description or "/home" in description:
-        assert any("is taken, as only this can be meant" in remark for remark in dataset.remarks)
+    elsewhere = [remark for remark in dataset.remarks if "is taken, as only this can be meant" in remark]
+    assert bool(elsewhere) == any(word in description for word in ("/home", "C:", "datasets"))
 
 
 def test_roboflows_folders_are_found_beside_the_description(tmp_path: Path) -> None:
@@ -100,12 +101,12 @@ def test_a_label_file_without_an_image_is_counted(tmp_path: Path) -> None:
 BAD_LINES = {
     "a word": ("0 0.5 0.5 wide 0.2", '"wide" is no number'),
     "nan": ("0 0.5 0.5 nan 0.2", '"nan" is no number'),
-    "three numbers": ("0 0.5 0.5", "not 3 numbers"),
+    "three numbers": ("0 0.5 0.5", "and this one a class and 2 numbers"),
     "a class beyond the names": ("2 0.5 0.5 0.2 0.2", "the class 2 is not among the names .from 0 to 1."),
     "half a class": ("0.5 0.5 0.5 0.2 0.2", "the class 0.5 is not among the names"),
     "a coordinate beyond 1": ("0 1.2 0.5 0.2 0.2", "coordinates are shares from 0 to 1 of the image, not 1.2"),
     "a negative coordinate": ("0 0.5 -0.2 0.2 0.2", "not -0.2"),
-    "pixels": ("0 25 15 10 6", "not 25"),
+    "pixels": ("0 25 15 10 6", "not 25 pixels"),
     "a polygon in pixels": ("0 0.1 0.2 0.5 0.1 300 0.9", "shares from 0 to 1"),
 }
 
@@ -115,6 +116,13 @@ def test_a_wrong_line_is_named_with_its_file(tmp_path: Path, line: str, message:
     write_yolo(tmp_path)
     (tmp_path / "labels" / "train" / "a.txt").write_text(f"0 0.5 0.5 0.2 0.2\n{line}\n")
     with pytest.raises(UserError, match=rf"labels/train/a\.txt, line 2: .*{message}"):
+        opened(tmp_path)
+
+
+def test_a_label_file_that_is_no_text_is_named_with_the_line(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    (tmp_path / "labels" / "train" / "a.txt").write_bytes(b"0 0.5 0.5 0.2 0.2\n0 \xff\xfe\n")
+    with pytest.raises(UserError, match=r"a\.txt: the label file cannot be read: line 2: it is no text in UTF-8"):
         opened(tmp_path)
 
 
@@ -135,9 +143,14 @@ def test_rounding_a_little_beyond_the_image_is_clipped(tmp_path: Path) -> None:
 
 BAD_DESCRIPTIONS = {
     "no names": ("train: images/train\nnc: 0\n", "has no 'names' of classes"),
+    "no word of classes": ("train: images/train\n", "data.yaml has no 'names' of classes"),
+    "no images": ("names: [cat, dog]\n", "data.yaml names no 'train' images"),
     "another number of names": ("train: images/train\nnc: 3\nnames: [cat, dog]\n", "nc: 3 and 2 names"),
     "a wrong index": ("train: images/train\nnames: {one: cat}\n", "'one': 'cat', which is not a class index"),
-    "a folder that is nowhere": ("train: photos\nnames: [cat, dog]\n", "names 'photos', and neither"),
+    "a folder that is nowhere": (
+        "train: photos\nnames: [cat, dog]\n",
+        "data.yaml, line 1, names 'photos', and neither",
+    ),
     "a path of another machine that is nowhere": (
         "path: /me\ntrain: x\nnames: [cat]\n",
         "names 'x', and neither /me/x",
@@ -167,10 +180,13 @@ def test_two_images_of_one_label_file_are_named(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-def test_links_in_a_circle_end(tmp_path: Path) -> None:
+def test_a_link_in_a_circle_is_not_followed_and_said(tmp_path: Path) -> None:
     write_yolo(tmp_path)
+    write_images(tmp_path / "images" / "val")
     os.symlink(tmp_path / "images", tmp_path / "images" / "train" / "again")
-    assert len(opened(tmp_path)) == 3
+    dataset = opened(tmp_path)
+    assert len(dataset) == 3
+    assert any("link in a circle: 1, such as" in remark and "train/again" in remark for remark in dataset.remarks)
 
 
 def test_an_unreadable_image_keeps_its_place_and_is_said(tmp_path: Path) -> None:
