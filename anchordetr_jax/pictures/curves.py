@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures.panels import (
     COLOURS,
+    LEGEND,
     figure_png,
     make_logarithmic,
     save_figure,
@@ -46,6 +47,9 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
     return [latest[key] for key in sorted(latest)]
 
 
+CLASS_ERROR = "Class error at matched queries (%)"
+
+
 @dataclasses.dataclass(frozen=True)
 class _Panel:
     """What one panel of a run shows."""
@@ -63,7 +67,7 @@ _PANELS = (
         logarithmic=True,
     ),
     _Panel("Validation", (("val/AP", "AP"), ("val/AP50", "AP50"), ("val/AP75", "AP75"))),
-    _Panel("Class error at matched queries (%)", (("class_error", "class error"),)),
+    _Panel(CLASS_ERROR, (("class_error", "class error"),)),
     _Panel("Learning rate", (("learning_rate", "learning rate"),)),
 )
 
@@ -99,10 +103,10 @@ def _draw_panel(axes: Axes, panel: _Panel, entries: Sequence[Mapping[str, Any]])
     if axes.has_data() and panel.logarithmic:
         make_logarithmic(axes)
     if axes.has_data() and len(panel.series) > 1:
-        axes.legend(frameon=False, fontsize=9)
+        axes.legend(**LEGEND, fontsize=9)
     if not axes.has_data():
         say_nothing_yet(axes)
-    if panel.title in ("Validation", "Learning rate"):
+    if panel.title in ("Validation", "Learning rate", CLASS_ERROR):
         axes.set_ylim(bottom=0)
     if panel.title == "Learning rate":
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 3))

@@ -6,9 +6,9 @@ import numpy as np
 from etils import epath
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
-from anchordetr_jax.pictures.panels import COLOURS, save_figure, say_nothing_yet, style_panel
+from anchordetr_jax.pictures.panels import COLOURS, LEGEND, save_figure, say_nothing_yet, style_panel
 from anchordetr_jax.pictures.text import one_line, plot_fonts, plot_label
 
 
@@ -47,11 +47,12 @@ def _figure(sizes: Mapping[str, tuple[np.ndarray, np.ndarray]], classes: Mapping
     most = max((int(values.max()) for values in counts.values() if len(values)), default=0)
     step = max(1, -(-(most + 1) // 40))
     _bars(number, counts, np.arange(0, most + step + 1, step) - 0.5)
+    number.xaxis.set_major_locator(MaxNLocator(integer=True))
     _class_bars(per_class, classes)
     for panel in (size, shape, number):
         panel.set_ylabel("share")
         if len(sizes) > 1 and panel.has_data():
-            panel.legend(frameon=False, fontsize=9)
+            panel.legend(**LEGEND, fontsize=9)
     return figure
 
 
@@ -100,7 +101,7 @@ def _class_bars(panel: Axes, classes: Mapping[str, Mapping[str, int]], shown: in
     if len(totals) > shown:
         panel.set_title(f"Objects of each class (the {shown} of {len(totals)} with the most)", loc="left", fontsize=11)
     if len(classes) > 1:
-        panel.legend(frameon=False, fontsize=9, loc="lower right")
+        panel.legend(**LEGEND, fontsize=9, loc="lower right")
 
 
 def _short_label(name: str, longest: int = 24) -> str:

@@ -16,6 +16,8 @@ from anchordetr_jax.files import write_atomically
 _MOST_INSIDE = 7
 """Legends of more curves would cover them."""
 COLOURS = ("#1f4e8c", "#d1495b", "#2a9d6f", "#e0932f", "#7d5ba6", "#3aa6b9", "#8a6d5c", "#c85aa0")
+LEGEND: dict[str, Any] = {"frameon": True, "facecolor": "white", "edgecolor": "none", "framealpha": 0.8}
+"""The look of a legend: it can be read where curves lie under it."""
 
 
 def style_panel(panel: Axes, title: str, x_label: str) -> None:
@@ -32,7 +34,7 @@ def add_legend(panel: Axes, title: str | None = None) -> None:
     """Adds a legend of the panel's curves: inside, or below the figure if there are many and no other panels."""
     handles, labels = panel.get_legend_handles_labels()
     figure = panel.get_figure()
-    look: dict[str, Any] = {"frameon": False, "fontsize": 9, "title": title, "title_fontsize": 9}
+    look: dict[str, Any] = {**LEGEND, "fontsize": 9, "title": title, "title_fontsize": 9}
     if len(handles) > _MOST_INSIDE and isinstance(figure, Figure) and len(figure.axes) == 1:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, **look)
     elif handles:

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchordetr_jax.config import Config
+from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import resized_sizes
 
@@ -55,7 +56,7 @@ def fitted_settings(
     if config.fit == "off":
         return config, ()
     choices: list[Choice] = []
-    for choose in (_image_size, _other_sizes, _length, _learning_rate, _augmentation):
+    for choose in (_image_size, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
         chosen = [choice for choice in choose(config, dataset) if choice.name not in given]
         if before is not None:
             chosen = [choice._replace(value=_value(before, choice.name)) for choice in chosen]
@@ -133,7 +134,13 @@ def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     else:
         epochs = int(min(max(950 / math.sqrt(images), 12), 100))
         yield Choice("train.epochs", epochs, f"because there are {images} images: the fewer, the more passes.")
-    yield Choice("train.evaluate_every", max(1, epochs // 10), "ten evaluations in all.")
+
+
+def _evaluations(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    del dataset
+    every = max(1, config.train.epochs // 10)
+    count = math.ceil(config.train.epochs / every)  # The last epoch always has one.
+    yield Choice("train.evaluate_every", every, f"{counted(count, 'evaluation')} in all.")
 
 
 def _learning_rate(config: Config, dataset: DetectionSource) -> Iterator[Choice]:

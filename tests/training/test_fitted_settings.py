@@ -75,6 +75,14 @@ def test_the_fewer_the_images_the_more_passes() -> None:
         assert few > some > many >= 5
 
 
+def test_a_run_of_any_length_has_about_ten_evaluations() -> None:
+    for epochs, every, count in ((1, 1, "1 evaluation"), (20, 2, "10 evaluations"), (57, 5, "12 evaluations")):
+        config = dataclasses.replace(CPU, train=TrainConfig(epochs=epochs))
+        result, lines = fitted(config, Squares(160, 200), "train.epochs")
+        assert result.train.evaluate_every == every
+        assert f"Chosen for this data set: train.evaluate_every={every}, {count} in all." in lines
+
+
 def test_few_images_get_other_colours_and_mosaics_that_end_before_the_run() -> None:
     few, many = fitted(CPU, Squares(100, 100))[0], fitted(CPU, Squares(2000, 100))[0]
     assert few.augment.mosaic_probability > many.augment.mosaic_probability == 0

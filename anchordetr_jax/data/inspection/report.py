@@ -96,7 +96,7 @@ def draw_samples(found: SplitInspection, path: epath.PathLike, *, count: int = 1
         names = [found.records.categories.names[place] for place in image.classes]
         boxes = np.array(image.boxes, np.float64).reshape(-1, 4) * factor
         pictures.append(draw_detections(picture, boxes, image.classes, names, min_size=0))
-        titles.append(f"{image.path.name}  (id {image.id}): {len(names)} objects")
+        titles.append(f"{image.path.name}  (id {image.id}): {counted(len(names), 'object')}")
     if pictures:
         picture_grid(pictures, titles, path)
 
