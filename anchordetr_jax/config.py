@@ -398,7 +398,8 @@ class TrainConfig:
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")
         if self.evaluate_every == 0 and (self.keep_best or self.patience):
             raise UserError(
-                "train.keep_best and train.patience need evaluations: set train.evaluate_every to 1 or more."
+                "train.keep_best and train.patience need evaluations: set train.evaluate_every to 1 or more, or "
+                "train.keep_best to False and train.patience to 0."
             )
 
 

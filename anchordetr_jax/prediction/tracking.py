@@ -65,7 +65,7 @@ class Tracker:
             given = detections[own].to_supervision()
             given.data["place"] = own
             tracked = tracker.update(given)
-            if len(tracked) == 0:
+            if len(tracked) == 0 or tracked.tracker_id is None:
                 continue
             for place, number in zip(tracked.data["place"], tracked.tracker_id, strict=True):
                 if number >= 0:

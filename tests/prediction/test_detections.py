@@ -1,5 +1,5 @@
 import dataclasses
-import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -90,9 +90,13 @@ def test_drawing_of_an_image_in_memory_asks_for_it() -> None:
         detections().draw()
 
 
-def test_supervision_gets_classes_and_names_or_is_asked_for() -> None:
-    if importlib.util.find_spec("supervision") is None:
-        with pytest.raises(UserError, match="pip install supervision"):
-            detections().to_supervision()
-    else:
-        assert detections().to_supervision().data["class_name"].tolist() == ["dog", "cat", "dog"]
+def test_supervision_gets_boxes_classes_and_names() -> None:
+    given = detections().to_supervision()
+    np.testing.assert_array_equal(given.xyxy, detections().boxes)
+    assert np.asarray(given.data["class_name"]).tolist() == ["dog", "cat", "dog"]
+
+
+def test_supervision_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "supervision", None)
+    with pytest.raises(UserError, match="pip install supervision"):
+        detections().to_supervision()

@@ -120,7 +120,7 @@ def test_tracks_are_drawn_selected_and_written() -> None:
     assert [entry["track_id"] for entry in found.to_coco(1)] == [3, 8]
     assert "track_id" not in frame_of((0, 10, 0.9)).to_coco(1)[0]
     assert tracks(found[found.scores < 0.8]) == [(8, 50.0)]
-    assert found.to_supervision().tracker_id.tolist() == [3, 8]
+    assert np.asarray(found.to_supervision().tracker_id).tolist() == [3, 8]
     black = np.zeros((20, 200, 3), np.uint8)
     assert found.draw(black).tobytes() != frame_of((0, 10, 0.9), (0, 50, 0.7)).draw(black).tobytes()
     with pytest.raises(ValueError, match="differ in length"):

@@ -96,7 +96,7 @@ def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
     if split == "val":
         raise MissingSplitError(
             f"{have}: name one with data.val_annotations=FILE, or hold training images out for validation with "
-            f"data.val_fraction=0.1, or train without evaluation with train.evaluate_every=0."
+            f"data.val_fraction=0.1, or train without evaluation (train.evaluate_every=0, train.keep_best=False)."
         )
     raise MissingSplitError(f"{have}: name one with data.{split}_annotations=FILE (relative to data.root).")
 
