@@ -24,6 +24,7 @@ from tqdm.auto import tqdm
 
 from anchordetr_jax import cli
 from anchordetr_jax.data.images import SUFFIXES
+from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
 from anchordetr_jax.files import write_json
@@ -239,7 +240,7 @@ def detect_on_video(detector: Detector, path: str, target: Path, results: Result
                         number += 1
                     bar.update(len(frames))
             if tracker is not None:
-                tqdm.write(f"{path}: {tracker.num_tracks} tracks")
+                tqdm.write(f"{path}: {counted(tracker.num_tracks, 'track')}")
     except UnreadableVideoError as error:
         results.skip(error)
 
@@ -272,7 +273,8 @@ def report(output: Path, results: Results) -> None:
         print(f"Warning: {not_finite_sentence(results.not_finite)}", file=sys.stderr)
     frames = "" if len(results.records) == results.num_files else f" ({len(results.records)} images and frames)"
     skipped = f"; {results.unreadable} could not be read" if results.unreadable else ""
-    print(f"{results.num_objects} objects in {results.num_files} files{frames} are in {output}{skipped}")
+    objects, files = counted(results.num_objects, "object"), counted(results.num_files, "file")
+    print(f"{output} has {objects} in {files}{frames}{skipped}")
     if results.num_objects == 0 and results.best_score > 0:
         print(nothing_found_sentence(THRESHOLD.value, results.best_score, results.detector.recommended_threshold))
 

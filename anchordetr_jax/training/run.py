@@ -14,6 +14,7 @@ from anchordetr_jax.config import Config, config_to_dict
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
+from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
 from anchordetr_jax.kernels.building import ModelDefinition, build, count
@@ -168,7 +169,7 @@ class Run:
         """Why the run is finished after `step` steps, and how to continue it. Empty if it is not finished."""
         train = self.config.train
         if step >= self.total_steps:
-            return f"{step} steps, {train.epochs} epochs. Raise train.epochs"
+            return f"{counted(step, 'step')}, {counted(train.epochs, 'epoch')}. Raise train.epochs"
         if 0 < train.patience <= best.since:
             return (
                 f"no better AP than {best.ap:.3f} (step {best.step}) in {best.since} evaluations. Raise train.patience"
