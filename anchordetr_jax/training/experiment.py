@@ -62,8 +62,8 @@ def usual_weights(config: Config) -> tuple[str, str]:
         locate(config.init_from, setting="init_from")
     except UserError as error:
         return PACKAGED_WEIGHTS, (
-            f"Initial weights: {PACKAGED_WEIGHTS}, a detector of drawn shapes that comes with the package. Others suit "
-            f"photographs better, but: {error}"
+            f"Initial weights: {PACKAGED_WEIGHTS}, a detector of drawn shapes that comes with the package. "
+            f"{config.init_from} suits photographs better. {error}"
         )
     return "", ""
 
