@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from scipy.optimize import linear_sum_assignment
 
 from anchordetr_jax.config import MatcherConfig
 from anchordetr_jax.detection.assignment import solve_assignments
@@ -93,6 +92,8 @@ def match(logits: jax.Array, boxes: jax.Array, targets: Targets, config: Matcher
 
 def _solve_on_host(costs: jax.Array, num_boxes: jax.Array) -> np.ndarray:
     """Solves [L, B, N, Q] with scipy, real rows only. It uses numpy only: calling JAX inside a callback can hang."""
+    from scipy.optimize import linear_sum_assignment  # Not above: this takes long, and few processes need it.
+
     costs_host, counts = np.asarray(costs), np.asarray(num_boxes)
     layers, images, rows, _ = costs_host.shape
     matches = np.full((layers, images, rows), -1, np.int32)
