@@ -6,7 +6,7 @@ from pathlib import Path
 import jax
 
 MIN_SECONDS = 0.5
-"""Shortest compilation, in seconds, whose result is kept."""
+"""Shortest compilation, in seconds, whose result is kept. `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` sets another."""
 
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
@@ -22,7 +22,8 @@ def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
         folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchordetr_jax"
     if folder is not None:
         jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
+    if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
 
 
 class CacheHits:

@@ -21,6 +21,8 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # The workers of pytest-xdist inherit it.
     _compiled = tempfile.TemporaryDirectory(prefix="anchordetr_jax-tests-", ignore_cleanup_errors=True)
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _compiled.name
+# Also the smallest programs are kept: a hundred processes, which begin with the same ones, load them.
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
 
 # A process that may not keep bytecode compiles each of its two thousand modules at every start, for six seconds. So
 # this process and those that tests start keep it in a folder of their own.
@@ -29,6 +31,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _bytecode.name
     sys.dont_write_bytecode = False
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -39,7 +42,12 @@ import pytest
 from anchordetr_jax.kernels.cpu.process import join_loops
 
 join_loops()  # As commands do.
-jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.3)
+
+# What is imported by now stays, and tracing makes many objects that live on. Python looks for garbage among all of
+# them again and again, so it leaves out those that stay, and looks less often.
+gc.collect()
+gc.freeze()
+gc.set_threshold(50_000, 20, 50)
 
 # Shapes of different ranks never broadcast by accident, in the model or in a test.
 jax.config.update("jax_numpy_rank_promotion", "raise")
