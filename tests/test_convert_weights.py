@@ -1,22 +1,18 @@
 """The command line of `convert_weights.py`."""
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import read_meta
-from anchordetr_jax.commands import convert
+from anchordetr_jax.commands import convert, main
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.weights.conftest import random_state_dict, small_resnet
 
 __all__ = ["small_resnet"]
-
-ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.usefixtures("small_resnet")
@@ -44,11 +40,9 @@ def test_what_a_file_does_not_say_is_asked_for(tmp_path: Path) -> None:
         convert.main(["import", str(tmp_path / "bare.pth"), str(tmp_path / "out")])
 
 
-@pytest.mark.processes
-def test_a_mistake_is_answered_by_one_sentence(tmp_path: Path, script_environment: dict[str, str]) -> None:
+def test_a_mistake_is_answered_by_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "page.pth").write_text("<html>")
-    command = [sys.executable, "convert_weights.py", "import", str(tmp_path / "page.pth"), str(tmp_path / "out")]
-    run = subprocess.run(command, cwd=ROOT, env=script_environment, capture_output=True, text=True, check=False)
-    assert run.returncode == 1
-    assert run.stderr.count("\n") == 1
-    assert run.stderr.startswith(f"Error: {tmp_path / 'page.pth'} is a web page")
+    assert main(["convert", "import", str(tmp_path / "page.pth"), str(tmp_path / "out")]) == 1
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1
+    assert said.startswith(f"Error: {tmp_path / 'page.pth'} is a web page")

@@ -1,4 +1,4 @@
-"""`scripts/evaluate.py` as a user runs it."""
+"""`anchordetr evaluate`: as a user runs its script, and what it writes and refuses."""
 
 import contextlib
 import io
@@ -9,19 +9,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.checkpoint import save_variables
+from anchordetr_jax.commands import evaluate as evaluate_command
+from anchordetr_jax.commands import main
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.kernels.building import variables_of
 from tests.page import Page
-
-pytestmark = pytest.mark.processes
 
 SCRIPT = Path(__file__).parents[2] / "scripts" / "evaluate.py"
 CATEGORIES = [{"id": 2, "name": "cat"}, {"id": 5, "name": "dog"}]
@@ -64,7 +67,8 @@ def compilations(tmp_path_factory):
 
 
 @pytest.fixture
-def evaluate(script_environment, compilations, tmp_path):
+def by_script(script_environment, compilations, tmp_path):
+    """Runs the script in a process of its own."""
     script_environment["JAX_COMPILATION_CACHE_DIR"] = str(compilations)
 
     def run(*arguments):
@@ -76,8 +80,25 @@ def evaluate(script_environment, compilations, tmp_path):
     return run
 
 
-def test_it_scores_writes_and_draws(root, evaluate, tmp_path):
-    ran = evaluate("--checkpoint", root / "checkpoint", "--report", "report", "--predictions", "predictions.png")
+@pytest.fixture
+def evaluate(tmp_path, capsys, monkeypatch):
+    """Runs the command in this process, on one device. A process of its own takes six seconds to start."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(evaluate_command, "make_mesh", lambda config: make_mesh(config, jax.devices()[:1]))
+    monkeypatch.setattr(cli, "prepare_computation", lambda: None)  # It would change the settings of this process.
+
+    def run(*arguments):
+        capsys.readouterr()
+        status = main(["evaluate", *map(str, arguments)])
+        printed = capsys.readouterr()
+        return subprocess.CompletedProcess(arguments, status, printed.out, printed.err)
+
+    return run
+
+
+@pytest.mark.processes
+def test_it_scores_writes_and_draws(root, by_script, tmp_path):
+    ran = by_script("--checkpoint", root / "checkpoint", "--report", "report", "--predictions", "predictions.png")
     assert ran.returncode == 0, ran.stderr
     assert not re.search(r"^I\d{4} ", ran.stderr, re.MULTILINE)  # nothing of the libraries' own talk
     lines = ran.stdout.splitlines()
@@ -105,8 +126,9 @@ def test_it_scores_writes_and_draws(root, evaluate, tmp_path):
             assert image.width > 100
 
 
-def test_a_second_run_compiles_nothing_again_and_leaves_no_journal(root, evaluate, tmp_path):
-    first, second = (evaluate("--checkpoint", root / "checkpoint") for _ in range(2))
+@pytest.mark.processes
+def test_a_second_run_compiles_nothing_again_and_leaves_no_journal(root, by_script, tmp_path):
+    first, second = (by_script("--checkpoint", root / "checkpoint") for _ in range(2))
     assert "2 images in 1 batches of 1 shape (64x64)" in first.stderr
     assert "1 compilations, 1 of them loaded from JAX's cache" in second.stdout
     assert first.stdout.splitlines()[-1] == second.stdout.splitlines()[-1]

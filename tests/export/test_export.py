@@ -3,6 +3,7 @@ import json
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anchordetr_jax import Detector, UserError
+from anchordetr_jax.commands import main
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.transforms import resized_sizes
 from anchordetr_jax.export import onnx as export_onnx
@@ -67,18 +69,16 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _detections_of_an_export_are_the_detectors(
-    checkpoint: Path, folder: Path, environment: dict[str, str], *options: str
+    checkpoint: Path, folder: Path, environment: dict[str, str], export: Callable[[list[str]], int], *options: str
 ) -> dict[str, Any]:
-    """Exports by the script, runs what came of it in a process without the package, and compares."""
+    """Exports by the command, runs what came of it in a process without the package, and compares."""
     rng = np.random.default_rng(0)
     paths = [folder / f"{i}.png" for i in range(len(SIZES))]
     for path, size in zip(paths, SIZES, strict=True):
         Image.fromarray(rng.integers(0, 256, (*size, 3), dtype=np.uint8)).save(path)
     output = folder / "exported"
-    command = [sys.executable, "scripts/export.py", "--checkpoint", str(checkpoint), "--shape", SHAPE, *options]
-    command += ["--batch", "2,any", "--output", str(output)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    arguments = ["--checkpoint", str(checkpoint), "--shape", SHAPE, *options, "--batch", "2,any"]
+    assert export([*arguments, "--output", str(output)]) == 0
     command = [sys.executable, "-c", RUN, *map(str, [output, folder / "found.npz", *paths])]
     done = subprocess.run(command, env=environment, cwd=folder, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -100,7 +100,10 @@ def _detections_of_an_export_are_the_detectors(
 def test_a_program_detects_what_the_detector_does_without_the_package(
     checkpoint: Path, tmp_path: Path, script_environment: dict[str, str]
 ) -> None:
-    metadata = _detections_of_an_export_are_the_detectors(checkpoint, tmp_path, script_environment)
+    def export(arguments: list[str]) -> int:
+        return main(["export", *arguments])
+
+    metadata = _detections_of_an_export_are_the_detectors(checkpoint, tmp_path, script_environment, export)
     assert set(metadata["jax"]) == {"2", "any"}
     assert metadata["onnx"] == {}
     assert metadata["classes"] == {"0": {"name": "cat", "category_id": 3}, "1": {"name": "dog", "category_id": 7}}
@@ -111,7 +114,11 @@ def test_a_program_detects_what_the_detector_does_without_the_package(
 def test_an_onnx_model_detects_what_the_detector_does(
     checkpoint: Path, tmp_path: Path, script_environment: dict[str, str]
 ) -> None:
-    metadata = _detections_of_an_export_are_the_detectors(checkpoint, tmp_path, script_environment, "--onnx")
+    def by_script(arguments: list[str]) -> int:
+        command = [sys.executable, "scripts/export.py", *arguments]
+        return subprocess.run(command, env=script_environment, check=False).returncode
+
+    metadata = _detections_of_an_export_are_the_detectors(checkpoint, tmp_path, script_environment, by_script, "--onnx")
     assert set(metadata["onnx"]) == {"2", "any"}
 
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchordetr_jax import Detector, UserError
+from anchordetr_jax import Detector, UserError, cli
 from anchordetr_jax.checkpoints.thresholds import Thresholds
+from anchordetr_jax.commands import main
 from anchordetr_jax.prediction import network
 from anchordetr_jax.prediction.detections import nothing_found_sentence, thresholds_sentence
 from anchordetr_jax.weights.convert import export_weights
@@ -219,17 +220,11 @@ def test_names_may_be_given(checkpoint: Path) -> None:
 def test_the_script_draws_and_writes_what_it_can_read(
     checkpoint: Path, folder: Path, tmp_path: Path, script_environment: dict[str, str]
 ) -> None:
-    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "scripts/predict.py", *map(str, arguments), "--checkpoint", str(checkpoint)]
-        return subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
-
     (tmp_path / "bad.jpg").write_text("hello")
-    done = run(tmp_path / "bad.jpg", "--output", tmp_path / "none")
-    assert done.returncode == 1
-    assert "Error: Image file" in done.stderr.splitlines()[-1]
-    assert "The threshold is 0.5, because no evaluation" in done.stdout
     images = [folder / "0.png", folder / "2.png"]
-    done = run(*images, images[0], tmp_path / "bad.jpg", "--output", tmp_path / "out", "--threshold", "0.1")
+    arguments = [*images, images[0], tmp_path / "bad.jpg", "--output", tmp_path / "out", "--threshold", "0.1"]
+    command = [sys.executable, "scripts/predict.py", *map(str, arguments), "--checkpoint", str(checkpoint)]
+    done = subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "bad.jpg is not an image" in done.stderr
     assert done.stdout.strip().endswith("; 1 could not be read")
@@ -239,6 +234,18 @@ def test_the_script_draws_and_writes_what_it_can_read(
     assert {entry["category_id"] for entry in written["annotations"]} <= {3, 7}
     assert written["categories"] == [{"id": 3, "name": "cat"}, {"id": 7, "name": "dog"}]
     assert {path.name for path in (tmp_path / "out").glob("*.png")} == {"0.png", "2.png"}
+
+
+def test_the_command_ends_with_the_mistake_if_it_can_read_no_image(
+    checkpoint: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cli, "prepare_computation", lambda: None)  # It would change the settings of this process.
+    (tmp_path / "bad.jpg").write_text("hello")
+    arguments = [str(tmp_path / "bad.jpg"), "--output", str(tmp_path / "none"), "--checkpoint", str(checkpoint)]
+    assert main(["predict", *arguments]) == 1
+    printed = capsys.readouterr()
+    assert "Error: Image file" in printed.err.splitlines()[-1]
+    assert "The threshold is 0.5, because no evaluation" in printed.out
 
 
 def test_detectors_of_one_architecture_share_what_is_compiled(

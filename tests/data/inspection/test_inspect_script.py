@@ -1,4 +1,4 @@
-"""`scripts/inspect_dataset.py` inspects a data set."""
+"""`anchordetr inspect` inspects a data set, also as a script."""
 
 import json
 import subprocess
@@ -8,11 +8,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anchordetr_jax.commands import main
+
 SCRIPT = Path(__file__).parents[3] / "scripts" / "inspect_dataset.py"
 
 
 @pytest.mark.processes
-def test_a_roboflow_folder_is_inspected_in_one_command(tmp_path: Path, script_environment: dict[str, str]) -> None:
+def test_a_roboflow_folder_is_inspected_in_one_command(
+    tmp_path: Path, script_environment: dict[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
     for split, colour in (("train", (200, 0, 0)), ("valid", (0, 0, 200))):
         folder = tmp_path / "data" / split
         folder.mkdir(parents=True)
@@ -24,11 +28,9 @@ def test_a_roboflow_folder_is_inspected_in_one_command(tmp_path: Path, script_en
         }
         (folder / "_annotations.coco.json").write_text(json.dumps(content))
 
-    def inspect() -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, str(SCRIPT), str(tmp_path / "data"), "--output", str(tmp_path / "report")]
-        return subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
-
-    sound = inspect()
+    arguments = [str(tmp_path / "data"), "--output", str(tmp_path / "report")]
+    command = [sys.executable, str(SCRIPT), *arguments]
+    sound = subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
     assert sound.returncode == 0, sound.stderr
     assert "train: 1 image, 1 object of 1 class" in sound.stdout
     assert "No problems found." in sound.stdout
@@ -39,12 +41,12 @@ def test_a_roboflow_folder_is_inspected_in_one_command(tmp_path: Path, script_en
     (tmp_path / "data" / "valid" / "b.png").touch()
     content["images"].append({"id": 2, "file_name": "b.png", "width": 60, "height": 40})  # type: ignore[attr-defined]
     (tmp_path / "data" / "valid" / "_annotations.coco.json").write_text(json.dumps(content))
-    broken = inspect()
-    assert broken.returncode == 1
+    assert main(["inspect", *arguments]) == 1
+    printed = capsys.readouterr()
     assert (
         f"{tmp_path}/data/valid/a.png (image 1): it does not exist; it counts as an image without detections"
-        in broken.stdout
+        in printed.out
     )
-    assert "3 errors stop training or make scores wrong" in broken.stderr
+    assert "3 errors stop training or make scores wrong" in printed.err
     problems = json.loads((tmp_path / "report" / "report.json").read_text())["problems"]
     assert {problem["kind"] for problem in problems} >= {"missing file", "unreadable file"}
