@@ -2,6 +2,8 @@
 # Parts that are optional in the types are there in the models made here.
 """The detector as a whole: shapes, initial weights, dtypes, gradients."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,6 +24,7 @@ from tests.tolerances import CLOSE32, EXACT64, GRADIENT64_RELATIVE
 SIZES = np.array([[32, 48]], np.int32)
 
 
+@functools.cache  # Initial weights take a second.
 def new(**settings) -> AnchorDETR:
     config = ModelConfig(
         backbone="compact", num_classes=4, num_anchors=9, num_patterns=2, hidden_dim=32, num_heads=2, ffn_dim=32,

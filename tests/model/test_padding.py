@@ -21,6 +21,16 @@ def jitted(model):
     return functools.partial(detect, state)
 
 
+DETECTORS = {}
+"""In float64, by variant. Several tests ask for each: making and tracing one takes seconds."""
+
+
+def detector_of(variant, small_detector):
+    if variant not in DETECTORS:
+        DETECTORS[variant] = jitted(small_detector(dtype="float64", **VARIANTS[variant]))
+    return DETECTORS[variant]
+
+
 def padded(images, shape, fill=7.0):
     """Images stacked on a grid of `shape`, garbage in the padding, and their sizes."""
     canvas = np.full((len(images), *shape, 3), fill)
@@ -38,7 +48,7 @@ def assert_equal(one, other, tolerance):
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("size", [(33, 47), (64, 17)], ids=["odd", "one cell wide"])
 def test_an_image_alone_padded_and_beside_another_has_one_result(variant, size, small_detector, pixels):
-    detect = jitted(small_detector(dtype="float64", **VARIANTS[variant]))
+    detect = detector_of(variant, small_detector)
     image, other = pixels(*size), pixels(70, 90, seed=1)
     alone = detect(image, jnp.array([size], jnp.int32))
     together = detect(*padded([image, other], (70, 96)))
@@ -49,9 +59,7 @@ def test_an_image_alone_padded_and_beside_another_has_one_result(variant, size, 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(data=st.data())
 def test_any_size_has_one_result_on_two_grids(data, small_detector, pixels):
-    detect = test_any_size_has_one_result_on_two_grids.__dict__.setdefault(
-        "detect", jitted(small_detector(dtype="float64"))
-    )
+    detect = detector_of("dc5", small_detector)
     size = data.draw(st.tuples(st.integers(1, 64), st.integers(1, 64)))
     neighbour = data.draw(st.tuples(st.integers(1, 64), st.integers(1, 64)))
     image = pixels(*size)
@@ -82,6 +90,6 @@ def test_with_official_padding_a_neighbour_does_change_the_result(small_detector
 def test_without_padding_both_behaviours_agree(variant, small_detector, pixels):
     size = jnp.array([[48, 64]], jnp.int32)
     image = pixels(48, 64)
-    invariant = jitted(small_detector(dtype="float64", **VARIANTS[variant]))(image, size)
+    invariant = detector_of(variant, small_detector)(image, size)
     official = jitted(small_detector(dtype="float64", padding="official", **VARIANTS[variant]))(image, size)
     assert_equal(invariant, official, EXACT64)
