@@ -6,6 +6,8 @@ from anchordetr_jax.config import default_config
 
 TIMEOUT_SECONDS = 10
 """A busy machine that compiles answers late."""
+CHECKPOINT_EVERY = 4
+"""Steps. Of a run of 16 steps there are four checkpoints, and each takes as long to save as many steps."""
 
 
 def get_config() -> ml_collections.ConfigDict:
@@ -31,7 +33,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.batch_size = 4
     train.log_every = 1
     train.tensorboard = False
-    train.checkpoint_every = 2
+    train.checkpoint_every = CHECKPOINT_EVERY
     train.keep_checkpoints = 4
     train.evaluate_every = 0
     train.timeout_seconds = TIMEOUT_SECONDS

@@ -9,4 +9,6 @@ from tests.training.tiny import build_in_place
 
 def get_config() -> ml_collections.ConfigDict:
     run.build = build_in_place  # type: ignore[assignment]
-    return script_config.get_config()
+    config = script_config.get_config()
+    config.train.checkpoint_every = 2
+    return config

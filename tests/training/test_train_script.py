@@ -29,6 +29,7 @@ from tests.training.script import (
     wait_until,
     whole_run,
 )
+from tests.training.script_config import CHECKPOINT_EVERY
 from tests.training.tiny import equal
 
 __all__ = ["folder", "script", "whole_run"]  # fixtures
@@ -135,8 +136,8 @@ def test_a_second_run_in_the_same_workdir_is_refused_and_the_first_one_ends_well
 
 @pytest.fixture
 def disk(tmp_path: Path, whole_run: Path) -> Iterator[Path]:
-    """With room for three checkpoints and a half."""
-    with small_disk(tmp_path / "disk", bytes_on_disk(checkpoint(whole_run, STEPS)) * 7 // 2) as made:
+    """With room for two checkpoints and a half."""
+    with small_disk(tmp_path / "disk", bytes_on_disk(checkpoint(whole_run, STEPS)) * 5 // 2) as made:
         yield made
 
 
@@ -146,8 +147,8 @@ def test_a_full_disk_gives_one_sentence_and_the_run_continues_when_there_is_room
     end = script.run(disk)
     last = checkpoints(disk)[-1]
     assert end.errors == (
-        f"Error: Checkpoint {checkpoint(disk, last + 2)} could not be written (No space left on device); earlier "
-        "checkpoints are unharmed: make room or repair the folder, then give the same command again.",
+        f"Error: Checkpoint {checkpoint(disk, last + CHECKPOINT_EVERY)} could not be written (No space left on "
+        "device); earlier checkpoints are unharmed: make room or repair the folder, then give the same command again.",
     )
     assert end.status == 1
     resize(disk, 10**8)
@@ -166,7 +167,8 @@ def test_a_quota_on_file_size_gives_one_sentence(script: TrainScript, whole_run:
     end = ended(process)
     assert end.status == 1
     (sentence,) = end.errors
-    assert f"Checkpoint {checkpoint(tmp_path, good + 2)} could not be written (File too large); earlier" in sentence
+    unwritten = checkpoint(tmp_path, good + CHECKPOINT_EVERY)
+    assert f"Checkpoint {unwritten} could not be written (File too large); earlier" in sentence
     assert checkpoints(tmp_path) == [good]
 
 
