@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
 from typing import Any, Self, TypeVar
 
@@ -143,27 +144,38 @@ def trainer(
 
     That of another model than the stand-in gets random weights: its own take long to compile.
     """
+    parts = _parts(config, model, devices, fsdp, rules, x64=jax.config.read("jax_enable_x64"))
+    mesh, definition, optimizer, abstract, step = parts
+    if model is StandIn:
+        freeze, ema = config.optimizer.freeze, config.train.ema_decay > 0
+        build = functools.partial(_build, model, config)
+        state = initial_state(definition, build, optimizer, mesh, freeze=freeze, rules=rules, ema=ema)
+    else:
+        state = random_state(abstract)
+    return Trainer(config, mesh, definition, optimizer, abstract, state, step)
+
+
+def _build(model: type[Any], config: Config) -> Any:
+    rngs = nnx.Rngs(0)
+    if model is AnchorDETR:
+        return AnchorDETR(config.model, rngs=rngs, backbone=small_backbone(config.model, rngs=rngs))
+    return model(config.model, rngs=rngs)
+
+
+@functools.cache
+def _parts(
+    config: Config, model: type[Any], devices: int, fsdp: int, rules: Any, *, x64: bool
+) -> tuple[jax.sharding.Mesh, ModelDefinition, Optimizer, TrainState, TrainStep]:
+    """What has no state. Tests that ask for the same step share what is traced and compiled."""
+    del x64  # A step that was traced without it is another one.
     mesh = make_mesh(MeshConfig(fsdp=fsdp), jax.devices()[:devices])
-    freeze = config.optimizer.freeze
-
-    def build() -> Any:
-        rngs = nnx.Rngs(0)
-        if model is AnchorDETR:
-            return AnchorDETR(config.model, rngs=rngs, backbone=small_backbone(config.model, rngs=rngs))
-        return model(config.model, rngs=rngs)
-
-    definition = ModelDefinition.abstract(build)
+    definition = ModelDefinition.abstract(functools.partial(_build, model, config))
     optimizer = make_optimizer(
         config.optimizer, steps_before=lambda epoch: 5 * epoch, epochs=config.train.epochs, mesh=mesh
     )
     ema = config.train.ema_decay > 0
-    abstract = abstract_state(definition, optimizer, mesh, freeze=freeze, rules=rules, ema=ema)
-    if model is StandIn:
-        state = initial_state(definition, build, optimizer, mesh, freeze=freeze, rules=rules, ema=ema)
-    else:
-        state = random_state(abstract)
-    step = make_train_step(definition, optimizer, config, mesh, abstract)
-    return Trainer(config, mesh, definition, optimizer, abstract, state, step)
+    abstract = abstract_state(definition, optimizer, mesh, freeze=config.optimizer.freeze, rules=rules, ema=ema)
+    return mesh, definition, optimizer, abstract, make_train_step(definition, optimizer, config, mesh, abstract)
 
 
 def run(made: Trainer, batches: Iterable[Batch]) -> list[dict[str, float]]:
