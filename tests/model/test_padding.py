@@ -1,6 +1,7 @@
 """Padding never changes an image's result, whatever the variant, the size and the neighbours."""
 
 import functools
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ from flax import nnx
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from anchordetr_jax.model.anchor_detr import Predictions
 from tests.model.conftest import VARIANTS
 from tests.tolerances import CLOSE32, EXACT64
 
@@ -21,7 +23,7 @@ def jitted(model):
     return functools.partial(detect, state)
 
 
-DETECTORS = {}
+DETECTORS: dict[str, Callable[..., Predictions]] = {}
 """In float64, by variant. Several tests ask for each: making and tracing one takes seconds."""
 
 

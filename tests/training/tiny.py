@@ -144,7 +144,8 @@ def trainer(
 
     That of another model than the stand-in gets random weights: its own take long to compile.
     """
-    parts = _parts(config, model, devices, fsdp, rules, x64=jax.config.read("jax_enable_x64"))
+    x64: bool = jax.config.read("jax_enable_x64")
+    parts = _parts(config, model, devices, fsdp, rules, x64=x64)  # type: ignore[arg-type]  # Classes have a hash.
     mesh, definition, optimizer, abstract, step = parts
     if model is StandIn:
         freeze, ema = config.optimizer.freeze, config.train.ema_decay > 0
