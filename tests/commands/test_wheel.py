@@ -12,7 +12,7 @@ import pytest
 pytestmark = pytest.mark.processes
 
 ROOT = Path(__file__).parents[2]
-PARTS = ("anchordetr_jax", "configs", "assets", "pyproject.toml", "setup.py", "README.md", "LICENSE")
+PARTS = ("anchordetr_jax", "configs", "pyproject.toml", "setup.py", "README.md", "LICENSE")
 """What the wheel is made of."""
 
 TINY = ROOT / "tests" / "training" / "script_config.py"
@@ -21,10 +21,8 @@ TINY = ROOT / "tests" / "training" / "script_config.py"
 WHOLE_WAY = """
 from pathlib import Path
 import anchordetr_jax
-from anchordetr_jax.checkpoints.checkpoint import read_meta
 from anchordetr_jax.commands import main
 from anchordetr_jax.experiments import find_experiment
-from anchordetr_jax.weights.locating import locate
 
 few = ["--config.train.epochs=1", "--config.augment.eval_size=32", "--config.train.evaluate_every=1"]
 small = ["--short-side", "32", "40", "--max-side", "48", "--processes", "1"]
@@ -36,9 +34,6 @@ assert main(["predict", "data/val2017", "--checkpoint", "runs/mine", "--output",
 assert main(["export", "runs/mine", "--shape", "32x32", "--batch", "1", "--output", "exported"]) == 0
 package = Path(anchordetr_jax.__file__).parent
 assert Path(find_experiment("finetune-cpu")) == package / "presets" / "finetune_cpu.py"
-small_detector = locate("shapes-start").path
-assert Path(small_detector) == package / "assets" / "shapes_start"
-assert read_meta(small_detector).config.model.backbone == "compact"
 print(package)
 """
 
@@ -65,11 +60,10 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made
 
 
-def test_the_wheel_holds_every_file_of_the_package_the_presets_and_the_small_detector(wheel: Path) -> None:
+def test_the_wheel_holds_every_file_of_the_package_and_the_presets(wheel: Path) -> None:
     held = set(zipfile.ZipFile(wheel).namelist())
     expected = {f"anchordetr_jax/{path.relative_to(ROOT / 'anchordetr_jax')}" for path in files("anchordetr_jax")}
     expected |= {f"anchordetr_jax/presets/{path.name}" for path in files("configs")}
-    expected |= {f"anchordetr_jax/assets/{path.relative_to(ROOT / 'assets')}" for path in files("assets")}
     assert {name for name in held if ".dist-info/" not in name} == expected
 
 

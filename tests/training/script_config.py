@@ -1,4 +1,7 @@
-"""Settings of a run of scripts/train.py that tests stop: a small real detector and a few small images."""
+"""Settings of a run of scripts/train.py that tests stop: a small real detector and a few small images.
+
+Everything beyond the official recipe is on, so that a run that continues has to get all of it right.
+"""
 
 import ml_collections
 
@@ -24,13 +27,31 @@ def get_config() -> ml_collections.ConfigDict:
     config.data.num_buckets = 1
     config.augment.train_sizes = (24, 28, 32)
     config.augment.max_size = 32
-    config.augment.crop_probability = 0.0
+    config.augment.crop_probability = 0.3
+    config.augment.crop_resize_sizes = (28, 32)
+    config.augment.crop_min = 16
+    config.augment.crop_max = 28
+    config.augment.mosaic_probability = 0.4
+    config.augment.mosaic_epochs = 6
+    config.augment.scale_jitter_probability = 0.5
+    config.augment.erase_probability = 0.3
+    config.augment.brightness = 0.3
+    config.augment.contrast = 0.3
+    config.augment.saturation = 0.3
+    config.augment.hue = 0.02
+    config.data.repeat_threshold = 0.5
     config.matcher.backend = "device"  # JAX keeps no compiled program that calls the host.
+    config.optimizer.name = "muon"
+    config.optimizer.schedule = "cosine"
+    config.optimizer.warmup_steps = 4
     config.optimizer.learning_rate = 1e-3
     config.optimizer.freeze = ()
     train = config.train
     train.epochs = 8
     train.batch_size = 4
+    train.denoising_groups = 2
+    train.ema_decay = 0.9
+    train.ema_warmup = 1
     train.log_every = 1
     train.tensorboard = False
     train.checkpoint_every = CHECKPOINT_EVERY

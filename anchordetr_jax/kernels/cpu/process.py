@@ -16,6 +16,8 @@ COMPILER_OPTIONS: dict[str, bool | str] = {
 
 _EXTRA_OPTIONS, _JOINED_LOOPS = "--xla_backend_extra_options", "xla_cpu_use_multi_output_fusion"
 
+_THREADS = "NPROC"
+"""The environment variable that XLA takes the number of its threads from."""
 _M_MXFAST, _M_TRIM_THRESHOLD, _M_MMAP_MAX = 1, -1, -4
 """Numbers of glibc's `mallopt`."""
 _NEVER = 2**31 - 1
@@ -25,6 +27,7 @@ def prepare_process() -> None:
     """Sets the process up for CPUs; other platforms lose nothing. Call it before JAX starts its backends."""
     keep_host_memory()
     join_loops()
+    leave_a_thread_for_callbacks()
 
 
 def keep_host_memory() -> None:
@@ -57,3 +60,18 @@ def join_loops() -> None:
     flags = os.environ.get("XLA_FLAGS", "")
     if _EXTRA_OPTIONS not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} {_EXTRA_OPTIONS}={_JOINED_LOOPS}".strip()
+
+
+def leave_a_thread_for_callbacks() -> None:
+    """Lets XLA have two threads where the process has one processor.
+
+    XLA's CPU backend has one thread for each processor, and with one thread a training step waits for ever: the
+    matching on the host keeps that thread, and needs it to get its arguments.
+    """
+    if _processors() == 1:
+        os.environ.setdefault(_THREADS, "2")
+
+
+def _processors() -> int:
+    """The processors that this process may use. Containers and schedulers often give less than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,5 +1,6 @@
 """How a process computes on CPUs."""
 
+import os
 import platform
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import pytest
 
 from anchordetr_jax.kernels import compiler_options
+from anchordetr_jax.kernels.cpu import process
 
 MEMORY_PROGRAM = """
 import resource
@@ -83,3 +85,21 @@ def test_products_are_computed_by_xla_itself() -> None:
 
 def test_other_platforms_get_no_options() -> None:
     assert not compiler_options("tpu")
+
+
+@pytest.mark.parametrize(("processors", "threads"), [(1, "2"), (2, None)])
+def test_a_single_processor_gets_a_second_thread_for_the_host_callbacks(
+    processors: int, threads: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NPROC", "")  # So that it is as before after the test.
+    monkeypatch.delenv("NPROC")
+    monkeypatch.setattr(process, "_processors", lambda: processors)
+    process.leave_a_thread_for_callbacks()
+    assert os.environ.get("NPROC") == threads
+
+
+def test_a_number_of_threads_that_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NPROC", "8")
+    monkeypatch.setattr(process, "_processors", lambda: 1)
+    process.leave_a_thread_for_callbacks()
+    assert os.environ["NPROC"] == "8"
