@@ -14,7 +14,6 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.sources.opening import open_source, with_validation_images
 from anchordetr_jax.devices import make_mesh
-from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.experiments import Experiment
