@@ -1,13 +1,17 @@
 """Curves over the score threshold: precision, recall and F1 (matplotlib)."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from anchordetr_jax.pictures.panels import COLOURS, add_legend, figure_png, style_panel
+from anchordetr_jax.pictures.panels import COLOURS, add_legend, figure_png, new_figure, style_panel
 from anchordetr_jax.pictures.text import plot_fonts, plot_label
+
+if TYPE_CHECKING:  # Matplotlib takes half a second to import, and most commands draw no figure at once.
+    from matplotlib.axes import Axes
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,7 +36,7 @@ def confidence_pngs(curves: ConfidenceCurves, *, max_classes: int = 12) -> tuple
     Of many classes, the `max_classes` with the most objects are drawn.
     """
     with plot_fonts(curves.names):
-        together, by_class = (Figure(figsize=(6.4, 4.8), layout="constrained") for _ in range(2))
+        together, by_class = (new_figure(6.4, 4.8) for _ in range(2))
         _draw_overall(together.subplots(), curves)
         _draw_classes(by_class.subplots(), curves, max_classes)
         return figure_png(together), figure_png(by_class)

@@ -1,14 +1,14 @@
 """Curves of a run, or of several: losses, scores and learning rate over time (matplotlib)."""
 
+from __future__ import annotations
+
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures.panels import (
@@ -16,11 +16,16 @@ from anchordetr_jax.pictures.panels import (
     LEGEND,
     figure_png,
     make_logarithmic,
+    new_figure,
     save_figure,
     say_nothing_yet,
     style_panel,
 )
 from anchordetr_jax.pictures.text import plot_fonts, plot_label
+
+if TYPE_CHECKING:  # Matplotlib takes half a second to import, and most commands draw no figure at once.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
@@ -78,7 +83,7 @@ def plot_curves(metrics_jsonl: epath.PathLike, path: epath.PathLike) -> None:
     The run can be finished, running or killed. A panel whose values the file does not have yet stays empty.
     """
     entries = read_metrics(metrics_jsonl)
-    figure = Figure(figsize=(11, 7), layout="constrained")
+    figure = new_figure(11, 7)
     for axes, panel in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         _draw_panel(axes, panel, entries)
     save_figure(figure, path)
@@ -88,7 +93,7 @@ def curve_pngs(entries: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
     """The panels of `plot_curves` as the contents of one PNG file each, by title. `entries`: see `read_metrics`."""
     pictures = {}
     for panel in _PANELS:
-        figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+        figure = new_figure(6.4, 4.2)
         _draw_panel(figure.subplots(), panel, entries)
         pictures[panel.title] = figure_png(figure)
     return pictures
@@ -126,7 +131,7 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathL
 
 
 def _runs_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    figure = Figure(figsize=(12, 8), layout="constrained")
+    figure = new_figure(12, 8)
     axes = figure.subplots(2, 2)
     panels: tuple[tuple[Axes, str, str], ...] = (
         (axes[0, 0], "Training loss", "loss"),

@@ -3,15 +3,18 @@
 Figures are made without pyplot, so they neither need nor change the state of an interactive session.
 """
 
+from __future__ import annotations
+
 import io
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from etils import epath
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator
 
 from anchordetr_jax.files import write_atomically
+
+if TYPE_CHECKING:  # Matplotlib takes half a second to import, and most commands draw no figure at once.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 _MOST_INSIDE = 7
 """Legends of more curves would cover them."""
@@ -32,6 +35,8 @@ def style_panel(panel: Axes, title: str, x_label: str) -> None:
 
 def add_legend(panel: Axes, title: str | None = None) -> None:
     """Adds a legend of the panel's curves: inside, or below the figure if there are many and no other panels."""
+    from matplotlib.figure import Figure
+
     handles, labels = panel.get_legend_handles_labels()
     figure = panel.get_figure()
     look: dict[str, Any] = {**LEGEND, "fontsize": 9, "title": title, "title_fontsize": 9}
@@ -39,6 +44,13 @@ def add_legend(panel: Axes, title: str | None = None) -> None:
         figure.legend(handles, labels, loc="outside lower center", ncols=2, **look)
     elif handles:
         panel.legend(**look)
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """An empty figure of this size in inches."""
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=(width, height), layout="constrained")
 
 
 def save_figure(figure: Figure, path: epath.PathLike, *, dpi: int = 110) -> None:
@@ -60,6 +72,8 @@ def say_nothing_yet(panel: Axes) -> None:
 
 def make_logarithmic(panel: Axes) -> None:
     """Gives a panel a logarithmic y axis with plain numbers."""
+    from matplotlib.ticker import FuncFormatter, LogLocator
+
     panel.set_yscale("log")
     plain = FuncFormatter(lambda value, _: f"{value:g}")
     panel.yaxis.set_major_formatter(plain)

@@ -1,14 +1,19 @@
 """Curves of precision against recall (matplotlib)."""
 
+from __future__ import annotations
+
 import dataclasses
+from typing import TYPE_CHECKING
 
 import numpy as np
 from etils import epath
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
-from anchordetr_jax.pictures.panels import COLOURS, add_legend, figure_png, save_figure, style_panel
+from anchordetr_jax.pictures.panels import COLOURS, add_legend, figure_png, new_figure, save_figure, style_panel
 from anchordetr_jax.pictures.text import plot_fonts, plot_label
+
+if TYPE_CHECKING:  # Matplotlib takes half a second to import, and most commands draw no figure at once.
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,14 +45,14 @@ def precision_recall_pngs(curves: PrecisionRecall, *, max_classes: int = 12) -> 
     pictures = []
     with plot_fonts(curves.names):
         for draw in (_draw_mean, _draw_classes):
-            figure = Figure(figsize=(6.4, 4.8), layout="constrained")
+            figure = new_figure(6.4, 4.8)
             draw(figure.subplots(), curves, max_classes)
             pictures.append(figure_png(figure))
     return pictures[0], pictures[1]
 
 
 def _figure(curves: PrecisionRecall, max_classes: int) -> Figure:
-    figure = Figure(figsize=(12, 5.2), layout="constrained")
+    figure = new_figure(12, 5.2)
     left, right = figure.subplots(1, 2)
     _draw_mean(left, curves, max_classes)
     _draw_classes(right, curves, max_classes)
