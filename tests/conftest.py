@@ -57,6 +57,9 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 SLOWEST_FILES = (
+    "verification/test_golden_training.py",
+    "verification/test_golden_tpu_kernels.py",
+    "benchmark/gpu/test_rehearsal.py",
     "verification/test_golden.py",
     "training/test_train_processes.py",
     "training/test_train_script.py",

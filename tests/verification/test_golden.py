@@ -1,4 +1,4 @@
-"""Outputs that the official code computed, for every variant, in float64."""
+"""Outputs that the official code computed, for every variant, in float64; test_golden_training.py trains."""
 
 import functools
 from pathlib import Path
@@ -13,6 +13,8 @@ from anchordetr_jax.verification.computation import compute
 from anchordetr_jax.verification.proofs import verify_golden
 
 FOLDER = Path(__file__).parent.parent / "golden"
+TRAINING = FOLDER / "r50_dc5_train.npz"
+"""test_golden_training.py computes it, so that another process of pytest-xdist can take it."""
 CHANGED = "r50_dc5_grid"
 """Two tests need its outputs, and they are computed once."""
 
@@ -29,10 +31,8 @@ def compute_once(case: Case, dtype: str, **options: object) -> Outputs:
 
 
 @pytest.mark.usefixtures("x64")
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.npz")), ids=lambda path: path.stem)
-def test_values_of_the_official_code_are_reproduced(path, request, monkeypatch):
-    if path.stem.endswith("train"):
-        request.getfixturevalue("optimized")
+@pytest.mark.parametrize("path", sorted(set(FOLDER.glob("*.npz")) - {TRAINING}), ids=lambda path: path.stem)
+def test_values_of_the_official_code_are_reproduced(path, monkeypatch):
     if path.stem == CHANGED:
         monkeypatch.setattr(proofs, "compute", compute_once)
     table = verify_golden(path)
@@ -58,19 +58,6 @@ def test_differences_of_bfloat16_are_reported_and_not_judged():
     logits = [row.error for row in table.rows if row.stage.startswith("logits/")]
     assert logits
     assert all(1e-4 < error < 0.2 for error in logits)  # it was computed in bfloat16, and in nothing coarser
-
-
-@pytest.mark.usefixtures("x64", "optimized")
-def test_golden_values_are_reproduced_by_plain_functions():
-    table = verify_golden(FOLDER / "r50_dc5_train.npz", kernels="none")
-    assert table.passed, str(table)
-
-
-@pytest.mark.usefixtures("x64", "optimized")
-@pytest.mark.parametrize("case", ["r50_dc5_train", "r50_dc5_padded_batch"])
-def test_golden_values_are_reproduced_by_the_kernels_of_tpus(case):
-    table = verify_golden(FOLDER / f"{case}.npz", kernels="tpu")
-    assert table.passed, str(table)
 
 
 def test_a_file_of_something_else_is_refused(tmp_path):
