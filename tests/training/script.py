@@ -19,8 +19,8 @@ from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, saved_step
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 
 REPOSITORY = Path(__file__).parents[2]
-STEPS = 20
-"""Of a whole run: eight images, of which some come twice, and eight epochs."""
+STEPS = 16
+"""Of a whole run: eight images, eight epochs."""
 
 
 @dataclasses.dataclass

@@ -1,6 +1,6 @@
 """Settings of a run of scripts/train.py that tests stop: a small real detector and a few small images.
 
-Everything beyond the official recipe is on, so that a run that continues has to get all of it right.
+What goes beyond the official recipe is on, so that a run that continues has to get it right.
 """
 
 import ml_collections
@@ -39,7 +39,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.contrast = 0.3
     config.augment.saturation = 0.3
     config.augment.hue = 0.02
-    config.data.repeat_threshold = 0.5
     config.matcher.backend = "device"  # JAX keeps no compiled program that calls the host.
     config.optimizer.name = "muon"
     config.optimizer.schedule = "cosine"
