@@ -17,7 +17,6 @@ import ml_collections
 
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict, default_config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import packaged_folder
 from anchordetr_jax.settings.names import flat_settings
 
 
@@ -37,8 +36,10 @@ def preset_names() -> list[str]:
 
 
 def presets_folder() -> Path:
-    """The folder with the files of the presets."""
-    return packaged_folder("presets", "configs")
+    """The folder with the files of the presets: inside the package, or in the clone that a wheel takes it from."""
+    package = Path(__file__).resolve().parent
+    inside = package / "presets"
+    return inside if inside.is_dir() else package.parent / "configs"
 
 
 def find_experiment(name: str) -> str:

@@ -47,18 +47,6 @@ class LiteralPath(type(epath.Path(os.sep))):  # type: ignore[misc]
             super().rmtree(missing_ok=missing_ok)
 
 
-def packaged_folder(name: str, in_clone: str) -> Path:
-    """A folder that comes with the package.
-
-    Args:
-        name: the folder in a wheel, inside the package.
-        in_clone: the folder at the root of a clone of the repository, which a wheel takes it from (see setup.py).
-    """
-    package = Path(__file__).resolve().parent
-    inside = package / name
-    return inside if inside.is_dir() else package.parent / in_clone
-
-
 def stored_path(path: str | os.PathLike[str]) -> epath.Path:
     """A path on this machine, or in a bucket (`gs://…`). It is safe for Orbax, whatever characters it has.
 
