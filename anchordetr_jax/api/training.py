@@ -11,13 +11,12 @@ from anchordetr_jax.compilation import keep_compilations
 from anchordetr_jax.config import Config, config_to_dict
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.experiments import Experiment, read_experiment
-from anchordetr_jax.kernels.cpu.process import join_loops, keep_host_memory, leave_a_thread_for_callbacks
+from anchordetr_jax.kernels.cpu.process import keep_host_memory, set_up_xla
 from anchordetr_jax.settings.names import flat_settings, setting_named
 from anchordetr_jax.training.experiment import InitialWeights, run_experiment
 
 # As the command does before JAX starts: XLA reads its flags once, and with other flags a run has other bits.
-join_loops()
-leave_a_thread_for_callbacks()
+set_up_xla()
 
 
 def train(

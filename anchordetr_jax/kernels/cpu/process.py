@@ -26,8 +26,7 @@ _NEVER = 2**31 - 1
 def prepare_process() -> None:
     """Sets the process up for CPUs; other platforms lose nothing. Call it before JAX starts its backends."""
     keep_host_memory()
-    join_loops()
-    leave_a_thread_for_callbacks()
+    set_up_xla()
 
 
 def keep_host_memory() -> None:
@@ -48,6 +47,12 @@ def keep_host_memory() -> None:
         # Small pieces join their neighbours as soon as they are free. Joining all of them now and then takes an eighth
         # of the time that loading a large program from JAX's cache takes.
         mallopt(_M_MXFAST, 0)
+
+
+def set_up_xla() -> None:
+    """Sets the environment variables that XLA reads once, when it starts."""
+    join_loops()
+    leave_a_thread_for_callbacks()
 
 
 def join_loops() -> None:
