@@ -12,6 +12,7 @@ from PIL import Image
 
 from anchordetr_jax import Detector, UserError
 from anchordetr_jax.detection.postprocess import TopDetections
+from anchordetr_jax.evaluation.coco_metrics import coco_scores
 from anchordetr_jax.prediction import network
 from anchordetr_jax.prediction.network import ImageDetections
 from anchordetr_jax.prediction.tiled import TileSettings, detect_in_tiles
@@ -57,11 +58,13 @@ def give(picture: np.ndarray | UserError) -> np.ndarray:
     return picture
 
 
-def detect(pictures: list[np.ndarray | UserError], tile: int) -> tuple[list[Any], SquareFinder]:
+def detect(
+    pictures: list[np.ndarray | UserError], tile: int, side: int = SIDE, shape: tuple[int, int] = (112, 112)
+) -> tuple[list[Any], SquareFinder]:
     finder = SquareFinder()
     reading = [functools.partial(give, picture) for picture in pictures]
     with ThreadPoolExecutor(2) as pool:
-        found = list(detect_in_tiles(reading, finder, pool, TileSettings(tile, 0.2, SIDE, (112, 112), ROWS)))
+        found = list(detect_in_tiles(reading, finder, pool, TileSettings(tile, 0.2, side, shape, ROWS)))
     return found, finder
 
 
@@ -81,6 +84,38 @@ def test_small_objects_are_found_in_tiles_and_not_in_the_whole_picture() -> None
     expected = np.array(sorted([left, top, left + side, top + side] for left, top, side in SMALL))
     assert found.shape == expected.shape
     np.testing.assert_allclose(found, expected, atol=2)
+
+
+def average_precision(picture: ImageDetections, squares: list[tuple[int, int, int]]) -> float:
+    """COCO's AP of what is found in one picture of one class."""
+    height, width = picture.size
+    truth = {
+        "images": [{"id": 1, "file_name": "1.png", "height": height, "width": width}],
+        "annotations": [
+            {"id": i, "image_id": 1, "category_id": 1, "bbox": [left, top, side, side], "area": side**2, "iscrowd": 0}
+            for i, (left, top, side) in enumerate(squares, start=1)
+        ],
+        "categories": [{"id": 1, "name": "square"}],
+    }
+    results = [
+        {"image_id": 1, "category_id": 1, "bbox": [x, y, right - x, bottom - y], "score": score}
+        for score, (x, y, right, bottom) in zip(picture.scores.tolist(), picture.boxes.tolist(), strict=True)
+        if score > 0
+    ]
+    return coco_scores(truth, results)["AP"]
+
+
+def test_objects_of_20_pixels_in_a_picture_of_6000x4000_pixels_have_an_ap_of_1_with_tiles_and_0_without() -> None:
+    rng = np.random.default_rng(0)
+    cells = [(x, y) for y in range(0, 4000, 500) for x in range(0, 6000, 500)]
+    squares = [(x + dx, y + dy, 20) for (x, y), (dx, dy) in zip(cells, rng.integers(0, 470, (96, 2)), strict=True)]
+    # Tiles of 640 pixels begin every 512 pixels. These lie on their edges.
+    assert sum((left % 512 > 492) or (top % 512 > 492) for left, top, _ in squares) > 5
+    picture = picture_with(squares, (4000, 6000))
+    ((_, whole),), _ = detect([picture], 6000, 640, (640, 640))
+    ((_, tiled),), finder = detect([picture], 640, 640, (640, 640))
+    assert (average_precision(whole, squares), average_precision(tiled, squares)) == (0, 1)
+    assert set(finder.shapes) == {(ROWS, 640, 640, 3)}
 
 
 def test_objects_larger_than_a_tile_and_objects_that_tiles_cut_are_found_once() -> None:
