@@ -8,15 +8,20 @@ import tempfile
 # and a step whose host callback and all-reduce wait for each other then hangs; four threads a device are enough.
 _DEVICES = 8
 _FORCED = f"--xla_force_host_platform_device_count={_DEVICES}"
-_OUTSIDE = os.environ.get("XLA_FLAGS", "").replace(_FORCED, "").strip()  # Workers of pytest-xdist inherit the flag.
+# Most of a test's time is compilation. XLA's older code generator takes a quarter of the time, and one piece of code
+# for LLVM less than 32. A flag of XLA_FLAGS that was set outside comes later in the line, so it counts more than these.
+_QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+_OUTSIDE = os.environ.get("XLA_FLAGS", "")
+for _own in (_FORCED, _QUICKLY):  # Workers of pytest-xdist inherit them.
+    _OUTSIDE = _OUTSIDE.replace(_own, "").strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if os.environ["JAX_PLATFORMS"] == "cpu":
-    os.environ["XLA_FLAGS"] = f"{_OUTSIDE} {_FORCED}".strip()
+    os.environ["XLA_FLAGS"] = f"{_QUICKLY} {_OUTSIDE} {_FORCED}"
     os.environ["NPROC"] = str(4 * _DEVICES)
 
-# Most of a test's time is compilation. LLVM's costly passes are left out, which halves it. What one test compiled the
-# others take from a cache, also the processes that they start; it is gone when the run ends, so that no run depends on
-# an earlier one. Whoever runs the same tests again and again may name a folder that stays, in JAX's own variable.
+# LLVM's costly passes are left out, too. What one test compiled the others take from a cache, also the processes that
+# they start; it is gone when the run ends, so that no run depends on an earlier one. Whoever runs the same tests again
+# and again may name a folder that stays, in JAX's own variable.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:  # The workers of pytest-xdist inherit it.
     _compiled = tempfile.TemporaryDirectory(prefix="anchordetr_jax-tests-", ignore_cleanup_errors=True)
@@ -149,6 +154,6 @@ def optimized() -> Iterator[None]:
 @pytest.fixture
 def script_environment() -> dict[str, str]:
     """Environment variables for a process that a test starts: this one's, with one ordinary CPU device."""
-    environment = {**os.environ, "XLA_FLAGS": _OUTSIDE, "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": f"{_QUICKLY} {_OUTSIDE}".strip(), "JAX_PLATFORMS": "cpu"}
     environment.pop("NPROC", None)  # One device needs no more threads than there are cores.
     return environment

@@ -124,7 +124,8 @@ def test_two_processes_of_two_devices_each_learn_the_same_as_one_device(
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    two_devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "16", "JAX_ENABLE_X64": "1"}
+    flags = f"{script_environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    two_devices = {"XLA_FLAGS": flags, "NPROC": "16", "JAX_ENABLE_X64": "1"}
     workers = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(port), str(index), str(tmp_path)],

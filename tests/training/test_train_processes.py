@@ -176,8 +176,8 @@ def test_a_run_continues_with_another_number_of_processes_and_devices(script: Tr
     ends = [ended(process) for process in two(script, changing, float64, "--config.train.epochs=2")]
     assert [end.status for end in ends] == [0, 0], ends
     assert f"Continuing from step 2 ({checkpoint(changing, 2)})." in ends[0].output
-    devices = {"XLA_FLAGS": "--xla_force_host_platform_device_count=2", "NPROC": "8"}
-    end = script.run(changing, float64, "--config.train.epochs=3", **devices)
+    flags = f"{script.environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
+    end = script.run(changing, float64, "--config.train.epochs=3", XLA_FLAGS=flags, NPROC="8")
     assert end.status == 0, end.errors
     assert "2 device(s), 1 process(es)" in end.output
 
