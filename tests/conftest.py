@@ -9,8 +9,15 @@ import tempfile
 _DEVICES = 8
 _FORCED = f"--xla_force_host_platform_device_count={_DEVICES}"
 # Most of a test's time is compilation. XLA's older code generator takes a quarter of the time, and one piece of code
-# for LLVM less than 32. A flag of XLA_FLAGS that was set outside comes later in the line, so it counts more than these.
-_QUICKLY = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+# for LLVM less than 32. Where optimisations are on, the first level of them is enough: programs run as fast.
+# A flag of XLA_FLAGS that was set outside comes later in the line, so it counts more than these.
+_QUICKLY = " ".join(
+    (
+        "--xla_cpu_use_fusion_emitters=false",
+        "--xla_cpu_parallel_codegen_split_count=1",
+        "--xla_backend_optimization_level=1",
+    )
+)
 _OUTSIDE = os.environ.get("XLA_FLAGS", "")
 for _own in (_FORCED, _QUICKLY):  # Workers of pytest-xdist inherit them.
     _OUTSIDE = _OUTSIDE.replace(_own, "").strip()

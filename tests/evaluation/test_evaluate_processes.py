@@ -3,8 +3,6 @@
 import json
 import shutil
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +10,7 @@ import pytest
 
 from anchordetr_jax.evaluation.journal import Journal
 from tests.evaluation.test_evaluate import Moments, assert_same, root, run, scored_root, settings
+from tests.processes import start
 from tests.tolerances import SCORE32
 
 __all__ = ["root", "scored_root"]
@@ -24,7 +23,6 @@ from anchordetr_jax.config import MeshConfig
 from anchordetr_jax.devices import make_mesh, initialize_distributed
 root, port, index, folder = sys.argv[1:]
 initialize_distributed(f"127.0.0.1:{port}", 2, int(index))
-from anchordetr_jax.evaluation.journal import Journal
 from anchordetr_jax.evaluation.journal import Journal
 from tests.evaluation.test_evaluate import Moments, run, settings
 whole = run(settings(root), Moments(), make_mesh(MeshConfig()))
@@ -54,18 +52,16 @@ def test_two_processes_find_the_same_as_one_and_continue_their_journals(scored_r
             shutil.copy(part, folder)
     port = free_port()
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(scored_root), str(port), str(index), str(tmp_path)],
-            cwd=REPOSITORY,
-            env={**script_environment, "NPROC": "8"},
-            stderr=subprocess.PIPE,
-            text=True,
+        start(
+            ["-c", WORKER, str(scored_root), str(port), str(index), str(tmp_path)],
+            REPOSITORY,
+            {**script_environment, "NPROC": "8"},
         )
         for index in range(2)
     ]
     for worker in workers:
         _, errors = worker.communicate(timeout=240)
-        assert worker.returncode == 0, errors
+        assert worker.wait() == 0, errors
     first, second = (json.loads((tmp_path / f"{index}.json").read_text()) for index in range(2))
     for metrics, results, unreadable, _ in first:
         assert_same(results, expected.results, SCORE32)

@@ -1,6 +1,4 @@
 import dataclasses
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from tests.evaluation.test_evaluate import (
     run,
     settings,
 )
+from tests.processes import start
 from tests.tolerances import SCORE32
 
 __all__ = ["many", "root"]
@@ -170,15 +169,9 @@ def test_evaluations_with_other_detections_have_other_fingerprints(root):
 @pytest.mark.processes
 def test_a_killed_evaluation_continues_where_it_stopped(many, script_environment, tmp_path, capsys, monkeypatch):
     root, expected = many
-    killed = subprocess.run(
-        [sys.executable, "-c", KILLED, str(root), str(tmp_path / "journal")],
-        cwd=REPOSITORY,
-        env=script_environment,
-        capture_output=True,
-        timeout=240,
-        check=False,
-    )
-    assert killed.returncode == -9, killed.stderr
+    killed = start(["-c", KILLED, str(root), str(tmp_path / "journal")], REPOSITORY, script_environment)
+    _, errors = killed.communicate(timeout=240)
+    assert killed.wait() == -9, errors
     config = settings(root, batch_size=3)  # other batches than before
     dataset = open_split(config.data, "val")
     evaluator = Evaluator(dataset, config, one_device())

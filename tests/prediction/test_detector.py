@@ -19,6 +19,7 @@ from anchordetr_jax.weights.convert import export_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.detector import MODEL, save_detector
+from tests.processes import start
 from tests.tolerances import SCORE32
 
 SIZES = ((40, 60), (30, 30), (36, 60), (40, 60))
@@ -223,12 +224,13 @@ def test_the_script_draws_and_writes_what_it_can_read(
     (tmp_path / "bad.jpg").write_text("hello")
     images = [folder / "0.png", folder / "2.png"]
     arguments = [*images, images[0], tmp_path / "bad.jpg", "--output", tmp_path / "out", "--threshold", "0.1"]
-    command = [sys.executable, "scripts/predict.py", *map(str, arguments), "--checkpoint", str(checkpoint)]
-    done = subprocess.run(command, env=script_environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert "bad.jpg is not an image" in done.stderr
-    assert done.stdout.strip().endswith("; 1 could not be read")
-    assert "The threshold is" not in done.stdout
+    command = ["scripts/predict.py", *map(str, arguments), "--checkpoint", str(checkpoint)]
+    process = start(command, Path.cwd(), script_environment)
+    output, errors = process.communicate()
+    assert process.wait() == 0, errors
+    assert "bad.jpg is not an image" in errors
+    assert output.strip().endswith("; 1 could not be read")
+    assert "The threshold is" not in output
     written = json.loads((tmp_path / "out" / "detections.json").read_text())
     assert [Path(image["file_name"]).name for image in written["images"]] == ["0.png", "2.png"]
     assert {entry["category_id"] for entry in written["annotations"]} <= {3, 7}

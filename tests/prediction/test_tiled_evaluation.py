@@ -2,8 +2,6 @@
 
 import dataclasses
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +25,7 @@ from tests.data.coco_folder import open_coco
 from tests.detector import save_detector
 from tests.evaluation.test_evaluate import assert_same
 from tests.evaluation.test_evaluate_processes import free_port
+from tests.processes import start
 from tests.tolerances import SCORE32
 
 
@@ -148,20 +147,17 @@ def test_two_processes_share_the_images(
 ) -> None:
     port = free_port()
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(root), str(checkpoint), str(port), str(index), str(tmp_path)],
-            cwd=Path(__file__).parents[2],
-            env={**script_environment, "NPROC": "8"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+        start(
+            ["-c", WORKER, str(root), str(checkpoint), str(port), str(index), str(tmp_path)],
+            Path(__file__).parents[2],
+            {**script_environment, "NPROC": "8"},
         )
         for index in range(2)
     ]
     outputs = []
     for worker in workers:
         output, errors = worker.communicate(timeout=240)
-        assert worker.returncode == 0, errors
+        assert worker.wait() == 0, errors
         outputs.append(output.splitlines())
     assert outputs[0][-1].startswith("AP=")
     assert not any(line.startswith("AP=") for line in outputs[1])

@@ -3,12 +3,10 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, saved_steps
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
+from tests.processes import Process, start
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 16
@@ -32,16 +31,13 @@ class TrainScript:
     config: str = "script_config"
     """Which of the settings files beside this one."""
 
-    def start(self, workdir: Path, *flags: str, **variables: str) -> subprocess.Popen[str]:
+    def start(self, workdir: Path, *flags: str, **variables: str) -> Process:
         """Begins a run, or goes on with it. `variables`: of the environment, besides."""
-        command = [sys.executable, "scripts/train.py", "--config", f"tests/training/{self.config}.py"]
-        return subprocess.Popen(
+        command = ["scripts/train.py", "--config", f"tests/training/{self.config}.py"]
+        return start(
             [*command, f"--config.data.root={self.data}", "--workdir", str(workdir), *flags],
-            cwd=REPOSITORY,
-            env={**self.environment, "PYTHONPATH": str(REPOSITORY), **variables},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
+            REPOSITORY,
+            {**self.environment, "PYTHONPATH": str(REPOSITORY), **variables},
         )
 
     def run(self, workdir: Path, *flags: str, **variables: str) -> "Ended":
@@ -49,9 +45,7 @@ class TrainScript:
         return ended(self.start(workdir, *flags, **variables))
 
 
-def two(
-    script: TrainScript, workdir: Path, *flags: str, flags_of_second: tuple[str, ...] = ()
-) -> list[subprocess.Popen[str]]:
+def two(script: TrainScript, workdir: Path, *flags: str, flags_of_second: tuple[str, ...] = ()) -> list[Process]:
     """The command of docs/several_hosts.md, on one host."""
     together = (*flags, f"--coordinator=127.0.0.1:{free_port()}", "--num_processes=2")
     return [
@@ -77,7 +71,7 @@ class Ended:
     """Lines of stderr, without those of the progress bar and the notes about the data set."""
 
 
-def ended(process: subprocess.Popen[str], *, within: float = 240) -> Ended:
+def ended(process: Process, *, within: float = 240) -> Ended:
     """Waits for the end of a process. If it takes more than `within` seconds, it is killed, and the test fails."""
     try:
         output, errors = process.communicate(timeout=within)
@@ -85,10 +79,10 @@ def ended(process: subprocess.Popen[str], *, within: float = 240) -> Ended:
         process.kill()
         pytest.fail(f"The process still runs after {within} s. It said: {process.communicate()}")
     lines = tuple(line for line in errors.splitlines() if line.strip() and not line.startswith(("train", "Note: ")))
-    return Ended(process.returncode, output, lines)
+    return Ended(process.wait(), output, lines)
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], *, seconds: float = 240) -> None:
+def wait_until(condition: Callable[[], bool], process: Process, *, seconds: float = 240) -> None:
     """Waits for something that a process does. Fails if the process ends first, or does it not in time."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -120,16 +114,25 @@ def half_written(workdir: Path, folder: str = CHECKPOINTS_FOLDER) -> list[Path]:
     return list((workdir / folder).glob("*.orbax-checkpoint-tmp"))
 
 
-def stopped_in_a_save(process: subprocess.Popen[str], workdir: Path, folder: str = CHECKPOINTS_FOLDER) -> bool:
+def stopped_in_a_save(process: Process, workdir: Path, folder: str = CHECKPOINTS_FOLDER) -> bool:
     """Stops the process if it has a checkpoint and writes another. Lets it go on if it ended that meanwhile."""
     if not (saved_steps(workdir / folder) and half_written(workdir, folder)):
         return False
     process.send_signal(signal.SIGSTOP)
-    os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+    while not is_stopped(process.pid):
+        time.sleep(0.001)
     if half_written(workdir, folder):
         return True
     process.send_signal(signal.SIGCONT)
     return False
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether every thread of a process is stopped, on Linux; also if the process has ended."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        states = [path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat")]
+        return set(states) <= {"T", "Z", "X"}
+    return True
 
 
 def bytes_on_disk(path: Path) -> int:

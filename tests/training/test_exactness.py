@@ -2,8 +2,6 @@
 
 import functools
 import socket
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +13,7 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.sharding import ShardingRule
+from tests.processes import start
 from tests.tolerances import GRADIENT64_RELATIVE, STEPS64_RELATIVE
 from tests.training.tiny import CONFIG, StandIn, Trainer, batch, changed, run, to_host, trainer
 
@@ -96,6 +95,7 @@ import sys
 import jax
 import numpy as np
 from anchordetr_jax.devices import initialize_distributed
+jax.config.update("jax_enable_x64", True)
 port, index, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 initialize_distributed(f"127.0.0.1:{port}", 2, index)
 from tests.training import test_exactness
@@ -125,15 +125,9 @@ def test_two_processes_of_two_devices_each_learn_the_same_as_one_device(
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
     flags = f"{script_environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
-    two_devices = {"XLA_FLAGS": flags, "NPROC": "16", "JAX_ENABLE_X64": "1"}
+    two_devices = {"XLA_FLAGS": flags, "NPROC": "16"}
     workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", WORKER, str(port), str(index), str(tmp_path)],
-            cwd=REPOSITORY,
-            env={**script_environment, **two_devices},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+        start(["-c", WORKER, str(port), str(index), str(tmp_path)], REPOSITORY, {**script_environment, **two_devices})
         for index in range(2)
     ]
     try:
@@ -142,7 +136,7 @@ def test_two_processes_of_two_devices_each_learn_the_same_as_one_device(
         }
         for worker in workers:
             _, errors = worker.communicate(timeout=600)
-            assert worker.returncode == 0, errors
+            assert worker.wait() == 0, errors
     finally:
         for worker in workers:
             worker.kill()

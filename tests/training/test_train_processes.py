@@ -3,14 +3,13 @@
 import contextlib
 import dataclasses
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from tests.processes import Process, start
 from tests.tolerances import STEPS64_RELATIVE
 from tests.training import script_config
 from tests.training.noise_run import TIMEOUT_SECONDS
@@ -47,19 +46,12 @@ class NoiseRun:
     environment: dict[str, str]
 
     @contextlib.contextmanager
-    def started(self, *, hangs_before: tuple[str, ...] = ()) -> Iterator[list[subprocess.Popen[str]]]:
+    def started(self, *, hangs_before: tuple[str, ...] = ()) -> Iterator[list[Process]]:
         """Both, once they take steps. `hangs_before`: arguments for the second."""
         port = str(free_port())
-        command = [sys.executable, "-m", "tests.training.noise_run", str(self.workdir), "--port", port, "--process"]
+        command = ["-m", "tests.training.noise_run", str(self.workdir), "--port", port, "--process"]
         processes = [
-            subprocess.Popen(
-                [*command, str(index), *(hangs_before if index == 1 else ())],
-                cwd=REPOSITORY,
-                env=self.environment,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-            )
+            start([*command, str(index), *(hangs_before if index == 1 else ())], REPOSITORY, self.environment)
             for index in range(2)
         ]
         try:

@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import subprocess
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.initial_checkpoint import INITIAL_WEIGHTS_FOLDER, prepare_initial_weights
 from anchordetr_jax.weights.state_dict import state_dict_from_variables
 from anchordetr_jax.weights.torch_file import write_torch_file
+from tests.processes import Process
 from tests.training import script_config
 from tests.training.script import (
     Ended,
@@ -53,7 +53,7 @@ def begun(folder: Path, script: TrainScript) -> Path:
     return workdir
 
 
-def started(processes: int, script: TrainScript, workdir: Path, *flags: str) -> list[subprocess.Popen[str]]:
+def started(processes: int, script: TrainScript, workdir: Path, *flags: str) -> list[Process]:
     return two(script, workdir, *flags) if processes == 2 else [script.start(workdir, *flags)]
 
 
@@ -75,7 +75,7 @@ def assert_told_of(path: Path, ends: list[Ended]) -> None:
     assert [end.status for end in ends] == [1] * len(ends)
 
 
-def ended_soon(processes: list[subprocess.Popen[str]]) -> list[Ended]:
+def ended_soon(processes: list[Process]) -> list[Ended]:
     try:
         return [ended(process, within=2 * script_config.TIMEOUT_SECONDS + 20) for process in processes]
     finally:
