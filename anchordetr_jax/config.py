@@ -474,9 +474,9 @@ class Config:
     (`.pth`, `.safetensors`), a folder of `save_pretrained`, or "hf://ORGANISATION/NAME". Classes of the same name keep
     their weights (see `classes`). Ignored if the workdir has checkpoints."""
     fit: Literal["off", "gpu", "cpu"] = "off"
-    """Chooses the settings that nobody sets from the number of training images and the sizes of their objects: epochs,
-    learning rates, image sizes and augmentation. Each is printed with its reason. `gpu`: for detectors of the published
-    size on GPUs and TPUs. `cpu`: for the small detector, to train about 15 minutes on two CPU cores."""
+    """Chooses the settings that nobody sets from the training images and their objects: epochs, learning rates, image
+    sizes, augmentation and, for a new detector, anchor points. Each is printed with its reason. `gpu`: for detectors of
+    the published size on GPUs and TPUs. `cpu`: for the small detector, to train about 15 minutes on two CPU cores."""
     architecture: Literal["config", "init_from", "detector"] = "config"
     """Architecture that is trained. `config`: the one that the settings in `model` describe. `init_from`: that of the
     initial weights, except for settings in `model` that the experiment file or the command line changes. `detector`:

@@ -27,7 +27,13 @@ RARE = 10
 CPU_PIXELS = 8.5e8
 """Pixels, with padding, that the small detector trains on in about 15 minutes on two CPU cores."""
 CROWDED = 5
-"""Images with more objects, on average, do not become mosaics."""
+"""Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""
+SMALL_BATCH, LARGE_BATCH = 4, 8
+"""Images at a time on a CPU, where there are few images and where there are many. Few images need many steps."""
+FEW_ANCHORS, MANY_ANCHORS = 100, 256
+"""The number of learned anchor points for few objects in an image, and of those on a grid for many."""
+STEADY = 0.2
+"""Where the sizes of a class's objects differ less (`size_spread`), all images were taken from one distance."""
 PHOTOMETRIC = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.02}
 """Photometric jitter of few images."""
 FEW_IMAGES = 1000
@@ -56,7 +62,7 @@ def fitted_settings(
     if config.fit == "off":
         return config, ()
     choices: list[Choice] = []
-    for choose in (_image_size, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
+    for choose in (_anchors, _image_size, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
         chosen = [choice for choice in choose(config, dataset) if choice.name not in given]
         if before is not None:
             chosen = [choice._replace(value=_value(before, choice.name)) for choice in chosen]
@@ -97,6 +103,34 @@ def small_object(dataset: DetectionSource) -> float:
     return max(float(min([np.quantile(sides, 0.1), *usual])), 1e-3)
 
 
+def size_spread(dataset: DetectionSource) -> float:
+    """How much the sides of objects differ within their class: the standard deviation of their logarithm.
+
+    0.1 means by a tenth. Sides are relative to the short side of the image. Infinite without objects.
+    """
+    sides = object_sides(dataset)
+    labels = np.concatenate([np.zeros(0, int), *(dataset.labels(row) for row in range(len(dataset)))])[sides > 0]
+    logarithms = np.log(sides[sides > 0])
+    if len(logarithms) < RARE:
+        return math.inf
+    for label in np.unique(labels):
+        logarithms[labels == label] -= logarithms[labels == label].mean()
+    return float(logarithms.std())
+
+
+def _anchors(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    if config.architecture != "detector":  # The initial weights have anchor points.
+        return
+    objects = float(dataset.box_counts.mean())
+    why = f"because images have {objects:.1f} objects each."
+    if objects > CROWDED:
+        yield Choice("model.spatial_prior", "grid", why)
+        yield Choice("model.num_anchors", MANY_ANCHORS, why)
+    else:
+        yield Choice("model.spatial_prior", "learned", why)
+        yield Choice("model.num_anchors", FEW_ANCHORS, why)
+
+
 def _image_size(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     cell = cell_pixels(config)
     least, largest = SHORT_SIDES[config.fit]
@@ -110,10 +144,12 @@ def _image_size(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 
 
 def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
-    del dataset
     usual = config.augment.eval_size
-    smallest = round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32
-    yield Choice("augment.train_sizes", tuple(range(smallest, usual + 1, 32)), "up to the size of evaluation.")
+    if (spread := size_spread(dataset)) < STEADY:
+        yield Choice("augment.train_sizes", (usual,), _steadily(spread))
+    else:
+        smallest = round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32
+        yield Choice("augment.train_sizes", tuple(range(smallest, usual + 1, 32)), "up to the size of evaluation.")
     if config.fit == "cpu":
         yield Choice("augment.max_size", round(usual * LONG_TO_SHORT), "so that little is padded.")
     else:
@@ -128,6 +164,9 @@ def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     images = len(dataset)
     if config.fit == "cpu":
+        few = images < FEW_IMAGES
+        size = SMALL_BATCH if few else LARGE_BATCH
+        yield Choice("train.batch_size", size, f"because {images} images are {'few' if few else 'many'}.")
         pixels = config.augment.eval_size * config.augment.max_size * images
         epochs = int(min(max(CPU_PIXELS / pixels, 5), 100))
         yield Choice("train.epochs", epochs, f"because {images} images then take about 15 minutes on two CPU cores.")
@@ -167,10 +206,18 @@ def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         last = max(1, round(0.7 * config.train.epochs))
         yield Choice("augment.mosaic_epochs", last, "so that the last epochs show whole images.")
     yield Choice("augment.scale_jitter_probability", 0.4 if few else 0.2, why)
-    yield Choice("augment.scale_jitter_min", 0.6, "so that no object becomes much smaller than those that are there.")
-    yield Choice("augment.scale_jitter_max", 1.6, "so that most objects stay whole.")
+    if (spread := size_spread(dataset)) < STEADY:
+        yield Choice("augment.scale_jitter_min", 0.9, _steadily(spread))
+        yield Choice("augment.scale_jitter_max", 1.3, "so that random parts of images are shown.")
+    else:
+        yield Choice("augment.scale_jitter_min", 0.6, "so that no object becomes much smaller than those there are.")
+        yield Choice("augment.scale_jitter_max", 1.6, "so that most objects stay whole.")
     for name, strength in PHOTOMETRIC.items():
         yield Choice(f"augment.{name}", strength if few else 0.0, why)
+
+
+def _steadily(spread: float) -> str:
+    return f"because the objects of a class have nearly one size in all images: they differ by {spread:.0%}."
 
 
 def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:

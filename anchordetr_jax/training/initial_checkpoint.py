@@ -73,7 +73,7 @@ def prepare_initial_weights(
         model, remarks = _convert(location, config.model, given, checkpoint)
         config = dataclasses.replace(config, init_from=str(checkpoint))
     if config.architecture == "detector" and _is_detector(config.init_from):
-        follows = True
+        follows, config = True, dataclasses.replace(config, architecture="init_from")
         remarks += (f"The network is that of {location.name}: settings in model are not used.",)
         if model.backbone != config.model.backbone:
             config, more = _without_foreign_freeze(config)

@@ -7,14 +7,22 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.config import AugmentConfig, Config, ModelConfig, TrainConfig
-from anchordetr_jax.training.fitted_settings import cell_pixels, fitted_settings, object_sides, small_object
+from anchordetr_jax.training.fitted_settings import (
+    RARE,
+    STEADY,
+    cell_pixels,
+    fitted_settings,
+    object_sides,
+    size_spread,
+    small_object,
+)
 
 CPU = Config(fit="cpu", model=ModelConfig(backbone="efficientnet_lite0"))
 GPU = Config(fit="gpu")
 
 
 class Squares:
-    """Images of 480x640 pixels with one square each."""
+    """Images of 480x640 pixels with one square each, or as many in one place as `box_counts` says."""
 
     def __init__(self, images: int, *sides: float):
         """`sides`: of the squares, in pixels; they repeat."""
@@ -27,10 +35,11 @@ class Squares:
         return len(self.sizes)
 
     def labels(self, row: int) -> np.ndarray:
-        return np.array([self.classes[row]])
+        return np.full(self.box_counts[row], self.classes[row])
 
     def boxes(self, row: int) -> np.ndarray:
-        return np.array([[10, 20, 10 + self.sides[row], 20 + self.sides[row]]], np.float32)
+        square = np.array([10, 20, 10 + self.sides[row], 20 + self.sides[row]], np.float32)
+        return np.tile(square, (self.box_counts[row], 1))
 
 
 def fitted(config: Config, dataset: Any, *given: str, before: Config | None = None) -> tuple[Config, list[str]]:
@@ -69,10 +78,61 @@ def test_a_class_of_small_objects_counts_although_it_is_rare() -> None:
     assert small_object(dataset) == pytest.approx(0.05)  # type: ignore[arg-type]
 
 
+def test_images_from_one_distance_keep_their_scale() -> None:
+    steady, lines = fitted(CPU, Squares(50, 100, 110))
+    assert steady.augment.train_sizes == (steady.augment.eval_size,)
+    assert (steady.augment.scale_jitter_min, steady.augment.scale_jitter_max) == (0.9, 1.3)
+    assert any("they differ by 5%" in line for line in lines)
+    varied, _ = fitted(CPU, Squares(50, 60, 180))
+    assert len(varied.augment.train_sizes) > 1
+    assert varied.augment.scale_jitter_min < 0.9
+
+
+def test_classes_of_different_sizes_may_each_have_one_size() -> None:
+    dataset = Squares(60, 50, 200)
+    assert size_spread(dataset) > STEADY  # type: ignore[arg-type]
+    dataset.classes[dataset.sides == 200] = 1
+    assert size_spread(dataset) == pytest.approx(0, abs=1e-6)  # type: ignore[arg-type]
+
+
+def test_without_objects_nothing_is_known_of_their_sizes() -> None:
+    assert size_spread(Squares(RARE - 1, 100)) == np.inf  # type: ignore[arg-type]
+
+
+NEW = dataclasses.replace(CPU, architecture="detector")
+
+
+@pytest.mark.parametrize(("objects", "prior", "anchors"), [(2, "learned", 100), (10, "grid", 256)])
+def test_a_new_detector_has_anchor_points_for_its_number_of_objects(objects: int, prior: str, anchors: int) -> None:
+    dataset = Squares(50, 60, 180)
+    dataset.box_counts[:] = objects
+    new, lines = fitted(NEW, dataset)
+    assert (new.model.spatial_prior, new.model.num_anchors) == (prior, anchors)
+    assert any(f"model.num_anchors={anchors}" in line and f"images have {objects}.0 objects" in line for line in lines)
+
+
+def test_the_anchor_points_of_a_whole_detector_stay() -> None:
+    dataset = Squares(50, 60, 180)
+    dataset.box_counts[:] = 10
+    assert fitted(CPU, dataset)[0].model == CPU.model
+
+
+def test_a_run_that_continues_keeps_its_anchor_points() -> None:
+    dataset = Squares(50, 60, 180)
+    before = fitted(NEW, dataset)[0]
+    dataset.box_counts[:] = 10
+    assert fitted(NEW, dataset, before=before)[0].model == before.model
+
+
 def test_the_fewer_the_images_the_more_passes() -> None:
     for config in (CPU, GPU):
         few, some, many = (fitted(config, Squares(images, 100))[0].train.epochs for images in (100, 1000, 30_000))
         assert few > some > many >= 5
+
+
+def test_few_images_come_in_small_batches_on_a_cpu() -> None:
+    sizes = [fitted(config, Squares(images, 100))[0].train.batch_size for config in (CPU, GPU) for images in (50, 2000)]
+    assert sizes == [4, 8, GPU.train.batch_size, GPU.train.batch_size]
 
 
 def test_a_run_of_any_length_has_about_ten_evaluations() -> None:
@@ -92,9 +152,7 @@ def test_few_images_get_other_colours_and_mosaics_that_end_before_the_run() -> N
 
 def test_images_with_many_objects_do_not_become_mosaics() -> None:
     dataset = Squares(100, 20)
-    dataset.box_counts = np.full(100, 12)
-    dataset.boxes = lambda row: np.tile([[10.0, 20, 30, 40]], (12, 1))  # type: ignore[method-assign,assignment,return-value]
-    dataset.labels = lambda row: np.zeros(12, int)  # type: ignore[method-assign,assignment,return-value]
+    dataset.box_counts[:] = 12
     assert fitted(CPU, dataset)[0].augment.mosaic_probability == 0
 
 
@@ -103,7 +161,7 @@ def test_what_a_person_sets_stays_and_the_rest_follows_from_it() -> None:
     config, lines = fitted(given, Squares(100, 200), "train.epochs", "augment.eval_size")
     assert (config.train.epochs, config.augment.eval_size) == (2, 96)
     assert max(config.augment.train_sizes) == 96
-    assert any("because the run has 25 steps" in line for line in lines)
+    assert any("because the run has 50 steps" in line for line in lines)
     assert not any("train.epochs=" in line for line in lines)
 
 
