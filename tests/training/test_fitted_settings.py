@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.config import AugmentConfig, Config, ModelConfig, TrainConfig
+from anchordetr_jax.experiments import read_experiment
 from anchordetr_jax.training.fitted_settings import (
     RARE,
     STEADY,
@@ -133,6 +134,15 @@ def test_the_fewer_the_images_the_more_passes() -> None:
 def test_few_images_come_in_small_batches_on_a_cpu() -> None:
     sizes = [fitted(config, Squares(images, 100))[0].train.batch_size for config in (CPU, GPU) for images in (50, 2000)]
     assert sizes == [4, 8, GPU.train.batch_size, GPU.train.batch_size]
+
+
+@pytest.mark.parametrize("preset", ["finetune", "finetune-cpu"])
+def test_a_preset_that_fits_leaves_its_choices_open(preset: str) -> None:
+    experiment = read_experiment(preset)
+    open_settings = {"train.epochs", "augment.train_sizes", "augment.eval_size", "optimizer.learning_rate"}
+    if experiment.config.fit == "cpu":
+        open_settings |= {"train.batch_size", "model.num_anchors", "model.spatial_prior"}
+    assert not open_settings & set(experiment.given)
 
 
 def test_a_run_of_any_length_has_about_ten_evaluations() -> None:
