@@ -81,7 +81,7 @@ def torch_features(state_dict: dict[str, np.ndarray], pixels: np.ndarray) -> lis
 
 
 @pytest.mark.torch
-def test_the_features_are_those_of_pytorch_with_the_same_weights() -> None:
+def test_the_features_are_those_of_pytorch_with_the_same_weights(optimized: None) -> None:
     state_dict = random_state_dict()
     pixels = np.random.default_rng(1).integers(0, 256, (2, 70, 45, 3)).astype(np.uint8)
     stages = torch_features(state_dict, pixels.astype(np.float64))
