@@ -76,16 +76,19 @@ hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=No
 hypothesis.settings.load_profile("repeatable")
 
 SLOWEST_FILES = (
-    "verification/test_golden_training.py",
     "verification/test_golden_tpu_kernels.py",
-    "benchmark/gpu/test_rehearsal.py",
-    "verification/test_golden.py",
-    "training/test_train_processes.py",
     "training/test_train_script.py",
+    "verification/test_golden_training.py",
+    "benchmark/gpu/test_rehearsal.py",
     "training/test_exactness.py",
-    "training/test_train_saves.py",
+    "training/test_train_processes.py",
     "model/test_padding.py",
+    "export/test_export.py",
+    "notebooks/test_finetune.py",
     "training/test_step.py",
+    "training/test_train_saves.py",
+    "verification/test_golden.py",
+    "commands/test_wheel.py",
 )
 """They run first, so that no process of pytest-xdist is left with one of them when the others have nothing to do."""
 
