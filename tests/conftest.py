@@ -17,10 +17,12 @@ _FORCED = f"--xla_force_host_platform_device_count={_DEVICES}"
 # Most of a test's time is compilation. XLA's older code generator takes a quarter of the time, and one piece of code
 # for LLVM less than 32. Where optimisations are on, the first level of them is enough: programs run as fast.
 # A flag of XLA_FLAGS that was set outside comes later in the line, so it counts more than these.
+_OLDER = ("--xla_cpu_use_fusion_emitters=false", "--xla_backend_extra_options=xla_cpu_disable_loop_unrolling")
 _QUICKLY = " ".join(
     (
-        # jaxlib 0.11.1 no longer has the older one, and ends the process if it gets its flag.
-        *(["--xla_cpu_use_fusion_emitters=false"] if _version("jaxlib") < (0, 11, 1) else []),
+        # jaxlib 0.11.1 no longer has the older one, and ends the process if it gets its flag. With joined loops
+        # (kernels/cpu/process.py) the older one makes wrong gradients; another option in their place keeps loops apart.
+        *(_OLDER if _version("jaxlib") < (0, 11, 1) else ()),
         "--xla_cpu_parallel_codegen_split_count=1",
         "--xla_backend_optimization_level=1",
     )
@@ -174,3 +176,9 @@ def script_environment() -> dict[str, str]:
     environment = {**os.environ, "XLA_FLAGS": f"{_QUICKLY} {_OUTSIDE}".strip(), "JAX_PLATFORMS": "cpu"}
     environment.pop("NPROC", None)  # One device needs no more threads than there are cores.
     return environment
+
+
+@pytest.fixture
+def usual_environment(script_environment: dict[str, str]) -> dict[str, str]:
+    """The same for a process that compiles as it does for users."""
+    return {**script_environment, "XLA_FLAGS": _OUTSIDE}
