@@ -9,7 +9,6 @@ import copy
 from collections import defaultdict
 from typing import Any
 
-
 IN_NORMS = ("Add", "Cast", "Div", "Expand", "Mul", "ReduceSum", "ReduceSumSquare", "Reshape", "Sub")
 """Operations between the products of two layers, of which a norm is made."""
 
