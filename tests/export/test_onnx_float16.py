@@ -12,9 +12,9 @@ WIDTH = 64
 
 def norm_of_a_product() -> onnx.ModelProto:
     """x [1,WIDTH] -> x times two, divided by the root of its mean square."""
-    weights = {
+    weights: dict[str, np.ndarray] = {
         "doubled": np.eye(WIDTH, dtype=np.float32) * 2,
-        "count": np.float32([WIDTH]),
+        "count": np.array([WIDTH], np.float32),
         "axes": np.array([1], np.int64),
     }
     nodes = [
