@@ -2,6 +2,7 @@
 
 import math
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.devices import global_batch
 from anchordetr_jax.model.anchor_detr import AnchorDETR
+from tests.processes import start
 from tests.tolerances import EXACT64, GRADIENT64_RELATIVE, LOSS64_RELATIVE
 from tests.training.tiny import CONFIG, MODEL, StandIn, batch, changed, equal, run, to_host, trainer
 
@@ -157,11 +159,27 @@ def test_devices_exchange_their_gradient_once_and_nothing_about_images(fsdp: int
         assert said["reduce-scatter"] == sum(size[path] for path in split)
 
 
-def test_parameters_and_moments_are_updated_in_place() -> None:
-    made = trainer(devices=1)
-    assert hasattr(made.step, "lower")
-    program = made.step.lower(made.abstract, global_batch(batch(), made.mesh)).compile().as_text()
-    shapes = {",".join(map(str, value.shape)) for value in made.state.params.values()}
+COMPILED_STEP = """
+from anchordetr_jax.devices import global_batch
+from anchordetr_jax.kernels.cpu.process import set_up_xla
+from tests.training.tiny import batch, trainer
+set_up_xla()
+made = trainer(devices=1)
+for value in made.state.params.values():
+    print("parameter", ",".join(map(str, value.shape)))
+print(made.step.lower(made.abstract, global_batch(batch(), made.mesh)).compile().as_text())
+"""
+
+
+@pytest.mark.processes
+def test_parameters_and_moments_are_updated_in_place_as_users_compile_the_step(
+    usual_environment: dict[str, str],
+) -> None:
+    process = start(["-c", COMPILED_STEP], Path(__file__).parents[2], usual_environment)
+    program, errors = process.communicate()
+    assert process.wait() == 0, errors
+    shapes = set(re.findall(r"^parameter ([\d,]+)$", program, re.MULTILINE))
+    assert len(shapes) > 5
     assert not shapes.intersection(re.findall(r"= f32\[([\d,]+)\]\S* copy\(", program))
 
 
