@@ -45,12 +45,9 @@ lint() {
     "$VENV_PYTHON" -m ruff format --check . && "$VENV_PYTHON" -m ruff check .
 }
 
-# Three processes on two cores, because each waits for disks and for other processes a third of its time; more than
-# four would wait for memory. tests/conftest.py puts the slowest files first.
+# Two processes on two cores; more than four would wait for memory. tests/conftest.py puts the slowest files first.
 tests() {
-    local cores
-    cores=$(getconf _NPROCESSORS_ONLN)
-    "$VENV_PYTHON" -m pytest -n "$((cores < 3 ? cores + 1 : 4))" --dist loadfile --no-loadscope-reorder -m "$marker"
+    "$VENV_PYTHON" -m pytest -n logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder -m "$marker"
 }
 
 end_of_types() {
