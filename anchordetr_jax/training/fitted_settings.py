@@ -62,7 +62,7 @@ def fitted_settings(
     if config.fit == "off":
         return config, ()
     choices: list[Choice] = []
-    for choose in (_anchors, _image_size, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
+    for choose in (_anchors, _image_size, _scales, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
         chosen = [choice for choice in choose(config, dataset) if choice.name not in given]
         if before is not None:
             chosen = [choice._replace(value=_value(before, choice.name)) for choice in chosen]
@@ -89,14 +89,18 @@ def object_sides(dataset: DetectionSource) -> np.ndarray:
     return np.concatenate(sides)
 
 
+def object_labels(dataset: DetectionSource) -> np.ndarray:
+    """The class output of each box, in the order of `object_sides`; int [number of boxes]."""
+    return np.concatenate([np.zeros(0, int), *(dataset.labels(row) for row in range(len(dataset)))])
+
+
 def small_object(dataset: DetectionSource) -> float:
     """The side of small objects, relative to the short side of their image.
 
     It is the largest side of the smallest tenth of all objects, or the usual side in the class with the smallest
     objects, if that is less.
     """
-    sides = object_sides(dataset)
-    labels = np.concatenate([np.zeros(0, int), *(dataset.labels(row) for row in range(len(dataset)))])
+    sides, labels = object_sides(dataset), object_labels(dataset)
     if not len(sides):
         return 1.0
     usual = [np.median(sides[labels == label]) for label in np.unique(labels) if (labels == label).sum() >= RARE]
@@ -109,8 +113,7 @@ def size_spread(dataset: DetectionSource) -> float:
     0.1 means by a tenth. Sides are relative to the short side of the image. Infinite without objects.
     """
     sides = object_sides(dataset)
-    labels = np.concatenate([np.zeros(0, int), *(dataset.labels(row) for row in range(len(dataset)))])[sides > 0]
-    logarithms = np.log(sides[sides > 0])
+    labels, logarithms = object_labels(dataset)[sides > 0], np.log(sides[sides > 0])
     if len(logarithms) < RARE:
         return math.inf
     for label in np.unique(labels):
@@ -143,13 +146,23 @@ def _image_size(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     yield Choice("augment.eval_size", size, why)
 
 
-def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
-    usual = config.augment.eval_size
-    if (spread := size_spread(dataset)) < STEADY:
-        yield Choice("augment.train_sizes", (usual,), _steadily(spread))
+def _scales(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    usual, spread = config.augment.eval_size, size_spread(dataset)
+    if spread < STEADY:
+        why = f"because the objects of a class have nearly one size in all images: they differ by {spread:.0%}."
+        yield Choice("augment.train_sizes", (usual,), why)
+        yield Choice("augment.scale_jitter_min", 0.9, why)
+        yield Choice("augment.scale_jitter_max", 1.3, "so that random parts of images are shown.")
     else:
         smallest = round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32
         yield Choice("augment.train_sizes", tuple(range(smallest, usual + 1, 32)), "up to the size of evaluation.")
+        yield Choice("augment.scale_jitter_min", 0.6, "so that no object becomes much smaller than those there are.")
+        yield Choice("augment.scale_jitter_max", 1.6, "so that most objects stay whole.")
+
+
+def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    del dataset
+    usual = config.augment.eval_size
     if config.fit == "cpu":
         yield Choice("augment.max_size", round(usual * LONG_TO_SHORT), "so that little is padded.")
     else:
@@ -164,9 +177,8 @@ def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     images = len(dataset)
     if config.fit == "cpu":
-        few = images < FEW_IMAGES
-        size = SMALL_BATCH if few else LARGE_BATCH
-        yield Choice("train.batch_size", size, f"because {images} images are {'few' if few else 'many'}.")
+        few, why = _amount(dataset)
+        yield Choice("train.batch_size", SMALL_BATCH if few else LARGE_BATCH, why)
         pixels = config.augment.eval_size * config.augment.max_size * images
         epochs = int(min(max(CPU_PIXELS / pixels, 5), 100))
         yield Choice("train.epochs", epochs, f"because {images} images then take about 15 minutes on two CPU cores.")
@@ -196,9 +208,7 @@ def _learning_rate(config: Config, dataset: DetectionSource) -> Iterator[Choice]
 
 
 def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
-    images = len(dataset)
-    few = images < FEW_IMAGES
-    why = f"because {images} images are {'few' if few else 'many'}."
+    few, why = _amount(dataset)
     crowded = float(dataset.box_counts.mean()) > CROWDED
     each = f"because images have {dataset.box_counts.mean():.1f} objects each." if few else why
     yield Choice("augment.mosaic_probability", 0.3 if few and not crowded else 0.0, each)
@@ -206,18 +216,14 @@ def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         last = max(1, round(0.7 * config.train.epochs))
         yield Choice("augment.mosaic_epochs", last, "so that the last epochs show whole images.")
     yield Choice("augment.scale_jitter_probability", 0.4 if few else 0.2, why)
-    if (spread := size_spread(dataset)) < STEADY:
-        yield Choice("augment.scale_jitter_min", 0.9, _steadily(spread))
-        yield Choice("augment.scale_jitter_max", 1.3, "so that random parts of images are shown.")
-    else:
-        yield Choice("augment.scale_jitter_min", 0.6, "so that no object becomes much smaller than those there are.")
-        yield Choice("augment.scale_jitter_max", 1.6, "so that most objects stay whole.")
     for name, strength in PHOTOMETRIC.items():
         yield Choice(f"augment.{name}", strength if few else 0.0, why)
 
 
-def _steadily(spread: float) -> str:
-    return f"because the objects of a class have nearly one size in all images: they differ by {spread:.0%}."
+def _amount(dataset: DetectionSource) -> tuple[bool, str]:
+    """Whether the images are few, and the reason that this gives."""
+    few = len(dataset) < FEW_IMAGES
+    return few, f"because {len(dataset)} images are {'few' if few else 'many'}."
 
 
 def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:

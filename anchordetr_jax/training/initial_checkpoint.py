@@ -73,12 +73,12 @@ def prepare_initial_weights(
         model, remarks = _convert(location, config.model, given, checkpoint)
         config = dataclasses.replace(config, init_from=str(checkpoint))
     if config.architecture == "detector" and _is_detector(config.init_from):
-        follows, config = True, dataclasses.replace(config, architecture="init_from")
+        config = dataclasses.replace(config, architecture="init_from")
         remarks += (f"The network is that of {location.name}: settings in model are not used.",)
         if model.backbone != config.model.backbone:
             config, more = _without_foreign_freeze(config)
             remarks += more
-    return (_with_architecture(config, model, kept) if follows else config), remarks
+    return (_with_architecture(config, model, kept) if config.architecture == "init_from" else config), remarks
 
 
 def _without_foreign_freeze(config: Config) -> tuple[Config, tuple[str, ...]]:
