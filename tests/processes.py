@@ -11,6 +11,7 @@ import os
 import runpy
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -70,6 +71,14 @@ class ForkedProcess:
 
 
 Process = subprocess.Popen[str] | ForkedProcess
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        port: int = listener.getsockname()[1]
+        return port
 
 
 def start(arguments: Sequence[str], folder: Path, environment: Mapping[str, str]) -> Process:

@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import socket
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 
 from anchordetr_jax.evaluation.journal import Journal
 from tests.evaluation.test_evaluate import Moments, assert_same, root, run, scored_root, settings
-from tests.processes import start
+from tests.processes import free_port, start
 from tests.tolerances import SCORE32
 
 __all__ = ["root", "scored_root"]
@@ -31,12 +30,6 @@ with open(f"{folder}/{index}.json", "w") as file:
     runs = [[run.metrics, run.results, run.unreadable, run.kept_images] for run in (whole, resumed)]
     json.dump(runs, file)
 """
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 @pytest.mark.processes

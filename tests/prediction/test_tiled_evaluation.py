@@ -24,8 +24,7 @@ from anchordetr_jax.weights.pretrained import open_pretrained
 from tests.data.coco_folder import open_coco
 from tests.detector import save_detector
 from tests.evaluation.test_evaluate import assert_same
-from tests.evaluation.test_evaluate_processes import free_port
-from tests.processes import start
+from tests.processes import free_port, start
 from tests.tolerances import SCORE32
 
 

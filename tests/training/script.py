@@ -5,7 +5,6 @@ import dataclasses
 import json
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -15,7 +14,7 @@ import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, saved_steps
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
-from tests.processes import Process, start
+from tests.processes import Process, free_port, start
 
 REPOSITORY = Path(__file__).parents[2]
 STEPS = 16
@@ -52,13 +51,6 @@ def two(script: TrainScript, workdir: Path, *flags: str, flags_of_second: tuple[
         script.start(workdir, *together, f"--process_id={index}", *(flags_of_second if index == 1 else ()))
         for index in range(2)
     ]
-
-
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port: int = listener.getsockname()[1]
-        return port
 
 
 @dataclasses.dataclass(frozen=True)

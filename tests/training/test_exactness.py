@@ -1,7 +1,6 @@
 """The same five steps in float64, however images, parameters and processes are divided: losses and parameters agree."""
 
 import functools
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.sharding import ShardingRule
-from tests.processes import start
+from tests.processes import free_port, start
 from tests.tolerances import GRADIENT64_RELATIVE, STEPS64_RELATIVE
 from tests.training.tiny import CONFIG, StandIn, Trainer, batch, changed, run, to_host, trainer
 
@@ -121,9 +120,7 @@ def as_one_of_two_processes(index: int) -> dict[str, Trained]:
 def test_two_processes_of_two_devices_each_learn_the_same_as_one_device(
     x64: None, script_environment: dict[str, str], tmp_path: Path
 ) -> None:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
+    port = free_port()
     flags = f"{script_environment['XLA_FLAGS']} --xla_force_host_platform_device_count=2"
     two_devices = {"XLA_FLAGS": flags, "NPROC": "16"}
     workers = [

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.processes import Process, start
+from tests.processes import Process, free_port, start
 from tests.tolerances import STEPS64_RELATIVE
 from tests.training import script_config
 from tests.training.noise_run import TIMEOUT_SECONDS
@@ -22,7 +22,6 @@ from tests.training.script import (
     checkpoints,
     ended,
     folder,
-    free_port,
     half_written,
     resize,
     small_disk,
