@@ -22,6 +22,23 @@ Variables = dict[str, jax.Array]
 """Arrays by path, path parts joined by "/"."""
 
 
+class InitialKeys(nnx.Rngs):
+    """Gives the same keys as `nnx.Rngs(seed).params()`, and counts them in Python.
+
+    `nnx.Rngs` counts them in an array. Under a JAX transformation that takes five times as long as all the rest.
+    """
+
+    def __init__(self, seed: int):
+        super().__init__(seed)
+        self.drawn = 0
+
+    def params(self) -> jax.Array:
+        """The next key."""
+        key = jax.random.fold_in(self.default.key[...], self.drawn)
+        self.drawn += 1
+        return key
+
+
 def build(config: ModelConfig, *, rngs: nnx.Rngs, platform: str | None = None, interpret: bool = False) -> AnchorDETR:
     """A detector with initial weights and, as `model.kernels` says, a platform's functions in its layers.
 
@@ -40,7 +57,7 @@ def build(config: ModelConfig, *, rngs: nnx.Rngs, platform: str | None = None, i
 @functools.lru_cache(maxsize=16)  # It takes seconds, and many callers ask for the same one.
 def definition_of(config: ModelConfig, platform: str | None = None, *, interpret: bool = False) -> "ModelDefinition":
     """The detector of these settings without its arrays; the arguments are those of `build`."""
-    return ModelDefinition.abstract(lambda: build(config, rngs=nnx.Rngs(0), platform=platform, interpret=interpret))
+    return ModelDefinition.abstract(lambda: build(config, rngs=InitialKeys(0), platform=platform, interpret=interpret))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple, Protocol, Self
 import jax
 import numpy as np
 from etils import epath
-from flax import nnx
 from jax.sharding import Mesh
 
 from anchordetr_jax.config import Config, config_to_dict
@@ -17,7 +16,7 @@ from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
-from anchordetr_jax.kernels.building import ModelDefinition, build, count
+from anchordetr_jax.kernels.building import InitialKeys, ModelDefinition, build, count
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.model.positions import grid_points
 from anchordetr_jax.settings.names import flat_settings
@@ -76,7 +75,7 @@ class Run:
 
     def _build(self) -> AnchorDETR:
         platform = self.mesh.devices.flat[0].platform
-        return build(self.config.model, rngs=nnx.Rngs(self.config.train.seed), platform=platform)
+        return build(self.config.model, rngs=InitialKeys(self.config.train.seed), platform=platform)
 
     def _use(self, data: TrainingData) -> None:
         """Takes the data and what follows from its epochs."""

@@ -65,6 +65,8 @@ def verify_golden(path: str | Path, dtype: str = "float64", kernels: Kernels | N
     table = Table(f"{path}: {describe(case)}; {dtype} here, float64 there")
     if kernels == "tpu" and jax.default_backend() != "tpu":
         table.note("The TPU's kernels were interpreted, on the images repeated to a multiple of 8.")
+        if dtype == "float64":
+            table.note("3x3 convolutions were computed as products, because this is faster.")
         if case.steps > 1:
             table.note(f"One training step was taken instead of {case.steps}.")
             case, reference = _with_one_step(case, reference)

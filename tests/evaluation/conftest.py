@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.kernels.building import build
+from anchordetr_jax.kernels.building import InitialKeys, build
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 
 
@@ -31,7 +31,7 @@ def make_tiny_detector() -> Callable[..., AnchorDETR]:
         )
         # Weights straight from numpy: the real initialisers would have to be compiled first, which takes longer than
         # most tests.
-        graphdef, state = nnx.split(nnx.eval_shape(lambda: build(network, rngs=nnx.Rngs(0), platform="none")))
+        graphdef, state = nnx.split(nnx.eval_shape(lambda: build(network, rngs=InitialKeys(0), platform="none")))
         rng = np.random.default_rng(0)
 
         def filled(shape: jax.ShapeDtypeStruct) -> jax.Array:

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.kernels.building import build
+from anchordetr_jax.kernels.building import InitialKeys, build
 
 R50_DC5 = ModelConfig(num_classes=91)
 MOST_OVERHEAD = 0.03
@@ -16,7 +16,7 @@ MOST_OVERHEAD = 0.03
 
 def flops(network, height, width):
     """Of the forward pass for one image; nothing is compiled or computed, and no weights are made."""
-    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(network, rngs=nnx.Rngs(0), platform="none")))
+    graphdef, state = nnx.split(nnx.eval_shape(lambda: build(network, rngs=InitialKeys(0), platform="none")))
 
     def forward(state, images, image_sizes):
         return nnx.merge(graphdef, state)(images, image_sizes)

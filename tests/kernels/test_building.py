@@ -14,7 +14,7 @@ from flax import nnx
 from anchordetr_jax import kernels
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.kernels import cpu, tpu
-from anchordetr_jax.kernels.building import ModelDefinition, build, count, definition_of, variables_of
+from anchordetr_jax.kernels.building import InitialKeys, ModelDefinition, build, count, definition_of, variables_of
 from anchordetr_jax.model import attention
 from tests.training.tiny import batch, build_stand_in
 
@@ -40,6 +40,11 @@ def test_scalars_are_counted() -> None:
 def test_frozen_statistics_are_variables_but_no_parameters() -> None:
     definition = ModelDefinition.of(build_stand_in())
     assert definition.shapes.keys() - definition.param_paths == {"scale"}
+
+
+def test_initial_keys_are_those_of_flax() -> None:
+    ours, theirs = ([jax.random.key_data(rngs.params()) for _ in range(3)] for rngs in (InitialKeys(7), nnx.Rngs(7)))
+    np.testing.assert_array_equal(ours, theirs)
 
 
 DETECTOR = ModelConfig(

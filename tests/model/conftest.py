@@ -7,10 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
-from anchordetr_jax.kernels.building import ModelDefinition, build
+from anchordetr_jax.kernels.building import InitialKeys, ModelDefinition, build
 from anchordetr_jax.model import AnchorDETR, resnet
 from anchordetr_jax.small_backbones import efficientnet
 from anchordetr_jax.small_backbones.efficientnet import Row
@@ -68,7 +67,7 @@ def small_detector(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AnchorDETR]
             }
         )
         # Initial weights would be compiled, which takes longer than most tests.
-        definition = ModelDefinition.abstract(lambda: build(config, rngs=nnx.Rngs(0)))
+        definition = ModelDefinition.abstract(lambda: build(config, rngs=InitialKeys(0)))
         generator = np.random.default_rng(0)
         return definition.merge(
             {

@@ -12,7 +12,7 @@ from flax import nnx
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.kernels.building import ModelDefinition, build
+from anchordetr_jax.kernels.building import InitialKeys, ModelDefinition, build
 from anchordetr_jax.model import AnchorDETR
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD, inverse_sigmoid
 from anchordetr_jax.model.attention import row_column_weights
@@ -30,7 +30,7 @@ def new(**settings) -> AnchorDETR:
         backbone="compact", num_classes=4, num_anchors=9, num_patterns=2, hidden_dim=32, num_heads=2, ffn_dim=32,
         encoder_layers=1, decoder_layers=2, **settings,
     )  # fmt: skip
-    return build(config, rngs=nnx.Rngs(0))
+    return build(config, rngs=InitialKeys(0))
 
 
 @pytest.mark.parametrize("variant", VARIANTS)

@@ -5,6 +5,7 @@ operands with a large stride through the operations fused into it. Each takes at
 """
 
 import functools
+import itertools
 from collections.abc import Callable
 from typing import Any
 
@@ -68,7 +69,22 @@ def _convolution3x3(x: jax.Array, kernel: jax.Array, stride: int, dilation: int)
 def _forward_form(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> Callable[..., jax.Array]:
     if winograd.fits(x, kernel, stride):
         return functools.partial(winograd.convolution3x3, dilation=dilation)
+    if x.dtype == jnp.float64:
+        return functools.partial(convolution3x3_of_float64, stride=stride, dilation=dilation)
     return functools.partial(layers.convolution, stride=stride, dilation=dilation)
+
+
+def convolution3x3_of_float64(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """A 3x3 convolution as one product. XLA computes other convolutions of float64 in plain loops on CPUs."""
+    _, H, W, _ = x.shape
+    padded = jnp.pad(x, ((0, 0), (dilation, dilation), (dilation, dilation), (0, 0)))
+    places = [
+        padded[:, i * dilation :, j * dilation :][:, :H:stride, :W:stride]
+        for i, j in itertools.product(range(3), repeat=2)
+    ]
+    return jnp.matmul(
+        jnp.concatenate(places, axis=-1), kernel.reshape(-1, kernel.shape[-1]), precision=product_precision(x.dtype)
+    )
 
 
 def _convolution_forward(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> Any:

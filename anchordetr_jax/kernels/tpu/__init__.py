@@ -5,6 +5,9 @@ A file such as `attention.py` has the function that a layer gets, `attention_ker
 
 import functools
 
+import jax
+import jax.numpy as jnp
+
 from anchordetr_jax.kernels.table import Replacement
 from anchordetr_jax.kernels.tpu.attention import multi_head_attention, product_at_cells, row_column_attention
 from anchordetr_jax.kernels.tpu.bias import add_bias
@@ -35,5 +38,19 @@ def replacements(interpret: bool) -> tuple[Replacement, ...]:
         Replacement(Stem, None, "compute", functools.partial(stem, interpret=interpret)),
         Replacement(Bottleneck, None, "compute", functools.partial(bottleneck, interpret=interpret)),
         # TPUs compute a 1x1 convolution faster as a convolution than as a product.
-        Replacement(Convolution, None, "convolve", convolution_of_xla),
+        Replacement(
+            Convolution, None, "convolve", _convolution_beside_interpreted if interpret else convolution_of_xla
+        ),
     )
+
+
+def _convolution_beside_interpreted(x: jax.Array, kernel: jax.Array, stride: int, dilation: int) -> jax.Array:
+    """`convolution_of_xla`, but in float64 a 3x3 kernel is a product.
+
+    Kernels are interpreted on CPUs, where XLA computes float64 convolutions in plain loops.
+    """
+    if kernel.shape[0] == 3 and x.dtype == jnp.float64:
+        from anchordetr_jax.kernels.cpu.convolutions import convolution3x3_of_float64  # Here: TPUs do not need it.
+
+        return convolution3x3_of_float64(x, kernel, stride, dilation)
+    return convolution_of_xla(x, kernel, stride, dilation)
