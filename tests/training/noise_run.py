@@ -1,6 +1,7 @@
 """A training run of the stand-in on noise, as a program or as one of two, for tests that stop it.
 
 python -m tests.training.noise_run WORKDIR [--port PORT --process 0|1] [--hangs_before STEP]
+    [--stuck_factor N]
 """
 
 import argparse
@@ -13,6 +14,7 @@ from anchordetr_jax import cli
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.devices import initialize_distributed
 from anchordetr_jax.training import loop, run
+from anchordetr_jax.training.watching import watchdog
 from tests.training.tiny import CONFIG, NoiseData, build_in_place
 
 TIMEOUT_SECONDS = 3
@@ -38,7 +40,9 @@ def main() -> None:
     parser.add_argument("--port", type=int)
     parser.add_argument("--process", type=int)
     parser.add_argument("--hangs_before", type=int)
+    parser.add_argument("--stuck_factor", type=int, default=watchdog._STUCK_FACTOR)
     options = parser.parse_args()
+    watchdog._STUCK_FACTOR = options.stuck_factor
     if options.port is not None:
         initialize_distributed(f"127.0.0.1:{options.port}", 2, options.process, timeout_seconds=TIMEOUT_SECONDS)
     run.build = build_in_place  # type: ignore[assignment]

@@ -45,12 +45,12 @@ class NoiseRun:
     environment: dict[str, str]
 
     @contextlib.contextmanager
-    def started(self, *, hangs_before: tuple[str, ...] = ()) -> Iterator[list[Process]]:
-        """Both, once they take steps. `hangs_before`: arguments for the second."""
+    def started(self, *flags: str, flags_of_second: tuple[str, ...] = ()) -> Iterator[list[Process]]:
+        """Both, once they take steps."""
         port = str(free_port())
-        command = ["-m", "tests.training.noise_run", str(self.workdir), "--port", port, "--process"]
+        command = ["-m", "tests.training.noise_run", str(self.workdir), *flags, "--port", port, "--process"]
         processes = [
-            start([*command, str(index), *(hangs_before if index == 1 else ())], REPOSITORY, self.environment)
+            start([*command, str(index), *(flags_of_second if index == 1 else ())], REPOSITORY, self.environment)
             for index in range(2)
         ]
         try:
@@ -83,7 +83,8 @@ def test_a_process_that_dies_or_hangs_in_a_step_is_named_by_the_other_which_stop
 
 
 def test_a_process_that_answers_but_begins_no_step_is_named_by_the_other(noise_run: NoiseRun) -> None:
-    with noise_run.started(hangs_before=("--hangs_before", "9")) as processes:
+    # Half the usual time, which is long enough to compile in: this test waits for the end of it.
+    with noise_run.started("--stuck_factor", "5", flags_of_second=("--hangs_before", "9")) as processes:
         ends = [ended(process) for process in processes]
     # Who finds it first says it, and the other says that.
     stuck = "Process 1 answers but has been stuck before step 9 for "

@@ -36,6 +36,9 @@ __all__ = ["folder", "script", "whole_run"]  # fixtures
 
 pytestmark = pytest.mark.processes
 
+ONE_SAVE = "--config.train.checkpoint_every=1000"
+"""For runs of which only the last checkpoint is looked at: a save takes as long as four steps."""
+
 
 def assert_ended_like(workdir: Path, whole_run: Path, end: Ended) -> None:
     """Every weight and moment to the last bit, and one line for each step."""
@@ -65,7 +68,7 @@ def test_a_run_that_is_killed_in_a_save_names_the_half_written_checkpoint_and_en
     process.kill()
     assert ended(process).status == -signal.SIGKILL
     (left,) = half_written(tmp_path)
-    end = script.run(tmp_path)
+    end = script.run(tmp_path, ONE_SAVE)
     assert f"Checkpoint {left} was only half written and is ignored." in "".join(end.errors)
     assert not left.exists()
     assert_ended_like(tmp_path, whole_run, end)
@@ -76,7 +79,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_like_a_whole_run(
 ) -> None:
     for number, status in ((signal.SIGTERM, 143), (signal.SIGINT, 130)):
         before = len(steps_told(tmp_path))
-        process = script.start(tmp_path, "--config.train.checkpoint_every=1000")
+        process = script.start(tmp_path, ONE_SAVE)
         wait_until(lambda before=before: len(steps_told(tmp_path)) > before, process)  # type: ignore[misc]
         process.send_signal(number)
         end = ended(process)
@@ -85,7 +88,7 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_like_a_whole_run(
         assert f"Stopped by {number.name} after step {last}, which is saved" in end.output
         assert end.errors == ()
         assert before < last < STEPS
-    assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
+    assert_ended_like(tmp_path, whole_run, script.run(tmp_path, ONE_SAVE))
 
 
 def test_damaged_checkpoints_are_named_and_renamed_and_the_last_sound_one_is_used(
@@ -101,7 +104,7 @@ def test_damaged_checkpoints_are_named_and_renamed_and_the_last_sound_one_is_use
     damaged[altered].write_bytes(contents[altered][:middle] + changed + contents[altered][middle + 1 :])
     damaged[lost].unlink()
 
-    end = script.run(tmp_path)
+    end = script.run(tmp_path, ONE_SAVE)
     for step, problem in ((lost, "missing"), (altered, "altered"), (cut, "altered")):
         name = damaged[step].relative_to(checkpoint(tmp_path, step))
         how = f"is damaged ({name} {'is' if step == lost else 'was'} {problem}): the one before it is used."
@@ -122,7 +125,7 @@ def test_a_second_run_in_the_same_workdir_is_refused_and_the_first_one_ends_well
 ) -> None:
     """In a folder whose name looks like a pattern: checkpoints are complete there too."""
     workdir = tmp_path / "exp[1]*?"
-    first = script.start(workdir)
+    first = script.start(workdir, ONE_SAVE)
     wait_until(lambda: (workdir / "running.json").exists(), first)
     second = script.run(workdir)
     assert second.status == 1
@@ -152,7 +155,7 @@ def test_a_full_disk_gives_one_sentence_and_the_run_continues_when_there_is_room
     )
     assert end.status == 1
     resize(disk, 10**8)
-    end = script.run(disk)
+    end = script.run(disk, ONE_SAVE)
     assert f"Continuing from step {last} " in end.output
     assert_ended_like(disk, whole_run, end)
 
@@ -187,7 +190,7 @@ def test_steps_without_a_finite_loss_end_the_run_and_the_good_checkpoint_is_kept
     )
     assert end.status == 1
     assert checkpoints(tmp_path) == [good]
-    assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
+    assert_ended_like(tmp_path, whole_run, script.run(tmp_path, ONE_SAVE))
 
 
 def keep_one_checkpoint(whole_run: Path, workdir: Path) -> None:
