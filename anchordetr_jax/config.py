@@ -205,6 +205,9 @@ class AugmentConfig:
 
     flip_probability: float = 0.5
     """Probability with which an image is mirrored, left to right."""
+    vertical_flip_probability: float = 0.0
+    """Probability with which an image is mirrored, top to bottom. For what has no upper side: cells, things seen from
+    above. 0: off; 0.5 is usual."""
     train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     """The short side is resized to one of these, chosen at random."""
     max_size: int = 1333
@@ -245,6 +248,7 @@ class AugmentConfig:
     def __post_init__(self) -> None:
         for name in (
             "flip_probability",
+            "vertical_flip_probability",
             "crop_probability",
             "scale_jitter_probability",
             "mosaic_probability",
@@ -359,6 +363,9 @@ class TrainConfig:
     """Groups of further queries, in training only: each group has one query near each object, which must find it
     without matching. Training from random weights is shorter; a step takes more time and memory. 0: none; 4 is
     usual."""
+    denoising_negatives: bool = False
+    """Each of these groups also has a second query for each object, farther from it, which must find nothing. So
+    queries learn that only the nearest of them finds an object, and fewer objects are found twice."""
     log_every: int = 10
     """Number of steps between two lines of metrics.jsonl."""
     tensorboard: bool = True

@@ -1,4 +1,4 @@
-"""Augmentations beyond DETR's, all off by default: mosaics, large-scale jitter and random erasing.
+"""Augmentations beyond DETR's, all off by default: mosaics, large-scale jitter, random erasing and vertical flips.
 
 They have random numbers of their own, so that with them off every image is as it was without them.
 """
@@ -12,13 +12,20 @@ from anchordetr_jax.data import erasing, mosaic, scale_jitter
 from anchordetr_jax.data.mosaic import Mosaics
 from anchordetr_jax.data.transforms import Draws
 
-NUM_UNIFORMS = mosaic.NUM_UNIFORMS + scale_jitter.NUM_UNIFORMS + erasing.NUM_UNIFORMS
+_PARTS = np.cumsum([mosaic.NUM_UNIFORMS, scale_jitter.NUM_UNIFORMS, erasing.NUM_UNIFORMS])
+NUM_UNIFORMS = int(_PARTS[-1]) + 1
 """The number of random numbers for these augmentations of one image."""
 
 
 def has_further(config: AugmentConfig) -> bool:
     """Whether any of these augmentations is on."""
-    return max(config.mosaic_probability, config.scale_jitter_probability, config.erase_probability) > 0
+    probabilities = (
+        config.mosaic_probability,
+        config.scale_jitter_probability,
+        config.erase_probability,
+        config.vertical_flip_probability,
+    )
+    return max(probabilities) > 0
 
 
 def draw_further(
@@ -34,10 +41,13 @@ def draw_further(
         images: the number of images of the data set.
         config: the settings.
     """
-    of_mosaic, of_jitter, of_erasing = np.split(
-        uniforms, np.cumsum([mosaic.NUM_UNIFORMS, scale_jitter.NUM_UNIFORMS]), axis=1
-    )
+    of_mosaic, of_jitter, of_erasing, of_flip = np.split(uniforms, _PARTS, axis=1)
     early = (passes < config.mosaic_epochs) | (config.mosaic_epochs == 0)
     mosaics = mosaic.draw_mosaics(of_mosaic, early, images, config)
     jittered = scale_jitter.with_scale_jitter(draws, of_jitter, sizes, config, allowed=~mosaics.present)
-    return dataclasses.replace(jittered, erased=erasing.draw_rectangles(of_erasing, config)), mosaics
+    further = dataclasses.replace(
+        jittered,
+        erased=erasing.draw_rectangles(of_erasing, config),
+        upside_down=of_flip[:, 0] < config.vertical_flip_probability,
+    )
+    return further, mosaics

@@ -31,7 +31,7 @@ from anchordetr_jax.data.erasing import erase
 from anchordetr_jax.data.mosaic import PIECES, Labelled, compose
 from anchordetr_jax.data.repeats import repeats_of
 from anchordetr_jax.data.source import DetectionSource
-from anchordetr_jax.data.transforms import apply_draw, relative_boxes
+from anchordetr_jax.data.transforms import apply_draw, relative_boxes, turn_upside_down
 from anchordetr_jax.errors import UserError
 
 BOXES_MULTIPLE = 4
@@ -268,7 +268,12 @@ def _load_image(source: DetectionSource, planned: PlannedBatch, index: int) -> L
         image = compose([first, *others], draw.size, mosaics.uniforms[index], mosaics.flip_probability)
     else:
         image = apply_draw(*first, draw)
-    return image if draw.erased is None else erase(*image, draw.erased)
+    if draw.erased is not None:
+        image = erase(*image, draw.erased)
+    if draw.upside_down:
+        pixels, boxes, labels = image
+        image = (*turn_upside_down(pixels, boxes), labels)
+    return image
 
 
 def _read(source: DetectionSource, row: int) -> Labelled | None:

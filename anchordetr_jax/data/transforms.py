@@ -27,6 +27,8 @@ class Draw:
     """(y, x, h, w) in the image of `pre_size`."""
     erased: tuple[float, float, float, float] | None = None
     """(y, x, h, w) of what is erased at the end, relative to the image."""
+    upside_down: bool = False
+    """Whether the changed image is mirrored, top to bottom."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,6 +45,8 @@ class Draws:
     """int32 [n, 4]; zeros where there is no crop."""
     erased: np.ndarray
     """float [n, 4]; zeros where nothing is erased."""
+    upside_down: np.ndarray
+    """bool [n]"""
 
     def __len__(self) -> int:
         return len(self.size)
@@ -55,11 +59,13 @@ class Draws:
         height, width = self.size[index].tolist()
         flip = bool(self.flip[index])
         erased = tuple(self.erased[index].tolist()) if self.erased[index].any() else None
+        upside_down = bool(self.upside_down[index])
         if not self.pre_size[index].any():
-            return Draw((height, width), flip, erased=erased)
+            return Draw((height, width), flip, erased=erased, upside_down=upside_down)
         pre_height, pre_width = self.pre_size[index].tolist()
         y, x, crop_height, crop_width = self.crop[index].tolist()
-        return Draw((height, width), flip, (pre_height, pre_width), (y, x, crop_height, crop_width), erased)
+        crop = (y, x, crop_height, crop_width)
+        return Draw((height, width), flip, (pre_height, pre_width), crop, erased, upside_down)
 
 
 def resized_sizes(sizes: np.ndarray, short_side: np.ndarray | int, max_size: int | None = None) -> np.ndarray:
@@ -100,6 +106,7 @@ def draw_augmentations(uniforms: np.ndarray, sizes: np.ndarray, config: AugmentC
         pre_size=np.where(cropped, pre_size, 0),
         crop=np.where(cropped, np.concatenate([corner, crop_size], axis=1), 0),
         erased=np.zeros((len(sizes), 4)),
+        upside_down=np.zeros(len(sizes), bool),
     )
 
 
@@ -107,7 +114,14 @@ def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
     """The changes that evaluation makes to n images of the given sizes: one resize."""
     n = len(sizes)
     resized = resized_sizes(np.asarray(sizes), config.eval_size, config.max_size)
-    return Draws(resized, np.zeros(n, bool), np.zeros((n, 2), np.int32), np.zeros((n, 4), np.int32), np.zeros((n, 4)))
+    return Draws(
+        size=resized,
+        flip=np.zeros(n, bool),
+        pre_size=np.zeros((n, 2), np.int32),
+        crop=np.zeros((n, 4), np.int32),
+        erased=np.zeros((n, 4)),
+        upside_down=np.zeros(n, bool),
+    )
 
 
 def apply_draw(
@@ -142,6 +156,13 @@ def apply_draw(
 def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
     """Boxes [m, 4] (xyxy in pixels) after an image of the given width is mirrored, left to right."""
     return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], boxes.dtype) + np.array([width, 0, width, 0], boxes.dtype)
+
+
+def turn_upside_down(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An image (uint8 [h, w, 3]) and its boxes [m, 4] (xyxy in pixels), mirrored, top to bottom."""
+    height = len(image)
+    mirrored = boxes[:, [0, 3, 2, 1]] * np.array([1, -1, 1, -1], boxes.dtype)
+    return image[::-1], mirrored + np.array([0, height, 0, height], boxes.dtype)
 
 
 def relative_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

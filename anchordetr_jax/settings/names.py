@@ -8,6 +8,7 @@ from anchordetr_jax.errors import UserError
 
 OTHER_NAMES = {
     "augment.flip_probability": "flip fliplr hflip random_flip",
+    "augment.vertical_flip_probability": "flipud vertical_flip vflip",
     "augment.max_size": "max_input_size max_size_train max_size_test test_max_size",
     "augment.train_sizes": "imgsz img_size image_size input_size min_size min_size_train resolution scales size",
     "data.num_workers": "workers n_workers dataloader_num_workers",

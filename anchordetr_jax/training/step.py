@@ -45,8 +45,8 @@ def make_train_step(
         optimizer: the update rule.
         config: settings of matcher and losses; `train.accumulate`, the number of parts in which a device computes its
             images; `train.ema_decay` and `train.ema_warmup`, of the moving average, if the state has one;
-            `train.denoising_groups` and the photometric jitter of `augment`, whose random numbers follow from
-            `train.seed` and the step.
+            `train.denoising_groups` and `train.denoising_negatives`; and the photometric jitter of `augment`. Random
+            numbers follow from `train.seed` and the step.
         mesh: the devices.
         state: a state, or an abstract one. The step keeps its shardings.
 
@@ -185,7 +185,8 @@ def _sums(model: Any, config: Config, batch: Batch, num_boxes: jax.Array, step: 
     loss = total_loss(losses, config.loss)
     last = {f"loss/{name}": losses[name][-1] for name in ("class", "box", "giou")}
     if groups := config.train.denoising_groups:
-        shifts = denoising_shifts(config.train.seed, step, rows, groups, batch.labels.shape[1])
+        negatives = config.train.denoising_negatives
+        shifts = denoising_shifts(config.train.seed, step, rows, groups, batch.labels.shape[1], negatives=negatives)
         near = model.decode(features, grid, denoising_queries(model, targets, shifts))
         of_near = denoising_losses(
             near, targets, groups, num_boxes=num_boxes, config=config.loss, image_weights=weights

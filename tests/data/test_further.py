@@ -1,4 +1,4 @@
-"""Mosaics, large-scale jitter and random erasing: boxes stay around their objects, and a plan needs the seed alone."""
+"""Augmentations beyond DETR's: boxes stay around their objects, and a plan needs the seed alone."""
 
 import dataclasses
 import json
@@ -67,7 +67,12 @@ def planned(epoch: int, *, seed: int = 7, **changes: Any) -> EpochPlan:
     return plan_epoch(SIZES, seed=seed, epoch=epoch, epochs=Epochs(COUNT, BATCH), augment=augment, buckets=buckets)
 
 
-ALL: dict[str, Any] = {"mosaic_probability": 0.5, "scale_jitter_probability": 0.5, "erase_probability": 0.5}
+ALL: dict[str, Any] = {
+    "mosaic_probability": 0.5,
+    "scale_jitter_probability": 0.5,
+    "erase_probability": 0.5,
+    "vertical_flip_probability": 0.5,
+}
 
 
 def test_the_seed_and_the_epoch_decide_everything() -> None:
@@ -80,6 +85,16 @@ def test_the_seed_and_the_epoch_decide_everything() -> None:
         assert (getattr(one.draws, name) != getattr(other.draws, name)).any()
     assert (one.mosaics.partners == same.mosaics.partners).all()
     assert (one.mosaics.uniforms != other.mosaics.uniforms).any()
+
+
+def test_half_of_the_images_are_turned_upside_down_and_nothing_else_changes() -> None:
+    changes = {"scale_jitter_probability": 0.5}
+    plain, turned = planned(3, **changes), planned(3, **changes, vertical_flip_probability=0.5)
+    assert not plain.draws.upside_down.any()
+    assert 0.25 < turned.draws.upside_down.mean() < 0.75
+    assert (plain.rows == turned.rows).all()
+    for name in ("size", "flip", "crop"):
+        assert (getattr(plain.draws, name) == getattr(turned.draws, name)).all()
 
 
 def test_with_them_off_the_plan_has_none_of_them() -> None:

@@ -13,6 +13,7 @@ from anchordetr_jax.data.transforms import (
     flip_boxes,
     relative_boxes,
     resized_sizes,
+    turn_upside_down,
 )
 
 SMALL = AugmentConfig(
@@ -148,6 +149,15 @@ def test_a_flip_mirrors_pixels_and_boxes() -> None:
     assert (flipped == image[:, ::-1]).all()
     assert boxes.tolist() == [[3, 0, 5, 2]]
     assert flip_boxes(boxes, 6).tolist() == [[1, 0, 3, 2]]
+
+
+def test_an_image_that_is_turned_upside_down_keeps_its_object_in_the_box():
+    image = np.zeros((6, 4, 3), np.uint8)
+    image[1:3, 0:2] = 255
+    turned, boxes = turn_upside_down(image, np.array([[0, 1, 2, 3]], np.float32))
+    assert boxes.tolist() == [[0, 3, 2, 5]]
+    assert (turned[3:5, 0:2] == 255).all()
+    assert turned.sum() == image.sum()
 
 
 def test_a_crop_clips_boxes_and_drops_those_outside() -> None:

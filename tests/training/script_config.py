@@ -35,6 +35,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.mosaic_epochs = 6
     config.augment.scale_jitter_probability = 0.5
     config.augment.erase_probability = 0.3
+    config.augment.vertical_flip_probability = 0.5
     config.augment.brightness = 0.3
     config.augment.contrast = 0.3
     config.augment.saturation = 0.3
@@ -49,6 +50,7 @@ def get_config() -> ml_collections.ConfigDict:
     train.epochs = 8
     train.batch_size = 4
     train.denoising_groups = 2
+    train.denoising_negatives = True
     train.ema_decay = 0.9
     train.ema_warmup = 1
     train.log_every = 1

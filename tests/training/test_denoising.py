@@ -25,7 +25,12 @@ GROUPS = 3
 COUNTS = [3, 0, 2]
 VARIANTS: dict[str, dict[str, Any]] = {
     "kernels": {"kernels": "cpu"},
-    "standard_levels3": {"attention": "standard", "num_feature_levels": 3, "kernels": "none", "num_patterns": 2},
+    "negatives_standard_levels3": {
+        "attention": "standard",
+        "num_feature_levels": 3,
+        "kernels": "none",
+        "num_patterns": 2,
+    },
 }
 
 
@@ -40,8 +45,16 @@ def targets(rows: int = 3, fill: float = 0.5) -> Targets:
     return Targets(jnp.asarray(boxes), jnp.asarray(labels), jnp.asarray(COUNTS, jnp.int32))
 
 
-def shifts(step: int = 5, rows: tuple[int, ...] = (7, 8, 9), max_boxes: int = 3, seed: int = 42) -> jax.Array:
-    return denoising_shifts(seed, jnp.asarray(step), jnp.asarray(rows, jnp.int32), GROUPS, max_boxes)
+def shifts(
+    step: int = 5,
+    rows: tuple[int, ...] = (7, 8, 9),
+    max_boxes: int = 3,
+    seed: int = 42,
+    *,
+    negatives: bool = False,
+) -> jax.Array:
+    images = jnp.asarray(rows, jnp.int32)
+    return denoising_shifts(seed, jnp.asarray(step), images, GROUPS, max_boxes, negatives=negatives)
 
 
 def random_detector(**settings: Any) -> tuple[Callable[[Any], Any], dict[str, jax.Array]]:
@@ -85,6 +98,44 @@ def test_places_cover_four_tenths_of_the_object_and_no_more(x64: None) -> None:
     np.testing.assert_allclose(anchors[0, 1], first[:, :2] + 0.4 * first[:, 2:] / 2, rtol=1e-5)
 
 
+def test_negatives_are_farther_from_their_objects_and_leave_the_other_queries_where_they_were() -> None:
+    rows = tuple(range(200))
+    both = np.asarray(shifts(rows=rows, negatives=True))
+    assert both.shape == (200, GROUPS, 6, 2)
+    near, far = both[:, :, :3], both[:, :, 3:]
+    np.testing.assert_array_equal(near, shifts(rows=rows))
+    assert 1 <= np.abs(far).min() < 1.01
+    assert 1.99 < np.abs(far).max() <= 2
+    assert 0.4 < (far > 0).mean() < 0.6
+    np.testing.assert_array_equal(shifts(rows=rows, max_boxes=5, negatives=True)[:, :, 5:8], far)
+
+
+def test_negatives_have_no_class_and_no_box(x64: None) -> None:
+    rng = np.random.default_rng(1)
+    logits, boxes = rng.normal(size=(2, 3, GROUPS, 6, 3)), rng.uniform(0.2, 0.6, (2, 3, GROUPS, 6, 4))
+    losses_of = jax.jit(
+        lambda logits, boxes: denoising_losses(
+            Predictions(logits.reshape(2, 3, -1, 3), boxes.reshape(2, 3, -1, 4)),
+            targets(),
+            GROUPS,
+            num_boxes=jnp.asarray(5),
+            config=LossConfig(),
+            image_weights=jnp.ones(3),
+        )
+    )
+    both = losses_of(jnp.asarray(logits), jnp.asarray(boxes))
+    elsewhere, silent, louder = boxes.copy(), logits.copy(), logits.copy()
+    elsewhere[..., 3:, :] = 0.1
+    silent[..., 3:, :] = -1e4
+    louder[..., 3:, :] += 1
+    for name, value in losses_of(jnp.asarray(logits), jnp.asarray(elsewhere)).items():
+        np.testing.assert_array_equal(value, both[name])
+    alone = losses_of(jnp.asarray(logits[..., :3, :]), jnp.asarray(boxes[..., :3, :]))
+    for name, value in losses_of(jnp.asarray(silent), jnp.asarray(boxes)).items():
+        np.testing.assert_allclose(value, alone[name], rtol=LOSS64_RELATIVE)
+    assert (losses_of(jnp.asarray(louder), jnp.asarray(boxes))["class"] > both["class"]).all()
+
+
 def test_each_group_has_one_pattern(x64: None) -> None:
     merge, arrays = random_detector(num_patterns=2)
     queries = jax.jit(lambda arrays, *given: denoising_queries(merge(arrays), *given))
@@ -97,6 +148,7 @@ def test_each_group_has_one_pattern(x64: None) -> None:
 def test_padding_of_images_and_targets_changes_nothing(variant: str, x64: None) -> None:
     """Neither losses nor, with kernels, gradients; images without objects keep both finite."""
     merge, arrays = random_detector(**VARIANTS[variant])
+    negatives = variant.startswith("negatives")
 
     @functools.partial(jax.jit, static_argnums=1)
     def learn(arrays: dict[str, jax.Array], shape: tuple[int, int], given: Targets, moved: jax.Array) -> Any:
@@ -111,8 +163,8 @@ def test_padding_of_images_and_targets_changes_nothing(variant: str, x64: None) 
 
         return jax.value_and_grad(loss)(arrays) if variant == "kernels" else (loss(arrays), {})
 
-    loss, gradients = learn(arrays, (2, 3), targets(), shifts())
-    same, same_gradients = learn(arrays, (4, 5), targets(5, np.nan), shifts(max_boxes=5))
+    loss, gradients = learn(arrays, (2, 3), targets(), shifts(negatives=negatives))
+    same, same_gradients = learn(arrays, (4, 5), targets(5, np.nan), shifts(max_boxes=5, negatives=negatives))
     assert float(loss) == pytest.approx(float(same), rel=LOSS64_RELATIVE)
     assert float(loss) > 0
     for path, gradient in gradients.items():

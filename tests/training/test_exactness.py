@@ -24,7 +24,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "official": {},
     "extended": {
         "optimizer": {"name": "muon", "learning_rate": 3e-3},
-        "train": {"denoising_groups": 2},
+        "train": {"denoising_groups": 2, "denoising_negatives": True},
         "augment": {"contrast": 0.4, "hue": 0.1},
     },
 }

@@ -87,6 +87,7 @@ def test_images_from_one_distance_keep_their_scale() -> None:
     varied, _ = fitted(CPU, Squares(50, 60, 180))
     assert len(varied.augment.train_sizes) > 1
     assert varied.augment.scale_jitter_min < 0.9
+    assert steady.augment.vertical_flip_probability > varied.augment.vertical_flip_probability == 0
 
 
 def test_classes_of_different_sizes_may_each_have_one_size() -> None:

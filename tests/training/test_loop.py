@@ -108,7 +108,7 @@ def test_a_run_that_is_stopped_and_resumed_ends_like_one_that_is_not(
 
 def test_beyond_the_official_recipe_a_resumed_run_also_ends_like_one_that_was_not_stopped(tmp_path: Path) -> None:
     extended = dataclasses.replace(
-        settings(ema_decay=0.9, denoising_groups=2),
+        settings(ema_decay=0.9, denoising_groups=2, denoising_negatives=True),
         optimizer=dataclasses.replace(CONFIG.optimizer, name="muon", schedule="cosine"),
         augment=dataclasses.replace(CONFIG.augment, brightness=0.4, saturation=0.4),
     )
