@@ -88,7 +88,7 @@ def test_the_seed_and_the_epoch_decide_everything() -> None:
 
 
 def test_half_of_the_images_are_turned_upside_down_and_nothing_else_changes() -> None:
-    changes = {"scale_jitter_probability": 0.5}
+    changes: dict[str, Any] = {"scale_jitter_probability": 0.5}
     plain, turned = planned(3, **changes), planned(3, **changes, vertical_flip_probability=0.5)
     assert not plain.draws.upside_down.any()
     assert 0.25 < turned.draws.upside_down.mean() < 0.75
