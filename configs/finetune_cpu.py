@@ -38,7 +38,6 @@ def get_config() -> ml_collections.ConfigDict:
     # Gradients of depthwise kernels take as long as all others of the backbone together.
     config.optimizer.freeze = (r"backbone/(stem|layer1|layer2)/.*", r"backbone/.*/depthwise_conv/.*")
     config.train.denoising_groups = 4
-    config.train.denoising_negatives = True
     config.train.batch_size = 8  # The default, which `fit` may change.
     config.eval.batch_size = 8
     return config

@@ -24,7 +24,7 @@ CELLS = 2.0
 """The side of small objects (`small_object`), in feature cells, that the image size aims at."""
 RARE = 10
 """Classes with fewer objects do not decide what a small object is."""
-CPU_PIXELS = 8.5e8
+CPU_PIXELS = 8e8
 """Pixels, with padding, that the small detector trains on in about 15 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""
@@ -213,6 +213,9 @@ def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     few, why = _amount(dataset)
     crowded = float(dataset.box_counts.mean()) > CROWDED
     each = f"because images have {dataset.box_counts.mean():.1f} objects each." if few else why
+    if config.fit == "cpu" and few and crowded:
+        yield Choice("train.denoising_negatives", True, "so that fewer of many objects are found twice.")
+        yield Choice("optimizer.weight_decay", 0.1, "so that few images are not learned by heart.")
     yield Choice("augment.mosaic_probability", 0.3 if few and not crowded else 0.0, each)
     if few and not crowded:
         last = max(1, round(0.7 * config.train.epochs))

@@ -161,6 +161,16 @@ def test_few_images_get_other_colours_and_mosaics_that_end_before_the_run() -> N
     assert few.augment.brightness > many.augment.brightness == 0
 
 
+def test_negatives_and_weight_decay_are_for_few_images_with_many_objects() -> None:
+    dataset = Squares(50, 60, 180)
+    single, _ = fitted(CPU, dataset)
+    assert not single.train.denoising_negatives
+    dataset.box_counts[:] = 10
+    crowded, _ = fitted(CPU, dataset)
+    assert crowded.train.denoising_negatives
+    assert crowded.optimizer.weight_decay > single.optimizer.weight_decay
+
+
 def test_images_with_many_objects_do_not_become_mosaics() -> None:
     dataset = Squares(100, 20)
     dataset.box_counts[:] = 12
