@@ -153,8 +153,8 @@ def _scales(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         yield Choice("augment.train_sizes", (usual,), why)
         yield Choice("augment.scale_jitter_min", 0.9, why)
         yield Choice("augment.scale_jitter_max", 1.3, "so that random parts of images are shown.")
-        flipped = 0.5 if _amount(dataset)[0] else 0.0
-        yield Choice("augment.vertical_flip_probability", flipped, "because such images often have no upper side.")
+        if _amount(dataset)[0]:
+            yield Choice("augment.vertical_flip_probability", 0.5, "because such images often have no upper side.")
     else:
         smallest = round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32
         yield Choice("augment.train_sizes", tuple(range(smallest, usual + 1, 32)), "up to the size of evaluation.")
