@@ -29,12 +29,14 @@ class TrainScript:
     environment: Mapping[str, str]
     config: str = "script_config"
     """Which of the settings files beside this one."""
+    flags: tuple[str, ...] = ()
+    """That come before those of a run."""
 
     def start(self, workdir: Path, *flags: str, **variables: str) -> Process:
         """Begins a run, or goes on with it. `variables`: of the environment, besides."""
         command = ["scripts/train.py", "--config", f"tests/training/{self.config}.py"]
         return start(
-            [*command, f"--config.data.root={self.data}", "--workdir", str(workdir), *flags],
+            [*command, f"--config.data.root={self.data}", "--workdir", str(workdir), *self.flags, *flags],
             REPOSITORY,
             {**self.environment, "PYTHONPATH": str(REPOSITORY), **variables},
         )
@@ -168,8 +170,12 @@ def script(folder: Path, script_environment: dict[str, str]) -> TrainScript:
 
 @pytest.fixture
 def whole_run(folder: Path, script: TrainScript) -> Path:
-    """Workdir of a run that nothing disturbed; the first test that asks for it makes it."""
-    workdir = folder / "whole"
+    """Workdir of a run that nothing disturbed."""
+    return made_once(folder / "whole", script)
+
+
+def made_once(workdir: Path, script: TrainScript) -> Path:
+    """The workdir of a whole run; the first test that asks for it makes it."""
     if not workdir.exists():
         assert script.run(workdir).status == 0
     return workdir

@@ -1,5 +1,10 @@
-"""scripts/train.py stopped by whatever may stop it: killed, asked, out of disk, its checkpoints damaged."""
+"""scripts/train.py stopped by whatever may stop it: killed, asked, out of disk, its checkpoints damaged.
 
+Runs that are killed or asked to stop train the network. What a disk or a damaged file does to a run is the same for
+every network, so there it is the stand-in, which is traced and loaded in a third of the time.
+"""
+
+import dataclasses
 import random
 import resource
 import shutil
@@ -21,6 +26,7 @@ from tests.training.script import (
     ended,
     folder,
     half_written,
+    made_once,
     resize,
     script,
     small_disk,
@@ -38,6 +44,20 @@ pytestmark = pytest.mark.processes
 
 ONE_SAVE = "--config.train.checkpoint_every=1000"
 """For runs of which only the last checkpoint is looked at: a save takes as long as four steps."""
+
+
+@pytest.fixture
+def stand_in(script: TrainScript) -> TrainScript:
+    """The command with the stand-in for the network. It saves as often."""
+    return dataclasses.replace(
+        script, config="stand_in_config", flags=(f"--config.train.checkpoint_every={CHECKPOINT_EVERY}",)
+    )
+
+
+@pytest.fixture
+def whole_stand_in(folder: Path, stand_in: TrainScript) -> Path:
+    """As `whole_run`."""
+    return made_once(folder / "whole_stand_in", stand_in)
 
 
 def assert_ended_like(workdir: Path, whole_run: Path, end: Ended) -> None:
@@ -61,17 +81,17 @@ def test_a_run_that_is_killed_and_resumed_ends_like_a_whole_run(
 
 
 def test_a_run_that_is_killed_in_a_save_names_the_half_written_checkpoint_and_ends_like_a_whole_run(
-    script: TrainScript, whole_run: Path, tmp_path: Path
+    stand_in: TrainScript, whole_stand_in: Path, tmp_path: Path
 ) -> None:
-    process = script.start(tmp_path)
+    process = stand_in.start(tmp_path)
     wait_until(lambda: stopped_in_a_save(process, tmp_path), process)
     process.kill()
     assert ended(process).status == -signal.SIGKILL
     (left,) = half_written(tmp_path)
-    end = script.run(tmp_path, ONE_SAVE)
+    end = stand_in.run(tmp_path, ONE_SAVE)
     assert f"Checkpoint {left} was only half written and is ignored." in "".join(end.errors)
     assert not left.exists()
-    assert_ended_like(tmp_path, whole_run, end)
+    assert_ended_like(tmp_path, whole_stand_in, end)
 
 
 def test_a_run_that_is_asked_to_stop_saves_and_ends_like_a_whole_run(
@@ -92,9 +112,9 @@ def test_a_run_that_is_asked_to_stop_saves_and_ends_like_a_whole_run(
 
 
 def test_damaged_checkpoints_are_named_and_renamed_and_the_last_sound_one_is_used(
-    script: TrainScript, whole_run: Path, tmp_path: Path
+    stand_in: TrainScript, whole_stand_in: Path, tmp_path: Path
 ) -> None:
-    shutil.copytree(whole_run, tmp_path, dirs_exist_ok=True)
+    shutil.copytree(whole_stand_in, tmp_path, dirs_exist_ok=True)
     sound, cut, altered, lost = checkpoints(tmp_path)
     damaged = {step: largest_file(checkpoint(tmp_path, step)) for step in (cut, altered, lost)}
     contents = {step: path.read_bytes() for step, path in damaged.items()}
@@ -104,7 +124,7 @@ def test_damaged_checkpoints_are_named_and_renamed_and_the_last_sound_one_is_use
     damaged[altered].write_bytes(contents[altered][:middle] + changed + contents[altered][middle + 1 :])
     damaged[lost].unlink()
 
-    end = script.run(tmp_path, ONE_SAVE)
+    end = stand_in.run(tmp_path, ONE_SAVE)
     for step, problem in ((lost, "missing"), (altered, "altered"), (cut, "altered")):
         name = damaged[step].relative_to(checkpoint(tmp_path, step))
         how = f"is damaged ({name} {'is' if step == lost else 'was'} {problem}): the one before it is used."
@@ -112,7 +132,7 @@ def test_damaged_checkpoints_are_named_and_renamed_and_the_last_sound_one_is_use
         assert [warning in line for line in end.errors].count(True) == 1, end.errors
         assert (tmp_path / f"checkpoints/damaged-{step}").is_dir()
     assert f"Continuing from step {sound} " in end.output
-    assert_ended_like(tmp_path, whole_run, end)
+    assert_ended_like(tmp_path, whole_stand_in, end)
 
 
 def largest_file(folder: Path) -> Path:
@@ -121,33 +141,33 @@ def largest_file(folder: Path) -> Path:
 
 
 def test_a_second_run_in_the_same_workdir_is_refused_and_the_first_one_ends_well(
-    script: TrainScript, whole_run: Path, tmp_path: Path
+    stand_in: TrainScript, whole_stand_in: Path, tmp_path: Path
 ) -> None:
     """In a folder whose name looks like a pattern: checkpoints are complete there too."""
     workdir = tmp_path / "exp[1]*?"
-    first = script.start(workdir, ONE_SAVE)
+    first = stand_in.start(workdir, ONE_SAVE)
     wait_until(lambda: (workdir / "running.json").exists(), first)
-    second = script.run(workdir)
+    second = stand_in.run(workdir)
     assert second.status == 1
     (sentence,) = second.errors
     assert f"Error: Another run trains in {workdir}: process {first.pid} on " in sentence
     assert "last sign of life" in sentence
-    assert_ended_like(workdir, whole_run, ended(first))
+    assert_ended_like(workdir, whole_stand_in, ended(first))
     assert not (workdir / "running.json").exists()
-    assert "This run is finished" in script.run(workdir).output
+    assert "This run is finished" in stand_in.run(workdir).output
 
 
 @pytest.fixture
-def disk(tmp_path: Path, whole_run: Path) -> Iterator[Path]:
+def disk(tmp_path: Path, whole_stand_in: Path) -> Iterator[Path]:
     """With room for two checkpoints and a half."""
-    with small_disk(tmp_path / "disk", bytes_on_disk(checkpoint(whole_run, STEPS)) * 5 // 2) as made:
+    with small_disk(tmp_path / "disk", bytes_on_disk(checkpoint(whole_stand_in, STEPS)) * 5 // 2) as made:
         yield made
 
 
 def test_a_full_disk_gives_one_sentence_and_the_run_continues_when_there_is_room(
-    script: TrainScript, whole_run: Path, disk: Path
+    stand_in: TrainScript, whole_stand_in: Path, disk: Path
 ) -> None:
-    end = script.run(disk)
+    end = stand_in.run(disk)
     last = checkpoints(disk)[-1]
     assert end.errors == (
         f"Error: Checkpoint {checkpoint(disk, last + CHECKPOINT_EVERY)} could not be written (No space left on "
@@ -155,17 +175,17 @@ def test_a_full_disk_gives_one_sentence_and_the_run_continues_when_there_is_room
     )
     assert end.status == 1
     resize(disk, 10**8)
-    end = script.run(disk, ONE_SAVE)
+    end = stand_in.run(disk, ONE_SAVE)
     assert f"Continuing from step {last} " in end.output
-    assert_ended_like(disk, whole_run, end)
+    assert_ended_like(disk, whole_stand_in, end)
 
 
-def test_a_quota_on_file_size_gives_one_sentence(script: TrainScript, whole_run: Path, tmp_path: Path) -> None:
+def test_a_quota_on_file_size_gives_one_sentence(stand_in: TrainScript, whole_stand_in: Path, tmp_path: Path) -> None:
     """As with a quota; no root is needed to try it."""
-    keep_one_checkpoint(whole_run, tmp_path)
+    keep_one_checkpoint(whole_stand_in, tmp_path)
     (good,) = checkpoints(tmp_path)
     limit = largest_file(checkpoint(tmp_path, good)).stat().st_size - 1000
-    process = script.start(tmp_path)
+    process = stand_in.start(tmp_path)
     resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, limit))
     end = ended(process)
     assert end.status == 1
@@ -176,21 +196,23 @@ def test_a_quota_on_file_size_gives_one_sentence(script: TrainScript, whole_run:
 
 
 def test_steps_without_a_finite_loss_end_the_run_and_the_good_checkpoint_is_kept(
-    script: TrainScript, whole_run: Path, tmp_path: Path
+    stand_in: TrainScript, whole_stand_in: Path, tmp_path: Path
 ) -> None:
-    keep_one_checkpoint(whole_run, tmp_path)
+    keep_one_checkpoint(whole_stand_in, tmp_path)
     (good,) = checkpoints(tmp_path)
     ruinous = ("--config.optimizer.learning_rate=1e38", "--config.optimizer.clip_norm=0")
-    end = script.run(tmp_path, *ruinous, "--config.train.keep_checkpoints=1")
+    end = stand_in.run(tmp_path, *ruinous, "--config.train.keep_checkpoints=1")
     for step in (good + 2, good + 3, good + 4):
-        assert f"Step {step}: loss nan, gradient norm nan; the step is refused. Its images: {script.data}" in end.output
+        assert (
+            f"Step {step}: loss nan, gradient norm nan; the step is refused. Its images: {stand_in.data}" in end.output
+        )
     assert end.errors == (
         f"Error: Loss or gradient was not finite in 3 steps in a row, up to step {good + 4}: lower "
         "optimizer.learning_rate, or look at the images of these steps (named above); the last checkpoint is kept.",
     )
     assert end.status == 1
     assert checkpoints(tmp_path) == [good]
-    assert_ended_like(tmp_path, whole_run, script.run(tmp_path, ONE_SAVE))
+    assert_ended_like(tmp_path, whole_stand_in, stand_in.run(tmp_path, ONE_SAVE))
 
 
 def keep_one_checkpoint(whole_run: Path, workdir: Path) -> None:
