@@ -16,7 +16,7 @@ PARTS = ("anchordetr_jax", "configs", "pyproject.toml", "setup.py", "README.md",
 """What the wheel is made of."""
 
 TINY = ROOT / "tests" / "training" / "script_config.py"
-"""An experiment file of one's own. Other tests have compiled what it trains, if the data set is the same."""
+"""An experiment file of one's own. Other tests have compiled what it trains, if data set and epochs are the same."""
 
 WHOLE_WAY = """
 from pathlib import Path
@@ -24,7 +24,7 @@ import anchordetr_jax
 from anchordetr_jax.commands import main
 from anchordetr_jax.experiments import find_experiment
 
-few = ["--config.train.epochs=1", "--config.augment.eval_size=32", "--config.train.evaluate_every=1"]
+few = ["--config.train.checkpoint_every=16", "--config.augment.eval_size=32", "--config.train.evaluate_every=8"]
 small = ["--short-side", "32", "40", "--max-side", "48", "--processes", "1"]
 assert main(["shapes", "data", "--train", "8", "--val", "1", *small]) == 0
 assert main(["inspect", "data"]) == 0

@@ -17,6 +17,7 @@ EPOCHS = 1
 DRAWN = {"train_images": 8, "val_images": 2}
 SETTINGS = {"augment.train_sizes": (32,), "eval_size": 32, "max_size": 48, "evaluate_every": 1, "tensorboard": False}
 SETTINGS |= {"denoising_groups": 0, "optimizer.name": "adamw", "backbone": "compact", "init_from": "", "freeze": ()}
+SETTINGS |= {"num_anchors": 8, "hidden_dim": 32, "num_heads": 2, "ffn_dim": 32, "decoder_layers": 1}
 """
 
 
