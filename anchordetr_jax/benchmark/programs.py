@@ -27,10 +27,16 @@ class Program(NamedTuple):
 
     start: Callable[[], Any]
     """Runs it once. On an accelerator it returns before the result is there."""
-    flops: float
+    count_flops: Callable[[], float]
+    """Gives `flops`. A network with kernels is traced once more for it, so only those who ask wait for it."""
     temporary_bytes: int
     argument_bytes: int
     compile_seconds: float
+
+    @property
+    def flops(self) -> float:
+        """XLA's count of its floating-point operations."""
+        return self.count_flops()
 
     def run(self, times: int = 1) -> Any:
         """Runs it once, or `times` times one after the other, and waits for the last result."""
@@ -44,8 +50,8 @@ def forward_program(
 ) -> Program:
     """From uint8 pixels to the logits and boxes of all decoder layers. `options` are more options of the compiler."""
     arguments = jax.device_put((dict(variables), batch.images, batch.image_sizes))
-    compiled, seconds, flops = _compile(jitted_forward, config, arguments, options)
-    return _program(lambda: compiled(*arguments), compiled, seconds, flops)
+    compiled, seconds, count_flops = _compile(jitted_forward, config, arguments, options)
+    return _program(lambda: compiled(*arguments), compiled, seconds, count_flops)
 
 
 def train_program(
@@ -67,7 +73,7 @@ def train_program(
         return make_train_step(definition_of(config.model), optimizer, config, mesh, state)
 
     arguments = state, on_device
-    compiled, seconds, flops = _compile(train_step, config, arguments, options)
+    compiled, seconds, count_flops = _compile(train_step, config, arguments, options)
     del arguments  # The first step takes over the memory of this state.
 
     def start() -> Any:
@@ -75,7 +81,7 @@ def train_program(
         state, metrics = compiled(state, on_device)
         return state, metrics
 
-    return _program(start, compiled, seconds, flops)
+    return _program(start, compiled, seconds, count_flops)
 
 
 def matching_program(config: MatcherConfig, logits: np.ndarray, boxes: np.ndarray, targets: Targets) -> Program:
@@ -84,7 +90,8 @@ def matching_program(config: MatcherConfig, logits: np.ndarray, boxes: np.ndarra
     start = time.perf_counter()
     lowered = jax.jit(functools.partial(match, config=config)).lower(*arguments)
     compiled = lowered.compile()
-    return _program(lambda: compiled(*arguments), compiled, time.perf_counter() - start, flops_of(lowered))
+    seconds = time.perf_counter() - start
+    return _program(lambda: compiled(*arguments), compiled, seconds, lambda: flops_of(lowered))
 
 
 def product_flops_per_second(size: int = 2048, dtype: str = "float32") -> float:
@@ -128,18 +135,27 @@ def temporary_bytes(compiled: jax.stages.Compiled) -> int:
 
 def _compile(
     function_of: Callable[[Config], Any], config: Config, arguments: tuple[Any, ...], options: CompilerOptions | None
-) -> tuple[jax.stages.Compiled, float, float]:
-    """The compiled function of these settings, the seconds that it took, and its FLOPs."""
+) -> tuple[jax.stages.Compiled, float, Callable[[], float]]:
+    """The compiled function of these settings, the seconds that it took, and what counts its FLOPs."""
     start = time.perf_counter()
     lowered = function_of(config).lower(*arguments)
     compiled = lowered.compile(compiler_options=options)
     seconds = time.perf_counter() - start
-    if chosen_platform(config.model.kernels, jax.default_backend()) is not None:
-        lowered = function_of(countable(config)).lower(*arguments)
-    return compiled, seconds, flops_of(lowered)
+    # The first run of a training step takes over the memory of its arguments.
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
+
+    @functools.cache
+    def count_flops() -> float:
+        if chosen_platform(config.model.kernels, jax.default_backend()) is None:
+            return flops_of(lowered)
+        return flops_of(function_of(countable(config)).lower(*shapes))
+
+    return compiled, seconds, count_flops
 
 
-def _program(start: Callable[[], Any], compiled: jax.stages.Compiled, seconds: float, flops: float) -> Program:
+def _program(
+    start: Callable[[], Any], compiled: jax.stages.Compiled, seconds: float, count_flops: Callable[[], float]
+) -> Program:
     memory = compiled.memory_analysis()
     assert memory is not None
-    return Program(start, flops, int(memory.temp_size_in_bytes), int(memory.argument_size_in_bytes), seconds)
+    return Program(start, count_flops, int(memory.temp_size_in_bytes), int(memory.argument_size_in_bytes), seconds)

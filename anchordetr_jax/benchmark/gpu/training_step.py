@@ -49,8 +49,8 @@ def measure(settings: Settings, results: Results) -> None:
     peaks = {cell.dtype: product_flops_per_second(sizes.product, cell.dtype) for cell in sizes.train}
     rows: list[dict[str, str | float | None]] = []
 
-    def measure_cell(cell: Cell, name: str) -> None:
-        program = build(settings, cell)
+    def measure_cell(cell: Cell, name: str, program: Program | None = None) -> None:
+        program = program or build(settings, cell)
         program.run()
         timing = time_runs(program.run, sizes)
         row = program_row(name, program, timing, cell.images, peaks[cell.dtype])
@@ -75,14 +75,16 @@ def measure(settings: Settings, results: Results) -> None:
             measure_cell(cell, cell.name)
     with results.measuring(LARGEST):
         base = int(results.content["figures"][f"train: {first.name}: needed bytes"])
-        images = _predicted_batch(settings, first, base)
+        images, built = _predicted_batch(settings, first, base)
         for number in range(TRIES):
+            largest = first._replace(images=images)
             try:
-                measure_cell(first._replace(images=images), f"{first._replace(images=images).name} (largest)")
+                measure_cell(largest, f"{largest.name} (largest)", built)
                 break
             except jax.errors.JaxRuntimeError as error:
                 if not is_out_of_memory(error) or number == TRIES - 1:
                     raise
+                built = None
                 results.note(f"A batch of {images} images does not fit.")
                 images = max(first.images, images - max(1, images // (8 * first.images)) * first.images)
     plot_bars(Path(settings.output) / PICTURE, rows, "images per second")
@@ -144,12 +146,15 @@ def _timing(settings: Settings, program: Program) -> Timing:
     return time_runs(program.run, settings.sizes)
 
 
-def _predicted_batch(settings: Settings, cell: Cell, base: int) -> int:
+def _predicted_batch(settings: Settings, cell: Cell, base: int) -> tuple[int, Program | None]:
     """The largest batch, if memory grows as the compiler says between the cell's batch and twice as many images.
 
     `base`: bytes that the cell itself needs. A device that names no limit (CPU) is taken to hold exactly two batches.
+    With it comes its program, if it had to be compiled for this.
     """
-    double = needed_bytes(build(settings, cell._replace(images=2 * cell.images)))
+    program = build(settings, cell._replace(images=2 * cell.images))
+    double = needed_bytes(program)
     limit = device_bytes("bytes_limit")
     usable = double if limit is None else int(limit * USABLE)
-    return cell.images * max(1, 1 + (usable - base) // max(double - base, 1))
+    images = cell.images * max(1, 1 + (usable - base) // max(double - base, 1))
+    return images, program if images == 2 * cell.images else None
