@@ -6,10 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from anchordetr_jax.model.attention import RowColumnMemory
 from anchordetr_jax.model.valid_area import leading_area
+from tests.arrays import assert_near
 from tests.tolerances import EXACT64
 
 IMAGES, QUERIES, HEADS, SIZE = 2, 150, 2, 16
@@ -41,4 +41,4 @@ def attention_gradients(attend: Callable[..., jax.Array], given: Case) -> list[j
 
 def assert_equal(ours: Any, expected: Any) -> None:
     for mine, other in zip(jax.tree.leaves(ours), jax.tree.leaves(expected), strict=True):
-        assert np.asarray(mine) == pytest.approx(np.asarray(other), abs=EXACT64)
+        assert_near(mine, other, EXACT64)

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from anchordetr_jax.model.anchor_detr import Predictions
+from tests.arrays import assert_near
 from tests.model.conftest import VARIANTS
 from tests.tolerances import CLOSE32, EXACT64
 
@@ -43,7 +44,7 @@ def padded(images, shape, fill=7.0):
 
 def assert_equal(one, other, tolerance):
     for a, b in zip(one, other, strict=True):
-        assert np.asarray(a) == pytest.approx(np.asarray(b), abs=tolerance)
+        assert_near(a, b, tolerance)
 
 
 @pytest.mark.usefixtures("x64")

@@ -2,6 +2,7 @@
 
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -9,8 +10,9 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.kernels import compiler_options
-from anchordetr_jax.kernels.cpu.convolutions import convolution
+from anchordetr_jax.kernels.cpu.convolutions import convolution, convolution3x3_of_float64
 from anchordetr_jax.model import layers
+from tests.arrays import assert_near
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -18,17 +20,24 @@ pytestmark = pytest.mark.usefixtures("x64")
 IMAGES, HEIGHT, WIDTH = 2, 9, 8
 
 
-def assert_same_gradients(kernel_shape: tuple[int, ...], stride: int, dilation: int) -> None:
+def assert_same_gradients(
+    kernel_shape: tuple[int, ...], stride: int, dilation: int, function: Callable[..., jax.Array] = convolution
+) -> None:
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.standard_normal((IMAGES, HEIGHT, WIDTH, kernel_shape[-2])))
     kernel = jnp.asarray(rng.standard_normal(kernel_shape) * math.prod(kernel_shape[:-1]) ** -0.5)
     results = []
-    for function in (convolution, layers.convolution):
-        compute = functools.partial(function, stride=stride, dilation=dilation)
-        result, gradients = jax.vjp(compute, x, kernel)
-        results.append((result, *gradients(jnp.cos(result))))
+    for one in (function, layers.convolution):
+        results.append(with_gradients(x, kernel, functools.partial(one, stride=stride, dilation=dilation)))
     for mine, other in zip(*results, strict=True):
-        assert np.asarray(mine) == pytest.approx(np.asarray(other), abs=EXACT64)
+        assert_near(mine, other, EXACT64)
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def with_gradients(x: jax.Array, kernel: jax.Array, compute: Callable[..., jax.Array]) -> tuple[jax.Array, ...]:
+    """The result, and the gradients of both for a gradient of the result that differs everywhere."""
+    result, gradients = jax.vjp(compute, x, kernel)
+    return result, *gradients(jnp.cos(result))
 
 
 @pytest.mark.parametrize("channels", [(3, 6), (128, 130)], ids=["few channels", "many channels"])
@@ -37,6 +46,11 @@ def test_a_3x3_convolution_and_its_gradients_are_plain_ones(
     stride: int, dilation: int, channels: tuple[int, int]
 ) -> None:
     assert_same_gradients((3, 3, *channels), stride, dilation)
+
+
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (2, 1), (2, 2)])
+def test_a_3x3_convolution_as_one_product_and_its_gradients_are_plain_ones(stride: int, dilation: int) -> None:
+    assert_same_gradients((3, 3, 3, 6), stride, dilation, convolution3x3_of_float64)
 
 
 @pytest.mark.parametrize("stride", [1, 2])

@@ -7,6 +7,7 @@ import pytest
 
 from anchordetr_jax.kernels.cpu.depthwise import depthwise_convolution
 from anchordetr_jax.small_backbones import efficientnet
+from tests.arrays import assert_near
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -19,7 +20,7 @@ def test_values_and_gradients_are_those_of_the_plain_function(size, kernel, stri
     weights = jnp.asarray(rng.standard_normal((kernel, kernel, 1, 4)))
     plain, of_plain = jax.vjp(lambda x, w: efficientnet.depthwise_convolution(x, w, stride), x, weights)
     ours, of_ours = jax.vjp(lambda x, w: depthwise_convolution(x, w, stride), x, weights)
-    assert np.asarray(ours) == pytest.approx(np.asarray(plain), abs=EXACT64)
+    assert_near(ours, plain, EXACT64)
     gradient = jnp.asarray(rng.standard_normal(plain.shape))
     for one, other in zip(of_ours(gradient), of_plain(gradient), strict=True):
-        assert np.asarray(one) == pytest.approx(np.asarray(other), abs=EXACT64)
+        assert_near(one, other, EXACT64)

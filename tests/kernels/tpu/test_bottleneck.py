@@ -13,6 +13,7 @@ from anchordetr_jax.kernels.tpu.bottleneck import bottleneck
 from anchordetr_jax.kernels.tpu.bottleneck_kernel import fits
 from anchordetr_jax.model import resnet
 from anchordetr_jax.model.valid_area import StageArea
+from tests.arrays import assert_near
 from tests.tolerances import EXACT64, GRADIENT64_RELATIVE
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -45,7 +46,7 @@ def test_the_kernel_computes_a_bottleneck(
     computed, expected = bottleneck(block, x, area, interpret=True), resnet.bottleneck(block, x, area)
     if sizes is not None:  # Values in the padding have no meaning.
         computed, expected = area.zero_outside(computed), area.zero_outside(expected)
-    assert np.asarray(computed) == pytest.approx(np.asarray(expected), abs=EXACT64)
+    assert_near(computed, expected, EXACT64)
 
 
 def test_the_gradient_is_that_of_the_plain_bottleneck() -> None:

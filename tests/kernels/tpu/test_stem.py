@@ -12,6 +12,7 @@ from anchordetr_jax.kernels.tpu import stem_kernel
 from anchordetr_jax.kernels.tpu.stem import stem
 from anchordetr_jax.model import resnet
 from anchordetr_jax.model.valid_area import StageArea
+from tests.arrays import assert_near
 from tests.tolerances import EXACT64
 
 pytestmark = pytest.mark.usefixtures("x64")
@@ -40,7 +41,7 @@ def test_the_kernel_computes_the_stem(layer: resnet.Stem, invariant: bool, monke
     images, sizes = batch()
     area = StageArea(sizes if invariant else None).strided(2)
     computed = jax.jit(lambda x: stem(layer, x, area, interpret=True))(images)
-    assert np.asarray(computed) == pytest.approx(np.asarray(resnet.stem(layer, images, area)), abs=EXACT64)
+    assert_near(computed, resnet.stem(layer, images, area), EXACT64)
 
 
 def test_the_gradient_is_that_of_the_plain_stem(layer: resnet.Stem) -> None:
@@ -50,7 +51,7 @@ def test_the_gradient_is_that_of_the_plain_stem(layer: resnet.Stem) -> None:
         jax.jit(jax.grad(lambda x, compute=compute: jnp.sum(jnp.sin(compute(layer, x, area)))))(images)
         for compute in (functools.partial(stem, interpret=True), resnet.stem)
     )
-    assert np.asarray(ours) == pytest.approx(np.asarray(expected), abs=EXACT64)
+    assert_near(ours, expected, EXACT64)
 
 
 @pytest.mark.parametrize("shape", [(8, 9, 14, 3), (4, 32, 24, 3)], ids=["no whole cells", "few images"])
