@@ -214,7 +214,8 @@ def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     crowded = float(dataset.box_counts.mean()) > CROWDED
     each = f"because images have {dataset.box_counts.mean():.1f} objects each." if few else why
     if config.fit == "cpu" and few and crowded:
-        yield Choice("train.denoising_negatives", True, "so that fewer of many objects are found twice.")
+        if config.train.denoising_groups:
+            yield Choice("train.denoising_negatives", True, "so that fewer of many objects are found twice.")
         yield Choice("optimizer.weight_decay", 0.1, "so that few images are not learned by heart.")
     yield Choice("augment.mosaic_probability", 0.3 if few and not crowded else 0.0, each)
     if few and not crowded:

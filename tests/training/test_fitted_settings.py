@@ -163,12 +163,21 @@ def test_few_images_get_other_colours_and_mosaics_that_end_before_the_run() -> N
 
 def test_negatives_and_weight_decay_are_for_few_images_with_many_objects() -> None:
     dataset = Squares(50, 60, 180)
-    single, _ = fitted(CPU, dataset)
+    denoising = dataclasses.replace(CPU, train=TrainConfig(denoising_groups=2))
+    single, _ = fitted(denoising, dataset)
     assert not single.train.denoising_negatives
     dataset.box_counts[:] = 10
-    crowded, _ = fitted(CPU, dataset)
+    crowded, _ = fitted(denoising, dataset)
     assert crowded.train.denoising_negatives
     assert crowded.optimizer.weight_decay > single.optimizer.weight_decay
+
+
+def test_without_denoising_queries_there_are_no_negatives() -> None:
+    dataset = Squares(50, 60, 180)
+    dataset.box_counts[:] = 10
+    config, lines = fitted(CPU, dataset)
+    assert not config.train.denoising_negatives
+    assert not any("denoising_negatives" in line for line in lines)
 
 
 def test_images_with_many_objects_do_not_become_mosaics() -> None:
