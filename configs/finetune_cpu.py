@@ -32,7 +32,7 @@ def get_config() -> ml_collections.ConfigDict:
     model.encoder_layers = 1
     model.decoder_layers = 3
 
-    config.data.num_buckets = 2  # One for lying and one for upright images. Each takes half a minute to compile.
+    config.data.num_buckets = 2  # The default, which `fit` may change.
     config.augment.crop_probability = 0.0
     config.optimizer.name = "muon"
     # Gradients of depthwise kernels take as long as all others of the backbone together.

@@ -163,10 +163,10 @@ def _scales(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 
 
 def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
-    del dataset
     usual = config.augment.eval_size
     if config.fit == "cpu":
         yield Choice("augment.max_size", round(usual * LONG_TO_SHORT), "so that little is padded.")
+        yield _buckets(dataset)
     else:
         yield Choice("augment.max_size", round(usual * 5 / 3), "in the official proportion to the short side.")
         yield Choice(
@@ -174,6 +174,15 @@ def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         )
         yield Choice("augment.crop_min", round(usual * 384 / 800), "as the official one.")
         yield Choice("augment.crop_max", round(usual * 600 / 800), "as the official one.")
+
+
+def _buckets(dataset: DetectionSource) -> Choice:
+    """One bucket for each orientation. On a CPU the train step takes up to a minute to compile for each."""
+    heights, widths = np.asarray(dataset.sizes).T
+    for of_all, orientation in ((heights <= widths, "lie"), (heights >= widths, "are upright")):
+        if of_all.all():
+            return Choice("data.num_buckets", 1, f"because all images {orientation}; each shape takes long to compile.")
+    return Choice("data.num_buckets", 2, "because some images lie and some are upright.")
 
 
 def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
@@ -191,7 +200,8 @@ def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 
 def _evaluations(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     del dataset
-    every = max(1, config.train.epochs // 10)
+    # On a CPU an evaluation takes as long as a third of an epoch.
+    every = max(1, config.train.epochs // (5 if config.fit == "cpu" else 10))
     count = math.ceil(config.train.epochs / every)  # The last epoch always has one.
     yield Choice("train.evaluate_every", every, f"{counted(count, 'evaluation')} in all.")
 

@@ -146,12 +146,32 @@ def test_a_preset_that_fits_leaves_its_choices_open(preset: str) -> None:
     assert not open_settings & set(experiment.given)
 
 
-def test_a_run_of_any_length_has_about_ten_evaluations() -> None:
-    for epochs, every, count in ((1, 1, "1 evaluation"), (20, 2, "10 evaluations"), (57, 5, "12 evaluations")):
-        config = dataclasses.replace(CPU, train=TrainConfig(epochs=epochs))
-        result, lines = fitted(config, Squares(160, 200), "train.epochs")
-        assert result.train.evaluate_every == every
-        assert f"Chosen for this data set: train.evaluate_every={every}, {count} in all." in lines
+@pytest.mark.parametrize(
+    ("config", "epochs", "every", "count"),
+    [
+        (CPU, 1, 1, "1 evaluation"),
+        (CPU, 20, 4, "5 evaluations"),
+        (CPU, 57, 11, "6 evaluations"),
+        (GPU, 20, 2, "10 evaluations"),
+    ],
+)
+def test_a_run_of_any_length_has_a_steady_number_of_evaluations(
+    config: Config, epochs: int, every: int, count: str
+) -> None:
+    config = dataclasses.replace(config, train=TrainConfig(epochs=epochs))
+    result, lines = fitted(config, Squares(160, 200), "train.epochs")
+    assert result.train.evaluate_every == every
+    assert f"Chosen for this data set: train.evaluate_every={every}, {count} in all." in lines
+
+
+def test_images_of_both_orientations_need_two_buckets_on_a_cpu() -> None:
+    dataset = Squares(50, 100)
+    assert fitted(CPU, dataset)[0].data.num_buckets == 1
+    dataset.sizes[:] = [640, 480]
+    assert fitted(CPU, dataset)[0].data.num_buckets == 1
+    dataset.sizes[0] = [480, 640]
+    assert fitted(CPU, dataset)[0].data.num_buckets == 2
+    assert fitted(GPU, dataset)[0].data.num_buckets == GPU.data.num_buckets
 
 
 def test_few_images_get_other_colours_and_mosaics_that_end_before_the_run() -> None:
