@@ -116,10 +116,13 @@ class MatcherConfig:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
-    """Weights of the losses (each is summed over the decoder layers) and the shape of the focal loss."""
+    """Weights of the losses (each is summed over the decoder layers) and the form of the classification loss."""
 
+    classification: Literal["focal", "iou_aware"] = "focal"
+    """The classification loss. `focal`: the score of an object's class shall be 1. `iou_aware`: it shall be the IoU of the
+    predicted box and the object, so that better boxes get higher scores. A `class_weight` of 1 suits it."""
     class_weight: float = 2.0
-    """Weight of the focal loss."""
+    """Weight of the classification loss."""
     box_weight: float = 5.0
     """Weight of the L1 loss of matched boxes."""
     giou_weight: float = 2.0
@@ -127,7 +130,8 @@ class LossConfig:
     focal_alpha: float = 0.25
     """Weight of an object's own class in the focal loss. All other classes have the weight 1 - alpha."""
     focal_gamma: float = 2.0
-    """Exponent of the focal loss. The larger it is, the less a class counts that is already predicted well."""
+    """Exponent of the focal loss. The larger it is, the less a class counts that is already predicted well. In the
+    IoU-aware loss it concerns only classes that are not the object's."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -1,6 +1,7 @@
-"""The set loss: focal classification over all queries, L1 and generalised IoU over matched pairs.
+"""The set loss: classification over all queries, L1 and generalised IoU over matched pairs.
 
-As in DETR (arXiv 2005.12872, section 3.1), with sigmoid focal loss (arXiv 1708.02002) in place of the softmax.
+As in DETR (arXiv 2005.12872, section 3.1), with sigmoid focal loss (arXiv 1708.02002) in place of the softmax; or, as a
+choice, with the IoU-aware loss of Align-DETR (arXiv 2304.07527).
 """
 
 import jax
@@ -9,8 +10,11 @@ from jax import lax
 from jax.typing import ArrayLike
 
 from anchordetr_jax.config import LossConfig
-from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, giou
+from anchordetr_jax.detection.boxes import cxcywh_to_xyxy, giou, iou
 from anchordetr_jax.detection.matching import Targets
+
+IOU_EXPONENT = 0.75
+"""Share of the IoU in the target of the IoU-aware loss. The score has the rest."""
 
 
 def detection_losses(
@@ -32,7 +36,7 @@ def detection_losses(
         matches: int [L, B, N], the query of each target, -1 for none (from `matching.match`).
         num_boxes: the divisor of the sums: the number of boxes of the whole batch, over all devices and accumulated
             parts. At least 1 is used.
-        config: shape of the focal loss.
+        config: form of the classification loss.
         image_weights: float [B], 1 for real images and 0 for fillers, which contribute nothing whatever they contain.
 
     Returns:
@@ -57,10 +61,7 @@ def detection_losses(
     pair_weights = jnp.where(matched, weights[None, :, None], 0)
 
     labels = jnp.broadcast_to(targets.labels[None], matches.shape)
-    class_sum = focal_loss(
-        logits, _label_of_query(matches, matched, labels, queries), alpha=config.focal_alpha, gamma=config.focal_gamma
-    ).sum(axis=(-2, -1))
-
+    overlaps = jnp.zeros(matches.shape, dtype)
     box_sum = jnp.zeros(layers, dtype)
     giou_sum = jnp.zeros(layers, dtype)
     right = jnp.zeros((), jnp.int32)
@@ -71,9 +72,18 @@ def detection_losses(
         true = jnp.where(matched[..., None], targets.boxes.astype(dtype)[None], anywhere)
         box_sum = (jnp.abs(predicted - true).sum(axis=-1) * pair_weights).sum(axis=(1, 2))
         giou_sum = ((1 - giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))) * pair_weights).sum(axis=(1, 2))
+        overlaps = iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
 
         best = jnp.take_along_axis(jnp.argmax(logits[-1], axis=-1), index[-1, ..., 0], axis=1)
         right = ((best == targets.labels) & matched[-1]).sum(dtype=jnp.int32)
+
+    label_of_query = _of_query(matches, matched, labels, queries, none=-1)
+    if config.classification == "iou_aware":
+        overlap_of_query = _of_query(matches, matched, overlaps, queries, none=0)
+        class_losses = iou_aware_loss(logits, label_of_query, overlap_of_query, gamma=config.focal_gamma)
+    else:
+        class_losses = focal_loss(logits, label_of_query, alpha=config.focal_alpha, gamma=config.focal_gamma)
+    class_sum = class_losses.sum(axis=(-2, -1))
 
     return {
         "class": (class_sum * weights[None]).sum(axis=-1) / num_boxes,
@@ -109,8 +119,7 @@ def focal_loss(logits: jax.Array, labels: jax.Array, *, alpha: float, gamma: flo
         alpha: weight of the positive logit; the negative ones weigh 1 - alpha.
         gamma: the focusing parameter, 0 or more: the higher, the less easy logits count.
     """
-    classes = lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1)
-    positive = classes == labels[..., None]
+    positive = _is_class(labels, logits)
     # In logarithms, neither value nor gradient overflows or divides 0 by 0, however large a logit is.
     margin = jnp.where(positive, logits, -logits)
     log_right = jax.nn.log_sigmoid(margin)
@@ -118,12 +127,38 @@ def focal_loss(logits: jax.Array, labels: jax.Array, *, alpha: float, gamma: flo
     return -jnp.where(positive, alpha, 1 - alpha) * jnp.exp(gamma * log_wrong) * log_right
 
 
-def _label_of_query(matches: jax.Array, matched: jax.Array, labels: jax.Array, queries: int) -> jax.Array:
-    """The label [L, B, Q] of the target that each query is matched to, -1 for none.
+def iou_aware_loss(logits: jax.Array, labels: jax.Array, overlaps: jax.Array, *, gamma: float) -> jax.Array:
+    """Cross-entropy of every logit with a target that follows from the predicted box: float [..., K].
+
+    The IoU-aware loss of Align-DETR (arXiv 2304.07527). The target of the positive logit is s^0.25 * u^0.75, where s is
+    its score and u the IoU. So the score comes to rest where it equals the IoU. Negative logits are weighted as in focal
+    loss. Neither the target nor the IoU has a gradient.
+
+    Args:
+        logits: float [..., K].
+        labels: int [...], the class of each; -1 (or any number that is not a class) means none.
+        overlaps: float [...], the IoU of each predicted box and its target. Where there is none it does not count.
+        gamma: the focusing parameter of negative logits, 0 or more.
+    """
+    positive = _is_class(labels, logits)
+    scores = jax.nn.sigmoid(logits)
+    target = lax.stop_gradient(scores ** (1 - IOU_EXPONENT) * overlaps[..., None] ** IOU_EXPONENT)
+    log_score, log_rest = jax.nn.log_sigmoid(logits), jax.nn.log_sigmoid(-logits)
+    positive_loss = -(target * log_score + (1 - target) * log_rest)
+    return jnp.where(positive, positive_loss, -jnp.exp(gamma * log_score) * log_rest)
+
+
+def _is_class(labels: jax.Array, logits: jax.Array) -> jax.Array:
+    """Bool [..., K]: whether this logit is that of the label [...]."""
+    return lax.broadcasted_iota(jnp.int32, logits.shape, logits.ndim - 1) == labels[..., None]
+
+
+def _of_query(matches: jax.Array, matched: jax.Array, values: jax.Array, queries: int, *, none: int) -> jax.Array:
+    """For each query [L, B, Q] the value of the target that it is matched to; `none`, the least of all, without one.
 
     It compares with every target instead of scattering. Images stay independent, so a batch that is split over devices
     needs no communication.
     """
     query_ids = lax.broadcasted_iota(jnp.int32, (*matches.shape, queries), matches.ndim)
     taken = (matches[..., None] == query_ids) & matched[..., None]
-    return jnp.max(jnp.where(taken, labels[..., None], -1), axis=-2, initial=-1)
+    return jnp.max(jnp.where(taken, values[..., None], none), axis=-2, initial=none)

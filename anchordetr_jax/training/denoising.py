@@ -105,7 +105,7 @@ def denoising_losses(
         targets: of the B images.
         groups: the number of groups.
         num_boxes: boxes of the whole batch, over all devices and accumulated parts.
-        config: shape of the focal loss.
+        config: form of the classification loss.
         image_weights: float [B], 1 for real images and 0 for fillers.
     """
     B, N = targets.labels.shape

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from anchordetr_jax.config import LossConfig
-from anchordetr_jax.detection.losses import class_error, detection_losses, focal_loss, total_loss
+from anchordetr_jax.detection.losses import class_error, detection_losses, focal_loss, iou_aware_loss, total_loss
 from anchordetr_jax.detection.matching import Targets
 from tests.tolerances import EXACT64, GRADIENT64_RELATIVE
 
@@ -225,3 +225,50 @@ def test_focal_loss_of_extreme_logits_is_finite_and_so_is_its_gradient(gamma):
     value, gradient = jax.jit(jax.value_and_grad(loss))(jnp.array([-1e4, -200, 200, 1e4], jnp.float32))
     assert np.isfinite(value)
     assert np.isfinite(gradient).all()
+
+
+@law
+@given(score=st.floats(0.01, 0.99))
+def test_the_iou_aware_loss_pulls_the_score_of_an_object_towards_the_iou_of_its_box(score):
+    logit = jnp.log(score / (1 - score))
+
+    def gradient(overlap):
+        return jax.grad(
+            lambda logit: iou_aware_loss(logit[None], jnp.zeros((), int), jnp.asarray(overlap), gamma=2.0).sum()
+        )(logit)
+
+    assert abs(gradient(score)) < GRADIENT64_RELATIVE
+    assert gradient(score - 0.01) > 0 > gradient(score + 0.01)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 2.0])
+def test_other_logits_count_in_the_iou_aware_loss_as_in_focal_loss(gamma):
+    logits = jnp.linspace(-30, 30, 61)[:, None]
+    nothing = jnp.full(61, -1)
+    assert_same(
+        iou_aware_loss(logits, nothing, jnp.full(61, 0.7), gamma=gamma),
+        focal_loss(logits, nothing, alpha=0.0, gamma=gamma),
+    )
+
+
+@pytest.mark.parametrize("overlap", [0.0, 0.5, 1.0])
+def test_the_iou_aware_loss_of_extreme_logits_is_finite_and_so_is_its_gradient(overlap):
+    logits = jnp.array([[-1e30, 1e30], [1e30, -1e30], [-800.0, 800.0], [0.0, 0.0]])
+
+    def total(logits):
+        return iou_aware_loss(logits, jnp.array([0, 0, 0, -1]), jnp.full(4, overlap), gamma=2.0).sum()
+
+    value, gradient = jax.value_and_grad(total)(logits)
+    assert jnp.isfinite(value)
+    assert jnp.isfinite(gradient).all()
+
+
+def test_each_query_is_told_the_iou_of_its_own_box():
+    targets = Targets(jnp.array([[[0.5, 0.5, 0.4, 0.4], [0.2, 0.2, 0.2, 0.2]]]), jnp.array([[1, 0]]), jnp.array([2]))
+    boxes = jnp.array([[[[0.2, 0.2, 0.2, 0.1], [0.9, 0.9, 0.1, 0.1], [0.5, 0.5, 0.4, 0.4]]]])  # IoU 0.5, -, 1
+    logits = jnp.array([[[[0.3, -1.0], [-2.0, 0.1], [0.4, 1.5]]]])
+    matches = jnp.array([[[2, 0]]])
+    config = LossConfig(classification="iou_aware")
+    losses = detection_losses(logits, boxes, targets, matches, num_boxes=2.0, config=config)
+    alone = iou_aware_loss(logits[0, 0], jnp.array([0, -1, 1]), jnp.array([0.5, 0.0, 1.0]), gamma=config.focal_gamma)
+    assert_same(losses["class"], alone.sum()[None] / 2)
