@@ -40,6 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.contrast = 0.3
     config.augment.saturation = 0.3
     config.augment.hue = 0.02
+    config.loss.classification = "iou_aware"
     config.matcher.backend = "device"  # JAX keeps no compiled program that calls the host.
     config.optimizer.name = "muon"
     config.optimizer.schedule = "cosine"

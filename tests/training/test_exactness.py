@@ -25,6 +25,7 @@ RECIPES: dict[str, dict[str, dict[str, Any]]] = {
     "extended": {
         "optimizer": {"name": "muon", "learning_rate": 3e-3},
         "train": {"denoising_groups": 2, "denoising_negatives": True},
+        "loss": {"classification": "iou_aware"},
         "augment": {"contrast": 0.4, "hue": 0.1},
     },
 }
