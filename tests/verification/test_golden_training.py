@@ -4,8 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from anchordetr_jax.kernels.cpu.convolutions import convolution3x3_of_float64
-from anchordetr_jax.model import layers
 from anchordetr_jax.verification.proofs import verify_golden
 from tests.processes import start
 
@@ -25,21 +23,7 @@ sys.exit(None if table.passed else str(table))
 """
 
 
-@pytest.fixture
-def products(monkeypatch):
-    """The plain model's 3x3 convolutions as products: XLA computes those of float64 in plain loops, six times as long.
-
-    tests/kernels/cpu/test_convolutions.py shows that both are the same, with their gradients.
-    """
-    of_xla = layers.convolution_of_xla
-
-    def convolution(x, kernel, stride, dilation):
-        return (convolution3x3_of_float64 if kernel.shape[0] == 3 else of_xla)(x, kernel, stride, dilation)
-
-    monkeypatch.setattr(layers, "convolution_of_xla", convolution)
-
-
-@pytest.mark.usefixtures("x64", "optimized", "products")
+@pytest.mark.usefixtures("x64", "optimized")
 def test_training_of_the_official_code_is_reproduced_by_the_plain_model():
     table = verify_golden(TRAINING, kernels="none")
     assert table.passed, str(table)
