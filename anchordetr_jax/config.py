@@ -119,8 +119,8 @@ class LossConfig:
     """Weights of the losses (each is summed over the decoder layers) and the form of the classification loss."""
 
     classification: Literal["focal", "iou_aware"] = "focal"
-    """The classification loss. `focal`: the score of an object's class shall be 1. `iou_aware`: it shall be the IoU of the
-    predicted box and the object, so that better boxes get higher scores. A `class_weight` of 1 suits it."""
+    """The classification loss. `focal`: the score of an object's class shall be 1. `iou_aware`: it shall be the IoU of
+    the predicted box and the object, so that better boxes get higher scores. A `class_weight` of 1 suits it."""
     class_weight: float = 2.0
     """Weight of the classification loss."""
     box_weight: float = 5.0

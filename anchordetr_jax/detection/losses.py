@@ -131,8 +131,8 @@ def iou_aware_loss(logits: jax.Array, labels: jax.Array, overlaps: jax.Array, *,
     """Cross-entropy of every logit with a target that follows from the predicted box: float [..., K].
 
     The IoU-aware loss of Align-DETR (arXiv 2304.07527). The target of the positive logit is s^0.25 * u^0.75, where s is
-    its score and u the IoU. So the score comes to rest where it equals the IoU. Negative logits are weighted as in focal
-    loss. Neither the target nor the IoU has a gradient.
+    its score and u the IoU. So the score comes to rest where it equals the IoU. Negative logits are weighted as in
+    focal loss. Neither the target nor the IoU has a gradient.
 
     Args:
         logits: float [..., K].
