@@ -32,14 +32,13 @@ def get_config() -> ml_collections.ConfigDict:
     model.encoder_layers = 1
     model.decoder_layers = 3
 
-    config.data.num_buckets = 2  # The default, which `fit` may change.
     config.augment.crop_probability = 0.0
+    config.loss.classification = "iou_aware"
+    config.loss.class_weight = 1.0
     config.optimizer.name = "muon"
     # Gradients of depthwise kernels take as long as all others of the backbone together.
     config.optimizer.freeze = (r"backbone/(stem|layer1|layer2)/.*", r"backbone/.*/depthwise_conv/.*")
     config.train.denoising_groups = 4
-    config.loss.classification = "iou_aware"
-    config.loss.class_weight = 1.0
     config.train.batch_size = 8  # The default, which `fit` may change.
     config.eval.batch_size = 8
     return config

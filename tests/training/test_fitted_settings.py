@@ -142,7 +142,7 @@ def test_a_preset_that_fits_leaves_its_choices_open(preset: str) -> None:
     experiment = read_experiment(preset)
     open_settings = {"train.epochs", "augment.train_sizes", "augment.eval_size", "optimizer.learning_rate"}
     if experiment.config.fit == "cpu":
-        open_settings |= {"train.batch_size", "model.num_anchors", "model.spatial_prior"}
+        open_settings |= {"train.batch_size", "model.num_anchors", "model.spatial_prior", "data.num_buckets"}
     assert not open_settings & set(experiment.given)
 
 
