@@ -71,8 +71,9 @@ def detection_losses(
         predicted = jnp.where(matched[..., None], jnp.take_along_axis(boxes, index, axis=2), anywhere)
         true = jnp.where(matched[..., None], targets.boxes.astype(dtype)[None], anywhere)
         box_sum = (jnp.abs(predicted - true).sum(axis=-1) * pair_weights).sum(axis=(1, 2))
-        giou_sum = ((1 - giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))) * pair_weights).sum(axis=(1, 2))
-        overlaps = iou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true))
+        pairs = cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(true)
+        giou_sum = ((1 - giou(*pairs)) * pair_weights).sum(axis=(1, 2))
+        overlaps = iou(*pairs)
 
         best = jnp.take_along_axis(jnp.argmax(logits[-1], axis=-1), index[-1, ..., 0], axis=1)
         right = ((best == targets.labels) & matched[-1]).sum(dtype=jnp.int32)
