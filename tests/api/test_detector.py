@@ -21,10 +21,10 @@ from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.evaluation import evaluate
 from anchordetr_jax.training import experiment
-from anchordetr_jax.training import run as run_module
 from tests.detector import MODEL, save_detector
 from tests.training.saved_arrays import saved_arrays
-from tests.training.tiny import build_in_place, equal
+from tests.training.shared_runs import share_runs
+from tests.training.tiny import equal
 
 SETTINGS: dict[str, Any] = {
     "epochs": 1,
@@ -152,14 +152,14 @@ def by_command(data: Path) -> Run:
 
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "build", build_in_place)
+    share_runs(monkeypatch)
 
 
 @pytest.fixture(scope="module")
 def whole_run(in_python: Run, tmp_path_factory: pytest.TempPathFactory) -> TrainingRun:
     """A run of the stand-in that nothing disturbed."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "build", build_in_place)
+        share_runs(patch)
         run: TrainingRun = in_python(tmp_path_factory.mktemp("whole") / "run")
         return run
 

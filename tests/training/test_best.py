@@ -16,18 +16,18 @@ from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.devices import make_mesh
-from anchordetr_jax.training import run as run_module
 from anchordetr_jax.training.best import Best, read_best
 from anchordetr_jax.training.loop import Outcome, train
 from anchordetr_jax.training.watching.metrics_file import MetricsFile
-from tests.training.tiny import CONFIG, NoiseData, build_in_place, equal
+from tests.training.shared_runs import share_runs
+from tests.training.tiny import CONFIG, NoiseData, equal
 
 SCORES = {5: 0.1, 10: 0.3, 15: 0.2, 20: 0.3, 25: 0.25, 30: 0.9}
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "build", build_in_place)
+    share_runs(monkeypatch)
 
 
 class KilledAt(NoiseData):

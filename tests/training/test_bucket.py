@@ -13,11 +13,11 @@ from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, saved_steps
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 from anchordetr_jax.devices import make_mesh
-from anchordetr_jax.training import run as run_module
 from anchordetr_jax.training.loop import Outcome, train
 from tests.data.coco_folder import open_coco
 from tests.training.bucket import Bucket, pretended_bucket
-from tests.training.tiny import CONFIG, NoiseData, build_in_place
+from tests.training.shared_runs import share_runs
+from tests.training.tiny import CONFIG, NoiseData
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def test_a_run_in_a_bucket_is_resumed_after_damage_as_on_a_disk(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(run_module, "build", build_in_place)
+    share_runs(monkeypatch)
     monkeypatch.chdir(tmp_path)
     workdir = epath.Path("gs://runs/mine")
     assert run(workdir, settings(1)) == Outcome(step=5, stopped_by=None)

@@ -16,16 +16,16 @@ from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.training import run as run_module
 from anchordetr_jax.training.loop import Outcome, resolve_classes, train
 from anchordetr_jax.training.run import changed_settings
 from tests.training.saved_arrays import saved_arrays
-from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, build_in_place, equal
+from tests.training.shared_runs import share_runs
+from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, equal
 
 
 @pytest.fixture(autouse=True)
 def stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "build", build_in_place)
+    share_runs(monkeypatch)
 
 
 class StoppedAt(NoiseData):
@@ -78,7 +78,7 @@ def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run of 10 steps that nothing disturbed."""
     workdir = tmp_path_factory.mktemp("whole")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(run_module, "build", build_in_place)
+        share_runs(patch)
         assert run(workdir) == Outcome(step=10, stopped_by=None)
     return workdir
 
