@@ -52,6 +52,7 @@ if os.environ.pop("PYTHONDONTWRITEBYTECODE", None):
     os.environ["PYTHONPYCACHEPREFIX"] = sys.pycache_prefix = _bytecode.name
     sys.dont_write_bytecode = False
 
+import functools
 import gc
 from collections.abc import Iterator
 from pathlib import Path
@@ -59,10 +60,15 @@ from pathlib import Path
 import hypothesis
 import jax
 import pytest
+from jax._src.interpreters import mlir
 
 from anchordetr_jax.kernels.cpu.process import join_loops
 
 join_loops()  # As commands do.
+
+# JAX lowers each program in a context of its own, and loads all of MLIR's dialects into it. For a small program that
+# takes longer than everything else of the lowering. In these processes all programs share one context.
+mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # What is imported by now stays, and tracing makes many objects that live on. Python looks for garbage among all of
 # them again and again, so it leaves out those that stay, and looks less often.
