@@ -33,6 +33,11 @@ def new(**settings) -> AnchorDETR:
     return build(config, rngs=InitialKeys(0))
 
 
+@jax.jit
+def detect(model, images, sizes):
+    return model(images, sizes)
+
+
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_every_decoder_layer_predicts_for_every_pattern_and_anchor(variant, small_detector):
     model = small_detector(**VARIANTS[variant])
@@ -46,7 +51,7 @@ def test_every_decoder_layer_predicts_for_every_pattern_and_anchor(variant, smal
 
 def test_boxes_start_at_their_anchors_and_classes_at_the_prior():
     model = new()
-    predictions = model(np.zeros((1, 32, 48, 3), np.float32), SIZES)
+    predictions = detect(model, np.zeros((1, 32, 48, 3), np.float32), SIZES)
     anchors = np.tile(np.asarray(model.anchors[...]), (2, 1))
     assert np.asarray(predictions.boxes[-1, 0, :, :2]) == pytest.approx(anchors, abs=CLOSE32)
     assert np.asarray(predictions.boxes[-1, 0, :, 2:]) == pytest.approx(1 / (1 + np.exp(2)), abs=CLOSE32)
@@ -57,14 +62,14 @@ def test_pixels_are_normalised_inside():
     model = new()
     pixels = np.random.default_rng(0).integers(0, 256, (1, 32, 48, 3), np.uint8)
     normalised = ((pixels / 255 - np.array(PIXEL_MEAN)) / np.array(PIXEL_STD)).astype(np.float32)
-    assert np.asarray(model(pixels, SIZES).logits) == pytest.approx(
-        np.asarray(model(normalised, SIZES).logits), abs=CLOSE32
+    assert np.asarray(detect(model, pixels, SIZES).logits) == pytest.approx(
+        np.asarray(detect(model, normalised, SIZES).logits), abs=CLOSE32
     )
 
 
 def test_bfloat16_keeps_float32_parameters_and_answers_in_float32():
     model = new(dtype="bfloat16")
-    predictions = model(np.zeros((1, 32, 48, 3), np.uint8), SIZES)
+    predictions = detect(model, np.zeros((1, 32, 48, 3), np.uint8), SIZES)
     assert {leaf.dtype for leaf in jax.tree.leaves(nnx.state(model, nnx.Param))} == {jnp.dtype(jnp.float32)}
     assert predictions.logits.dtype == predictions.boxes.dtype == jnp.float32
     assert np.isfinite(np.asarray(predictions.logits)).all()
@@ -112,32 +117,31 @@ def test_inverse_sigmoid_is_bounded_at_the_ends():
     assert ends == pytest.approx([-limit, -limit, 0.0, limit, limit], rel=1e-4)
 
 
-@pytest.mark.parametrize("column", [0, 3, 7])
-def test_local_initial_weights_attend_where_the_query_is(column):
-    model = new(initialization="local")
+@jax.jit
+def attention_along_a_row(model, features, column):
+    """Weights of the columns, for a query at the centre of one of them."""
     attention, area = model.decoder.layers[0].cross_attention, leading_area(jnp.array([[8, 8]]), (8, 8))
     _, x = cell_centres(area, jnp.dtype(jnp.float32))
     positions = model.grid_positions(area)
-    features = jax.random.normal(jax.random.key(0), (1, 8, 8, 32))
     memory = attention.memory(features, positions.row, positions.column, area, area)
     query = model.adapt_pos1d(sine1d(x[:, column, None], 32))
     row_query = attention.query_row(query).reshape(1, 1, 2, 16)
     row, _ = row_column_weights(row_query, row_query, memory)
-    centre = float((row[0, :, 0].mean(axis=0) * jnp.arange(8)).sum())
+    return row
+
+
+@pytest.mark.parametrize("column", [0, 3, 7])
+def test_local_initial_weights_attend_where_the_query_is(column):
+    features = jax.random.normal(jax.random.key(0), (1, 8, 8, 32))
+    row = np.asarray(attention_along_a_row(new(initialization="local"), features, column))
+    centre = float((row[0, :, 0].mean(axis=0) * np.arange(8)).sum())
     assert abs(centre - column) < 1.5
 
 
 @pytest.mark.parametrize("column", [0, 7])
 def test_official_initial_weights_attend_everywhere(column):
-    model = new()
-    attention, area = model.decoder.layers[0].cross_attention, leading_area(jnp.array([[8, 8]]), (8, 8))
-    positions = model.grid_positions(area)
-    _, x = cell_centres(area, jnp.dtype(jnp.float32))
-    memory = attention.memory(jnp.zeros((1, 8, 8, 32)), positions.row, positions.column, area, area)
-    query = model.adapt_pos1d(sine1d(x[:, column, None], 32))
-    row_query = attention.query_row(query).reshape(1, 1, 2, 16)
-    row, _ = row_column_weights(row_query, row_query, memory)
-    assert float(row.max()) < 0.3
+    row = np.asarray(attention_along_a_row(new(), np.zeros((1, 8, 8, 32), np.float32), column))
+    assert row.max() < 0.3
 
 
 def test_a_backbone_that_is_no_resnet_is_asked_for():

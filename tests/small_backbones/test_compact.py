@@ -26,6 +26,7 @@ def test_the_matrix_product_is_a_convolution():
 @pytest.mark.parametrize(("dilation", "last"), [(True, (9, 5)), (False, (5, 3))])
 def test_strides_round_sizes_up(dilation, last):
     backbone = CompactBackbone(dilation=dilation, dtype=jnp.float64, rngs=nnx.Rngs(0))
-    features, sizes = backbone(jnp.zeros((1, 70, 33, 3)), jnp.array([[70, 33]]))
+    run = jax.jit(lambda backbone, *images: backbone(*images))
+    features, sizes = run(backbone, jnp.zeros((1, 70, 33, 3)), jnp.array([[70, 33]]))
     assert [feature.shape[1:3] for feature in features] == [(18, 9), (9, 5), last]
     assert sizes.tolist() == [list(last)]
