@@ -34,7 +34,9 @@ def detector() -> AnchorDETR:
     """The real detector with random weights (made without JAX's initialisers, which take long to compile)."""
     definition = definition_of(MODEL)
     rng = np.random.default_rng(0)
-    values = {name: jnp.asarray(rng.standard_normal(s.shape), s.dtype) for name, s in definition.shapes.items()}
+    values = {
+        name: jax.device_put(rng.standard_normal(s.shape).astype(s.dtype)) for name, s in definition.shapes.items()
+    }
     return definition.merge(values)
 
 

@@ -1,7 +1,6 @@
 from collections.abc import Callable
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
@@ -36,7 +35,7 @@ def make_tiny_detector() -> Callable[..., AnchorDETR]:
 
         def filled(shape: jax.ShapeDtypeStruct) -> jax.Array:
             spread = 1.5 / np.sqrt(max(1, np.prod(shape.shape[:-1]))) if len(shape.shape) > 1 else 0.3
-            return jnp.asarray(rng.normal(0, spread, shape.shape), shape.dtype)
+            return jax.device_put(rng.normal(0, spread, shape.shape).astype(shape.dtype))
 
         return nnx.merge(graphdef, jax.tree.map(filled, state))
 

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -66,12 +65,12 @@ def small_detector(monkeypatch: pytest.MonkeyPatch) -> Callable[..., AnchorDETR]
                 **settings,
             }
         )
-        # Initial weights would be compiled, which takes longer than most tests.
+        # Initial weights would be compiled, which takes longer than most tests, and `jnp.asarray` for each shape.
         definition = ModelDefinition.abstract(lambda: build(config, rngs=InitialKeys(0)))
         generator = np.random.default_rng(0)
         return definition.merge(
             {
-                path: jnp.asarray(numbers(path, leaf.shape, generator), leaf.dtype)
+                path: jax.device_put(numbers(path, leaf.shape, generator).astype(leaf.dtype))
                 for path, leaf in definition.shapes.items()
             }
         )
@@ -85,6 +84,6 @@ def pixels() -> Callable[..., jax.Array]:
 
     def make(height: int, width: int, seed: int = 0) -> jax.Array:
         # By numpy, because JAX compiles a program for each size.
-        return jnp.asarray(np.random.default_rng(seed).standard_normal((1, height, width, 3)))
+        return jax.device_put(np.random.default_rng(seed).standard_normal((1, height, width, 3)))
 
     return make

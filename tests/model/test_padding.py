@@ -39,7 +39,7 @@ def padded(images, shape, fill=7.0):
     canvas = np.full((len(images), *shape, 3), fill)
     for i, image in enumerate(images):
         canvas[i, : image.shape[1], : image.shape[2]] = np.asarray(image)[0]  # JAX would compile it for each size.
-    return jnp.asarray(canvas), jnp.array([image.shape[1:3] for image in images], jnp.int32)
+    return jax.device_put(canvas), jnp.array([image.shape[1:3] for image in images], jnp.int32)
 
 
 def assert_equal(one, other, tolerance):

@@ -83,7 +83,7 @@ def wait_until(condition: Callable[[], bool], process: Process, *, seconds: floa
         if process.poll() is not None or time.monotonic() > deadline:
             process.kill()
             pytest.fail(f"It never came to that. The process said: {process.communicate()}")
-        time.sleep(0.002)
+        time.sleep(0.005)
 
 
 def steps_told(workdir: Path) -> list[int]:

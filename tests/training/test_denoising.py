@@ -63,7 +63,7 @@ def random_detector(**settings: Any) -> tuple[Callable[[Any], Any], dict[str, ja
     definition = definition_of(config, "cpu")
     rng = np.random.default_rng(0)
     return definition.merge, {
-        path: jnp.asarray(rng.uniform(0.1, 0.9, leaf.shape) if path == "anchors" else rng.normal(0, 0.3, leaf.shape))
+        path: jax.device_put(rng.uniform(0.1, 0.9, leaf.shape) if path == "anchors" else rng.normal(0, 0.3, leaf.shape))
         for path, leaf in definition.shapes.items()
     }
 
