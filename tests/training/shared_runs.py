@@ -33,6 +33,7 @@ _ELSEWHERE = {
 }
 """Settings of the training that no step reads. Runs that differ in others have steps of their own."""
 
+_optimizers: dict[Hashable, Optimizer] = {}
 _steps: dict[Hashable, TrainStep] = {}
 _states: dict[Hashable, Callable[[], TrainState]] = {}
 
@@ -46,12 +47,12 @@ def share_runs(patch: pytest.MonkeyPatch) -> None:
 
 
 def _optimizer(config: OptimizerConfig, *, steps_before: Callable[[int], int], epochs: int, mesh: Mesh) -> Optimizer:
-    return _optimizer_of(config, tuple(steps_before(epoch) for epoch in range(epochs + 1)), mesh)
-
-
-@functools.cache
-def _optimizer_of(config: OptimizerConfig, steps: tuple[int, ...], mesh: Mesh) -> Optimizer:
-    return make_optimizer(config, steps_before=steps.__getitem__, epochs=len(steps) - 1, mesh=mesh)
+    steps = [steps_before(epoch) for epoch in range(epochs + 1)]
+    read = steps[config.drop_epoch :: config.drop_epoch] if config.schedule == "step" else steps[-1:]
+    key = (config, tuple(read), mesh)  # Runs of any length share a rate that never drops.
+    if key not in _optimizers:
+        _optimizers[key] = make_optimizer(config, steps_before=steps.__getitem__, epochs=epochs, mesh=mesh)
+    return _optimizers[key]
 
 
 def _train_step(
