@@ -180,10 +180,11 @@ def _read_back(directory: epath.Path, shapes: Shapes) -> None:
     """Reads the index of a checkpoint: every array must be there, with its shape."""
     try:
         read_meta(directory)
+        found = saved_items(directory, shapes)
         differences = [
             f"{item}/{difference}"
             for item, arrays in shapes.items()
-            for difference in shape_differences(arrays, saved_shapes(directory, item))
+            for difference in shape_differences(arrays, found[item])
         ]
         if differences:
             raise DamagedCheckpointError(differences[0])
@@ -256,12 +257,22 @@ def read_meta(directory: epath.PathLike) -> CheckpointMeta:
 
 def saved_shapes(directory: epath.PathLike, item: str = "model") -> dict[str, tuple[int, ...]]:
     """Shape of every array of an item by path, without reading the arrays."""
+    return saved_items(directory, [item])[item]
+
+
+def saved_items(directory: epath.PathLike, items: Iterable[str]) -> Shapes:
+    """The same of several items. The index of a checkpoint, which takes most of the time, is read once for all."""
     with orbax_context():
         metadata: Any = ocp.checkpointables_metadata(absolute(directory)).metadata
-    arrays = metadata.get(item, {})
-    if arrays is None:
-        raise DamagedCheckpointError(f"Checkpoint {directory} is damaged (item {item} is unreadable): use another one.")
-    return {name: tuple(array.shape) for name, array in arrays.items()}
+    found = {}
+    for item in items:
+        arrays = metadata.get(item, {})
+        if arrays is None:
+            raise DamagedCheckpointError(
+                f"Checkpoint {directory} is damaged (item {item} is unreadable): use another one."
+            )
+        found[item] = {name: tuple(array.shape) for name, array in arrays.items()}
+    return found
 
 
 def load_variables(

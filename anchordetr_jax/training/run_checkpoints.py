@@ -29,7 +29,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     other_architecture,
     read_meta,
     refuse_incomplete,
-    saved_shapes,
+    saved_items,
     saved_steps,
     shapes_of,
     warn_of_damage,
@@ -149,8 +149,9 @@ def restore_newest(
         if problem is None:
             try:
                 meta = read_meta(path)
-                _check_same_run(path, meta, abstract, config, categories)
-                state = _restore(path, abstract)
+                saved = saved_items(path, ("model", "training"))
+                _check_same_run(meta, saved, abstract, config, categories)
+                state = _restore(path, saved, abstract)
             except Exception as error:
                 if isinstance(error, UserError) and not isinstance(error, DamagedCheckpointError):
                     raise
@@ -187,8 +188,9 @@ def _set_aside(damaged: list[epath.Path]) -> None:
 
 
 def _check_same_run(
-    path: epath.Path, meta: CheckpointMeta, abstract: TrainState, config: Config, categories: Categories | None
+    meta: CheckpointMeta, found: Shapes, abstract: TrainState, config: Config, categories: Categories | None
 ) -> None:
+    path = epath.Path(meta.path)
     if categories is not None and meta.categories is not None and meta.categories != categories:
         raise UserError(
             f"Checkpoint {path} was trained on other classes ({_few(meta.categories)}) than the data set has "
@@ -200,10 +202,10 @@ def _check_same_run(
         for name in wanted
         if saved[name] != wanted[name] and name not in _MAY_CHANGE
     ]
-    differences = changed or compare_shapes({**abstract.params, **abstract.frozen}, saved_shapes(path))
+    differences = changed or compare_shapes({**abstract.params, **abstract.frozen}, found["model"])
     if differences:
         raise other_architecture(path, differences)
-    training = saved_shapes(path, "training")
+    training = found["training"]
     if not training:
         raise UserError(f"Checkpoint {path} holds weights only: give it as init_from, with another --workdir.")
     training = {name: shape for name, shape in training.items() if not name.startswith(_WEIGHTS)}
@@ -219,8 +221,8 @@ def _few(categories: Categories) -> str:
     return ", ".join(categories.names[:3]) + (", …" if len(categories.names) > 3 else "")
 
 
-def _restore(path: epath.Path, abstract: TrainState) -> TrainState:
-    averaged = any(name.startswith(_WEIGHTS) for name in saved_shapes(path, "training"))
+def _restore(path: epath.Path, found: Shapes, abstract: TrainState) -> TrainState:
+    averaged = any(name.startswith(_WEIGHTS) for name in found["training"])
     weights = {_WEIGHTS + name: shape for name, shape in abstract.params.items()} if averaged else {}
     wanted = {
         "model": {**abstract.params, **abstract.frozen},
