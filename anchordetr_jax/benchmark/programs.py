@@ -27,16 +27,11 @@ class Program(NamedTuple):
 
     start: Callable[[], Any]
     """Runs it once. On an accelerator it returns before the result is there."""
-    count_flops: Callable[[], float]
-    """Gives `flops`. A network with kernels is traced once more for it, so only those who ask wait for it."""
+    flops: Callable[[], float]
+    """Counts its floating-point operations, as XLA does. A network with kernels is traced once more for it."""
     temporary_bytes: int
     argument_bytes: int
     compile_seconds: float
-
-    @property
-    def flops(self) -> float:
-        """XLA's count of its floating-point operations."""
-        return self.count_flops()
 
     def run(self, times: int = 1) -> Any:
         """Runs it once, or `times` times one after the other, and waits for the last result."""
@@ -50,8 +45,8 @@ def forward_program(
 ) -> Program:
     """From uint8 pixels to the logits and boxes of all decoder layers. `options` are more options of the compiler."""
     arguments = jax.device_put((dict(variables), batch.images, batch.image_sizes))
-    compiled, seconds, count_flops = _compile(jitted_forward, config, arguments, options)
-    return _program(lambda: compiled(*arguments), compiled, seconds, count_flops)
+    compiled, seconds, flops = _compile(jitted_forward, config, arguments, options)
+    return _program(lambda: compiled(*arguments), compiled, seconds, flops)
 
 
 def train_program(
@@ -73,7 +68,7 @@ def train_program(
         return make_train_step(definition_of(config.model), optimizer, config, mesh, state)
 
     arguments = state, on_device
-    compiled, seconds, count_flops = _compile(train_step, config, arguments, options)
+    compiled, seconds, flops = _compile(train_step, config, arguments, options)
     del arguments  # The first step takes over the memory of this state.
 
     def start() -> Any:
@@ -81,7 +76,7 @@ def train_program(
         state, metrics = compiled(state, on_device)
         return state, metrics
 
-    return _program(start, compiled, seconds, count_flops)
+    return _program(start, compiled, seconds, flops)
 
 
 def matching_program(config: MatcherConfig, logits: np.ndarray, boxes: np.ndarray, targets: Targets) -> Program:
@@ -145,17 +140,17 @@ def _compile(
     shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arguments)
 
     @functools.cache
-    def count_flops() -> float:
+    def flops() -> float:
         if chosen_platform(config.model.kernels, jax.default_backend()) is None:
             return flops_of(lowered)
         return flops_of(function_of(countable(config)).lower(*shapes))
 
-    return compiled, seconds, count_flops
+    return compiled, seconds, flops
 
 
 def _program(
-    start: Callable[[], Any], compiled: jax.stages.Compiled, seconds: float, count_flops: Callable[[], float]
+    start: Callable[[], Any], compiled: jax.stages.Compiled, seconds: float, flops: Callable[[], float]
 ) -> Program:
     memory = compiled.memory_analysis()
     assert memory is not None
-    return Program(start, count_flops, int(memory.temp_size_in_bytes), int(memory.argument_size_in_bytes), seconds)
+    return Program(start, flops, int(memory.temp_size_in_bytes), int(memory.argument_size_in_bytes), seconds)

@@ -115,8 +115,8 @@ def _row(name: str, seconds: Sequence[float], program: Program | None, images: i
     }
     if program is not None:
         row |= {
-            "GFLOP per image": program.flops / images / 1e9,
-            "of peak": f"{program.flops / middle / peak:.0%}",
+            "GFLOP per image": program.flops() / images / 1e9,
+            "of peak": f"{program.flops() / middle / peak:.0%}",
             "temporaries, MB": program.temporary_bytes / 1e6,
             "compiled in, s": program.compile_seconds,
         }

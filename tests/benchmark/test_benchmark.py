@@ -58,7 +58,7 @@ def test_a_program_gives_its_operations_and_runs_again() -> None:
     targets = Targets(jnp.full((1, 2, 4), 0.5, jnp.float32), jnp.zeros((1, 2), jnp.int32), jnp.ones(1, jnp.int32))
     logits, boxes = rng.normal(size=(1, 1, 5, 3)).astype(np.float32), rng.uniform(0.2, 0.4, (1, 1, 5, 4))
     program = matching_program(MatcherConfig(backend="device"), logits, boxes.astype(np.float32), targets)
-    assert program.flops > 0
+    assert program.flops() > 0
     np.testing.assert_array_equal(program.run(), program.run())
 
 

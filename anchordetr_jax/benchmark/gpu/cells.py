@@ -48,8 +48,8 @@ def timing_row(name: str, timing: Timing, images: int) -> dict[str, str | float 
 def program_row(name: str, program: Program, timing: Timing, images: int, peak: float) -> dict[str, str | float | None]:
     """A row of a table for one of our programs. `peak` is in FLOP per second."""
     return timing_row(name, timing, images) | {
-        "GFLOP per image": program.flops / images / 1e9,
-        "of peak": f"{program.flops / timing.throughput / peak:.0%}",
+        "GFLOP per image": program.flops() / images / 1e9,
+        "of peak": f"{program.flops() / timing.throughput / peak:.0%}",
         "memory by the compiler, MB": needed_bytes(program) / 1e6,
         "compiled in, s": program.compile_seconds,
     }
