@@ -7,7 +7,6 @@ and changes what its experiment needs. `config_from_dict` checks it and makes a 
 
 import dataclasses
 import math
-import re
 import typing
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,7 +14,7 @@ from typing import Any, Literal
 import ml_collections
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.settings.checks import checked_settings, require
+from anchordetr_jax.settings.checks import checked_settings, require, require_pattern
 from anchordetr_jax.settings.names import with_present_names
 
 Kernels = Literal["auto", "none", "cpu", "tpu"]
@@ -286,6 +285,9 @@ class OptimizerConfig:
     name: Literal["adamw", "sgd", "muon"] = "adamw"
     """`sgd` has a momentum of 0.9. `muon`: Muon for the kernels of layers, AdamW for all other parameters and for the
     last layers of the class and the box head. From random weights it learns more in fewer steps."""
+    muon_parameters: tuple[str, ...] = (".*",)
+    """With `muon`: regular expressions. Kernels whose whole path matches none of them are trained with AdamW. Muon's
+    work does not depend on the number of images, so with small batches it takes much of a step."""
     learning_rate: float = 1e-4
     """Learning rate of all parameters except the backbone's."""
     backbone_learning_rate: float = 1e-5
@@ -311,6 +313,9 @@ class OptimizerConfig:
         for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
             require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
         require(self.drop_epoch >= 1, "optimizer.drop_epoch", self.drop_epoch, "at least 1")
+        for name in ("muon_parameters", "freeze"):
+            for pattern in getattr(self, name):
+                require_pattern(pattern, f"optimizer.{name}", pattern)
         self.rates_by_pattern()
 
     def rates_by_pattern(self) -> dict[str, float]:
@@ -330,13 +335,7 @@ class OptimizerConfig:
                     f"Setting 'optimizer.learning_rates' has {entry!r}, which is not PATTERN=RATE with a rate of 0 or "
                     "more, such as 'decoder/.*=3e-5'."
                 )
-            try:
-                re.compile(pattern)
-            except re.error as error:
-                raise UserError(
-                    f"Setting 'optimizer.learning_rates' has {entry!r}, and {pattern!r} is not a regular expression: "
-                    f"{error}."
-                ) from error
+            require_pattern(pattern, "optimizer.learning_rates", entry)
             if pattern in rates:
                 raise UserError(f"Setting 'optimizer.learning_rates' has the pattern {pattern!r} twice: keep one.")
             rates[pattern] = rate

@@ -1,6 +1,7 @@
 """Checks settings by name, type and value: a wrong one is named in a sentence."""
 
 import dataclasses
+import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -15,6 +16,16 @@ def require(condition: bool, name: str, value: Any, what: str) -> None:
     """Raises `UserError` unless the condition holds that the value of the setting `name` must be `what`."""
     if not condition:
         raise UserError(f"Setting '{name}' must be {what}, not {value!r}.")
+
+
+def require_pattern(pattern: str, name: str, entry: str) -> None:
+    """Raises `UserError` unless the pattern in an entry of the setting `name` is a regular expression."""
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        raise UserError(
+            f"Setting '{name}' has {entry!r}, and {pattern!r} is not a regular expression: {error}."
+        ) from error
 
 
 def checked_settings(cls: type[Settings], settings: Any) -> Settings:

@@ -9,6 +9,7 @@ makes a program with a tenth of the products, and lets devices share the matrice
 
 import re
 from collections import defaultdict
+from collections.abc import Collection
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,9 @@ MOMENTUM = 0.95
 SCALE = 0.2
 """The root mean square of AdamW's changes at a learning rate of one, by experience (arXiv 2502.16982, section 2.2)."""
 
+ALL = (".*",)
+"""The patterns that match every path."""
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
 _EPSILON = 1e-8
@@ -30,32 +34,37 @@ _OUTPUTS = re.compile(r"class_head/.*|box_head/layers/2/.*")
 """The layers that make class logits and box offsets. Their rows are outputs, not directions in a space of features."""
 
 
-def scale_by_muon(others: optax.GradientTransformation, mesh: Mesh | None = None) -> optax.GradientTransformation:
-    """Muon's direction for every matrix (see `is_matrix`), and the direction of `others` for all other parameters.
+def scale_by_muon(
+    others: optax.GradientTransformation, mesh: Mesh | None = None, patterns: Collection[str] = ALL
+) -> optax.GradientTransformation:
+    """Muon's direction for matrices (see `is_matrix`), and the direction of `others` for all other parameters.
 
     Parameters are arrays by path. The state has one array for each matrix, its momentum.
 
     Args:
         others: for biases, norms, anchors, patterns and the layers that make the outputs.
         mesh: the devices, which share the matrices. None: one device.
+        patterns: regular expressions. A matrix whose whole path matches none of them is one of the others.
     """
 
     def kinds(params: Variables) -> dict[str, str]:
-        return {path: "matrix" if is_matrix(path, value.shape) else "other" for path, value in params.items()}
+        return {path: "matrix" if is_matrix(path, value.shape, patterns) else "other" for path, value in params.items()}
 
     momentum = optax.partition({"matrix": optax.trace(MOMENTUM, nesterov=True), "other": others}, kinds)
-    return optax.chain(momentum, optax.stateless(lambda directions, _: orthogonalize(directions, mesh)))
+    return optax.chain(momentum, optax.stateless(lambda directions, _: orthogonalize(directions, mesh, patterns)))
 
 
-def is_matrix(path: str, shape: tuple[int, ...]) -> bool:
+def is_matrix(path: str, shape: tuple[int, ...], patterns: Collection[str] = ALL) -> bool:
     """Whether a parameter maps features to features: kernels of linear layers [I,O] and of convolutions [h,w,I,O].
 
-    A depthwise kernel [h,w,1,O] does not: each of its channels stands for itself.
+    A depthwise kernel [h,w,1,O] does not: each of its channels stands for itself. A kernel whose whole path matches
+    none of the `patterns` does not count either.
     """
-    return path.endswith("kernel") and len(shape) in (2, 4) and shape[-2] > 1 and not _OUTPUTS.fullmatch(path)
+    features = path.endswith("kernel") and len(shape) in (2, 4) and shape[-2] > 1 and not _OUTPUTS.fullmatch(path)
+    return features and any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
-def orthogonalize(directions: Variables, mesh: Mesh | None = None) -> Variables:
+def orthogonalize(directions: Variables, mesh: Mesh | None = None, patterns: Collection[str] = ALL) -> Variables:
     """Directions by path, the matrices among them orthogonal (see `nearly_orthogonal`) and scaled; others unchanged.
 
     A kernel [h,w,I,O] counts as the matrix [h*w*I,O]. A matrix [m,n] is scaled by 0.2 * sqrt(max(m, n)), so that the
@@ -66,7 +75,7 @@ def orthogonalize(directions: Variables, mesh: Mesh | None = None) -> Variables:
     """
     stacks: dict[tuple[int, int], list[str]] = defaultdict(list)
     for path, value in directions.items():
-        if is_matrix(path, value.shape):
+        if is_matrix(path, value.shape, patterns):
             rows, columns = value.size // value.shape[-1], value.shape[-1]
             stacks[min(rows, columns), max(rows, columns)].append(path)
     result = dict(directions)

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 from anchordetr_jax.config import OptimizerConfig
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import Variables
-from anchordetr_jax.training.muon import scale_by_muon
+from anchordetr_jax.training.muon import is_matrix, scale_by_muon
 
 Schedule = Callable[[jax.Array | int], jax.Array]
 """Step number to a float scalar."""
@@ -66,7 +66,7 @@ def make_optimizer(
         stages.append(optax.trace(decay=0.9))
     else:
         adam = optax.scale_by_adam(b1=0.9, b2=0.999, eps=1e-8)
-        stages.append(adam if config.name == "adamw" else scale_by_muon(adam, mesh))
+        stages.append(adam if config.name == "adamw" else scale_by_muon(adam, mesh, config.muon_parameters))
         stages.append(optax.add_decayed_weights(config.weight_decay))
     chain = optax.with_extra_args_support(optax.chain(*stages))
 
@@ -77,6 +77,13 @@ def make_optimizer(
                 f"Setting 'optimizer.learning_rates' has {idle[0]!r}, which decides for no trained parameter (their "
                 f"paths look like {min(params)!r}): correct it, or remove it."
             )
+        kernels = [path for path, value in params.items() if is_matrix(path, value.shape)]
+        for pattern in config.muon_parameters if config.name == "muon" else ():
+            if kernels and not any(re.fullmatch(pattern, path) for path in kernels):
+                raise UserError(
+                    f"Setting 'optimizer.muon_parameters' has {pattern!r}, which matches no trained kernel as a whole "
+                    f"(their paths look like {min(kernels)!r}): correct it, or remove it."
+                )
         return chain.init(params)
 
     def update(

@@ -128,16 +128,11 @@ def trainable_paths(definition: ModelDefinition, freeze: Iterable[str]) -> froze
     """Paths of the parameters whose whole path matches no pattern of `freeze`.
 
     Raises:
-        UserError: a pattern is not a regular expression or matches nothing, or every parameter is frozen.
+        UserError: a pattern matches nothing, or every parameter is frozen.
     """
     patterns = []
     for pattern in freeze:
-        try:
-            patterns.append(re.compile(pattern))
-        except re.error as error:
-            raise UserError(
-                f"Setting 'optimizer.freeze' has {pattern!r}, which is not a regular expression: {error}."
-            ) from error
+        patterns.append(re.compile(pattern))
         # The default names the first layers of a ResNet. Other backbones do not have them.
         if pattern not in OptimizerConfig.freeze and not any(map(patterns[-1].fullmatch, definition.param_paths)):
             raise UserError(

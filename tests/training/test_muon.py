@@ -1,6 +1,7 @@
 """Muon's direction of a matrix is that of optax.contrib.muon, and every other parameter moves as with AdamW."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +11,7 @@ import pytest
 
 from anchordetr_jax.config import MeshConfig, OptimizerConfig
 from anchordetr_jax.devices import make_mesh
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.muon import is_matrix, nearly_orthogonal, orthogonalize
 from anchordetr_jax.training.optimizer import make_optimizer, total_norm
@@ -83,6 +85,33 @@ def test_kernels_are_matrices_except_those_that_make_the_outputs() -> None:
 
 def test_a_depthwise_kernel_is_no_matrix() -> None:
     assert not is_matrix("depthwise/kernel", (3, 3, 1, 8))
+
+
+def test_a_matrix_that_no_pattern_matches_moves_as_with_adamw(x64: None) -> None:
+    shapes = {**MATRICES, **OTHERS}
+    params, gradients = random_arrays(3, shapes), random_arrays(4, shapes)
+    norm = total_norm(gradients)
+
+    def changes_with(**settings: Any) -> Arrays:
+        config = dataclasses.replace(RECIPE, **settings)
+        optimizer = make_optimizer(config, steps_before=lambda epoch: 5 * epoch, epochs=2)
+        state = jax.jit(optimizer.init)(params)
+        changes: Arrays = jax.jit(optimizer.update)(gradients, state, params, jnp.asarray(0), norm)[0]
+        return changes
+
+    all_muon, adamw = changes_with(), changes_with(name="adamw")
+    some = changes_with(muon_parameters=("(?!wide/).*", "tall/kernel"))
+    for path in shapes:
+        expected = adamw if path == "wide/kernel" else all_muon
+        np.testing.assert_allclose(some[path], expected[path], rtol=0, atol=EXACT64, err_msg=path)
+    assert not np.allclose(adamw["wide/kernel"], all_muon["wide/kernel"])
+
+
+def test_a_pattern_that_matches_no_kernel_is_named() -> None:
+    config = dataclasses.replace(RECIPE, muon_parameters=("wide/.*", "wide/bias"))
+    optimizer = make_optimizer(config, steps_before=lambda epoch: 5 * epoch, epochs=2)
+    with pytest.raises(UserError, match=r"optimizer\.muon_parameters.*'wide/bias'.*no trained kernel.*'convolution/"):
+        optimizer.init({path: jnp.zeros(shape) for path, shape in MATRICES.items()})
 
 
 def test_matrices_follow_their_momentum_and_others_move_as_with_adamw(x64: None) -> None:
