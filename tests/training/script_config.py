@@ -43,6 +43,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.classification = "iou_aware"
     config.matcher.backend = "device"  # JAX keeps no compiled program that calls the host.
     config.optimizer.name = "muon"
+    config.optimizer.muon_parameters = (r"(?!decoder/).*",)
     config.optimizer.schedule = "cosine"
     config.optimizer.warmup_steps = 4
     config.optimizer.learning_rate = 1e-3
