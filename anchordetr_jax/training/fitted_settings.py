@@ -24,7 +24,7 @@ CELLS = 2.0
 """The side of small objects (`small_object`), in feature cells, that the image size aims at."""
 RARE = 10
 """Classes with fewer objects do not decide what a small object is."""
-CPU_PIXELS = 8e8
+CPU_PIXELS = 9.5e8
 """Pixels, with padding, that the small detector trains on in about 15 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""
