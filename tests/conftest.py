@@ -68,7 +68,8 @@ join_loops()  # As commands do.
 
 # JAX lowers each program in a context of its own, and loads all of MLIR's dialects into it. For a small program that
 # takes longer than everything else of the lowering. In these processes all programs share one context.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+if hasattr(mlir, "make_ir_context"):  # It belongs to JAX alone, and may go.
+    mlir.make_ir_context = functools.cache(mlir.make_ir_context)
 
 # What is imported by now stays, and tracing makes many objects that live on. Python looks for garbage among all of
 # them again and again, so it leaves out those that stay, and looks less often.
