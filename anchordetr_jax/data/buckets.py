@@ -25,13 +25,13 @@ def choose_buckets(
     that these buckets have few pixels in all. `covered` (int [m, 2]) are sizes that must fit into a bucket as well, but
     their pixels do not count.
     """
-    shapes, weights = np.unique(_round_up(sizes, multiple), axis=0, return_counts=True)
+    shapes, counts = np.unique(_round_up(sizes, multiple), axis=0, return_counts=True)
+    weights: np.ndarray = counts.astype(np.float64)
     if covered is not None and len(covered):
         shapes = np.concatenate([shapes, _round_up(covered, multiple)])
         shapes, index = np.unique(shapes, axis=0, return_inverse=True)
         weights = np.bincount(index.ravel()[: len(weights)], weights, minlength=len(shapes))
-    chosen = _merge(shapes, weights.astype(np.float64), num_buckets)
-    return _sorted(_refine(chosen, shapes, weights.astype(np.float64)))
+    return _sorted(_refine(_merge(shapes, weights, num_buckets), shapes, weights))
 
 
 def smallest_bucket(sizes: np.ndarray, buckets: Buckets) -> np.ndarray:

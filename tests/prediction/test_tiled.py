@@ -36,7 +36,9 @@ class SquareFinder:
             areas, _ = scipy.ndimage.label(image[: size[0], : size[1], 0] > 127)
             scale = original / size
             slot = 0
-            for down, across in scipy.ndimage.find_objects(areas):
+            for slices in scipy.ndimage.find_objects(areas):
+                assert slices is not None
+                down, across = slices
                 if min(down.stop - down.start, across.stop - across.start) >= SMALLEST:
                     corners = np.array([across.start, down.start, across.stop, down.stop])
                     boxes[row, slot], scores[row, slot] = corners * scale[[1, 0, 1, 0]], 0.9
