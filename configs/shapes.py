@@ -22,7 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
     config.optimizer.learning_rate = 3e-3
     config.optimizer.backbone_learning_rate = 3e-3
     config.train.denoising_groups = 4
-    config.train.batch_size = 8
-    config.train.epochs = 11
+    config.train.epochs = 12
     config.train.evaluate_every = 6
     return config
