@@ -25,7 +25,7 @@ CELLS = 2.0
 RARE = 10
 """Classes with fewer objects do not decide what a small object is."""
 CPU_PIXELS = 9.5e8
-"""Pixels, with padding, that the small detector trains on in about 15 minutes on two CPU cores."""
+"""Pixels, with padding, that the small detector trains on in 15 to 30 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""
 SMALL_BATCH, LARGE_BATCH = 4, 8
@@ -192,7 +192,7 @@ def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         yield Choice("train.batch_size", SMALL_BATCH if few else LARGE_BATCH, why)
         pixels = config.augment.eval_size * config.augment.max_size * images
         epochs = int(min(max(CPU_PIXELS / pixels, 5), 100))
-        yield Choice("train.epochs", epochs, f"because {images} images then take about 15 minutes on two CPU cores.")
+        yield Choice("train.epochs", epochs, f"because {images} images then take 15 to 30 minutes on two CPU cores.")
     else:
         epochs = int(min(max(950 / math.sqrt(images), 12), 100))
         yield Choice("train.epochs", epochs, f"because there are {images} images: the fewer, the more passes.")
