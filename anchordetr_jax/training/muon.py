@@ -17,15 +17,13 @@ import optax
 from jax import lax
 from jax.sharding import Mesh
 
+from anchordetr_jax.config import OptimizerConfig
 from anchordetr_jax.devices import batch_sharding, replicated
 from anchordetr_jax.kernels.building import Variables
 
 MOMENTUM = 0.95
 SCALE = 0.2
 """The root mean square of AdamW's changes at a learning rate of one, by experience (arXiv 2502.16982, section 2.2)."""
-
-ALL = (".*",)
-"""The patterns that match every path."""
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 _ITERATIONS = 5
@@ -35,7 +33,9 @@ _OUTPUTS = re.compile(r"class_head/.*|box_head/layers/2/.*")
 
 
 def scale_by_muon(
-    others: optax.GradientTransformation, mesh: Mesh | None = None, patterns: Collection[str] = ALL
+    others: optax.GradientTransformation,
+    mesh: Mesh | None = None,
+    patterns: Collection[str] = OptimizerConfig.muon_parameters,
 ) -> optax.GradientTransformation:
     """Muon's direction for matrices (see `is_matrix`), and the direction of `others` for all other parameters.
 
@@ -54,7 +54,7 @@ def scale_by_muon(
     return optax.chain(momentum, optax.stateless(lambda directions, _: orthogonalize(directions, mesh, patterns)))
 
 
-def is_matrix(path: str, shape: tuple[int, ...], patterns: Collection[str] = ALL) -> bool:
+def is_matrix(path: str, shape: tuple[int, ...], patterns: Collection[str] = OptimizerConfig.muon_parameters) -> bool:
     """Whether a parameter maps features to features: kernels of linear layers [I,O] and of convolutions [h,w,I,O].
 
     A depthwise kernel [h,w,1,O] does not: each of its channels stands for itself. A kernel whose whole path matches
@@ -64,7 +64,9 @@ def is_matrix(path: str, shape: tuple[int, ...], patterns: Collection[str] = ALL
     return features and any(re.fullmatch(pattern, path) for pattern in patterns)
 
 
-def orthogonalize(directions: Variables, mesh: Mesh | None = None, patterns: Collection[str] = ALL) -> Variables:
+def orthogonalize(
+    directions: Variables, mesh: Mesh | None = None, patterns: Collection[str] = OptimizerConfig.muon_parameters
+) -> Variables:
     """Directions by path, the matrices among them orthogonal (see `nearly_orthogonal`) and scaled; others unchanged.
 
     A kernel [h,w,I,O] counts as the matrix [h*w*I,O]. A matrix [m,n] is scaled by 0.2 * sqrt(max(m, n)), so that the

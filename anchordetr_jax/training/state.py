@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
 import jax
@@ -124,23 +124,22 @@ def average_of(ema: Variables, params: Variables, *, decay: float, warmup: float
     return {path: value + weight.astype(value.dtype) * (params[path] - value) for path, value in ema.items()}
 
 
-def trainable_paths(definition: ModelDefinition, freeze: Iterable[str]) -> frozenset[str]:
+def trainable_paths(definition: ModelDefinition, freeze: Collection[str]) -> frozenset[str]:
     """Paths of the parameters whose whole path matches no pattern of `freeze`.
 
     Raises:
         UserError: a pattern matches nothing, or every parameter is frozen.
     """
-    patterns = []
     for pattern in freeze:
-        patterns.append(re.compile(pattern))
+        found = any(re.fullmatch(pattern, path) for path in definition.param_paths)
         # The default names the first layers of a ResNet. Other backbones do not have them.
-        if pattern not in OptimizerConfig.freeze and not any(map(patterns[-1].fullmatch, definition.param_paths)):
+        if not found and pattern not in OptimizerConfig.freeze:
             raise UserError(
                 f"Setting 'optimizer.freeze' has {pattern!r}, which matches no parameter as a whole: parameters have "
                 f"paths such as {min(definition.param_paths)!r}."
             )
     paths = frozenset(
-        path for path in definition.param_paths if not any(pattern.fullmatch(path) for pattern in patterns)
+        path for path in definition.param_paths if not any(re.fullmatch(pattern, path) for pattern in freeze)
     )
     if not paths:
         raise UserError(

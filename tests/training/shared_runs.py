@@ -1,7 +1,7 @@
 """Runs of the stand-in in a test's own process that share what they trace and compile.
 
-A run of ten steps takes three times as long if its step is traced, lowered and loaded again. Runs of other processes
-(test_train_script.py, for example) still make everything anew.
+A run of ten steps takes three times as long if its step is traced, lowered and loaded again. Runs in other processes,
+such as those of test_train_script.py, share nothing.
 """
 
 import dataclasses
