@@ -141,7 +141,7 @@ def apply_draw(
     picture = Image.fromarray(image)
     if draw.flip:
         picture = picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        boxes = flip_boxes(boxes, picture.width)
+        boxes = mirrored_boxes(boxes, picture.width, axis=0)
     if draw.pre_size is not None and draw.crop is not None:
         picture, boxes = _resize(picture, boxes, draw.pre_size)
         y, x, height, width = draw.crop
@@ -153,16 +153,19 @@ def apply_draw(
     return np.asarray(picture), boxes, labels
 
 
-def flip_boxes(boxes: np.ndarray, width: int) -> np.ndarray:
-    """Boxes [m, 4] (xyxy in pixels) after an image of the given width is mirrored, left to right."""
-    return boxes[:, [2, 1, 0, 3]] * np.array([-1, 1, -1, 1], boxes.dtype) + np.array([width, 0, width, 0], boxes.dtype)
+def mirrored_boxes(boxes: np.ndarray, size: int, *, axis: int) -> np.ndarray:
+    """Boxes [m, 4] (xyxy in pixels) after an image is mirrored: left to right (axis 0) or top to bottom (axis 1).
+
+    `size` is its size along that axis, in pixels.
+    """
+    mirrored = boxes.copy()
+    mirrored[:, [axis, axis + 2]] = size - boxes[:, [axis + 2, axis]]
+    return mirrored
 
 
 def turn_upside_down(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An image (uint8 [h, w, 3]) and its boxes [m, 4] (xyxy in pixels), mirrored, top to bottom."""
-    height = len(image)
-    mirrored = boxes[:, [0, 3, 2, 1]] * np.array([1, -1, 1, -1], boxes.dtype)
-    return image[::-1], mirrored + np.array([0, height, 0, height], boxes.dtype)
+    return image[::-1], mirrored_boxes(boxes, len(image), axis=1)
 
 
 def relative_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

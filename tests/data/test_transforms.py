@@ -10,7 +10,7 @@ from anchordetr_jax.data.transforms import (
     apply_draw,
     draw_augmentations,
     evaluation_draws,
-    flip_boxes,
+    mirrored_boxes,
     relative_boxes,
     resized_sizes,
     turn_upside_down,
@@ -148,7 +148,7 @@ def test_a_flip_mirrors_pixels_and_boxes() -> None:
     flipped, boxes, _ = apply_draw(image, np.array([[1, 0, 3, 2]], np.float32), np.array([7]), Draw((4, 6), flip=True))
     assert (flipped == image[:, ::-1]).all()
     assert boxes.tolist() == [[3, 0, 5, 2]]
-    assert flip_boxes(boxes, 6).tolist() == [[1, 0, 3, 2]]
+    assert mirrored_boxes(boxes, 6, axis=0).tolist() == [[1, 0, 3, 2]]
 
 
 def test_an_image_that_is_turned_upside_down_keeps_its_object_in_the_box():
