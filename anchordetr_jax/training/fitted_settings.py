@@ -28,10 +28,15 @@ CPU_PIXELS = 9.5e8
 """Pixels, with padding, that the small detector trains on in 15 to 30 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""
-SMALL_BATCH, LARGE_BATCH = 4, 8
-"""Images at a time on a CPU, where there are few images and where there are many. Few images need many steps."""
+CROWDED_BATCH, SMALL_BATCH, LARGE_BATCH = 2, 4, 8
+"""Images at a time on a CPU: of few images with many objects, of few images, and of many images.
+
+Few images need many steps. A batch with few objects in all says too little.
+"""
 FEW_ANCHORS, MANY_ANCHORS = 100, 256
 """The number of learned anchor points for few objects in an image, and of those on a grid for many."""
+SHORT_RUN = {"gpu": 3000, "cpu": 5000}
+"""Runs with fewer steps have the higher learning rates. On a CPU, steps have fewer images."""
 STEADY = 0.2
 """Where the sizes of a class's objects differ less (`size_spread`), all images were taken from one distance."""
 PHOTOMETRIC = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.02}
@@ -124,9 +129,8 @@ def size_spread(dataset: DetectionSource) -> float:
 def _anchors(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     if config.architecture != "detector":  # The initial weights have anchor points.
         return
-    objects = float(dataset.box_counts.mean())
-    why = f"because images have {objects:.1f} objects each."
-    if objects > CROWDED:
+    crowded, why = _objects(dataset)
+    if crowded:
         yield Choice("model.spatial_prior", "grid", why)
         yield Choice("model.num_anchors", MANY_ANCHORS, why)
     else:
@@ -188,14 +192,20 @@ def _buckets(dataset: DetectionSource) -> Choice:
 def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     images = len(dataset)
     if config.fit == "cpu":
-        few, why = _amount(dataset)
-        yield Choice("train.batch_size", SMALL_BATCH if few else LARGE_BATCH, why)
+        yield _batch_size(dataset)
         pixels = config.augment.eval_size * config.augment.max_size * images
         epochs = int(min(max(CPU_PIXELS / pixels, 5), 100))
         yield Choice("train.epochs", epochs, f"because {images} images then take 15 to 30 minutes on two CPU cores.")
     else:
         epochs = int(min(max(950 / math.sqrt(images), 12), 100))
         yield Choice("train.epochs", epochs, f"because there are {images} images: the fewer, the more passes.")
+
+
+def _batch_size(dataset: DetectionSource) -> Choice:
+    few, why = _amount(dataset)
+    if few and _objects(dataset)[0]:
+        return Choice("train.batch_size", CROWDED_BATCH, f"because {len(dataset)} images are few, with many objects.")
+    return Choice("train.batch_size", SMALL_BATCH if few else LARGE_BATCH, why)
 
 
 def _evaluations(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
@@ -208,10 +218,10 @@ def _evaluations(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 
 def _learning_rate(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     steps = config.train.epochs * len(dataset) // config.train.batch_size
-    short = steps < 3000
+    short = steps < SHORT_RUN[config.fit]
     why = f"because the run has {steps} steps."
     if config.fit == "cpu":
-        rates = (3e-3, 3e-4) if short else (2e-3, 2e-4)
+        rates = (3e-3, 1e-3) if short else (2e-3, 6e-4)
     else:
         rates = (1e-4, 1e-5) if short else (5e-5, 5e-6)
     yield Choice("optimizer.learning_rate", rates[0], why)
@@ -221,13 +231,12 @@ def _learning_rate(config: Config, dataset: DetectionSource) -> Iterator[Choice]
 
 def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     few, why = _amount(dataset)
-    crowded = float(dataset.box_counts.mean()) > CROWDED
-    each = f"because images have {dataset.box_counts.mean():.1f} objects each." if few else why
+    crowded, each = _objects(dataset)
     if config.fit == "cpu" and few and crowded:
         if config.train.denoising_groups:
             yield Choice("train.denoising_negatives", True, "so that fewer of many objects are found twice.")
         yield Choice("optimizer.weight_decay", 0.1, "so that few images are not learned by heart.")
-    yield Choice("augment.mosaic_probability", 0.3 if few and not crowded else 0.0, each)
+    yield Choice("augment.mosaic_probability", 0.3 if few and not crowded else 0.0, each if few else why)
     if few and not crowded:
         last = max(1, round(0.7 * config.train.epochs))
         yield Choice("augment.mosaic_epochs", last, "so that the last epochs show whole images.")
@@ -240,6 +249,12 @@ def _amount(dataset: DetectionSource) -> tuple[bool, str]:
     """Whether the images are few, and the reason that this gives."""
     few = len(dataset) < FEW_IMAGES
     return few, f"because {len(dataset)} images are {'few' if few else 'many'}."
+
+
+def _objects(dataset: DetectionSource) -> tuple[bool, str]:
+    """Whether images have many objects, and the reason that this gives."""
+    objects = float(dataset.box_counts.mean())
+    return objects > CROWDED, f"because images have {objects:.1f} objects each."
 
 
 def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:

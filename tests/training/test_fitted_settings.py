@@ -137,6 +137,26 @@ def test_few_images_come_in_small_batches_on_a_cpu() -> None:
     assert sizes == [4, 8, GPU.train.batch_size, GPU.train.batch_size]
 
 
+def test_few_images_with_many_objects_come_in_the_smallest_batches_on_a_cpu() -> None:
+    few, many = Squares(50, 100), Squares(2000, 100)
+    for dataset in (few, many):
+        dataset.box_counts[:] = 10
+    config, lines = fitted(CPU, few)
+    assert config.train.batch_size == 2
+    assert "Chosen for this data set: train.batch_size=2, because 50 images are few, with many objects." in lines
+    assert fitted(CPU, many)[0].train.batch_size == 8
+
+
+@pytest.mark.parametrize("config", [CPU, GPU])
+def test_long_runs_have_lower_learning_rates(config: Config) -> None:
+    short, long = (
+        fitted(dataclasses.replace(config, train=TrainConfig(epochs=epochs)), Squares(100, 100), "train.epochs")[0]
+        for epochs in (10, 1000)
+    )
+    assert short.optimizer.learning_rate > long.optimizer.learning_rate
+    assert short.optimizer.backbone_learning_rate > long.optimizer.backbone_learning_rate
+
+
 @pytest.mark.parametrize("preset", ["finetune", "finetune-cpu"])
 def test_a_preset_that_fits_leaves_its_choices_open(preset: str) -> None:
     experiment = read_experiment(preset)
