@@ -36,7 +36,7 @@ def get_config() -> ml_collections.ConfigDict:
     config.loss.classification = "iou_aware"
     config.loss.class_weight = 1.0
     config.optimizer.name = "muon"
-    # With Muon for the backbone's kernels, too, a step takes a sixth longer, and AP is not higher (docs/learning.md).
+    # With Muon for the backbone's kernels, too, a step takes longer, and AP is not higher (docs/learning.md).
     config.optimizer.muon_parameters = (r"(?!backbone/).*",)
     # Gradients of depthwise kernels take as long as all others of the backbone together.
     config.optimizer.freeze = (r"backbone/(stem|layer1|layer2)/.*", r"backbone/.*/depthwise_conv/.*")

@@ -16,7 +16,7 @@ from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import resized_sizes
 
-SHORT_SIDES = {"gpu": (640, 800), "cpu": (256, 320)}
+SHORT_SIDES = {"gpu": (640, 800), "cpu": (256, 384)}
 """Least and largest short side of images, in pixels."""
 LONG_TO_SHORT = 4 / 3
 """`augment.max_size` is this many times the short side on a CPU, where padding costs most."""
