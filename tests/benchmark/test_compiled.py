@@ -41,17 +41,23 @@ def test_a_train_step_sends_only_gradients_between_devices() -> None:
 
 
 def test_a_kernel_takes_its_schedule_for_every_step_of_its_grid(tmp_path: Path) -> None:
+    compiled = {"attention_x12.2": 100, "attention_x3": 7, "transpose_jvp_attention_x5__.4": 10}
     hlo = "".join(
         f'  %{name} = bf16[8,64]{{1,0}} custom-call(%a), custom_call_target="tpu_custom_call"\n'
-        for name in ("attention_x12.1", "attention_x12.2", "attention_x3")
+        for name in ("attention_x12.1", *compiled)  # Of equal kernels one is compiled.
     )
-    for name, words in (("attention_x12.2", 100), ("attention_x3", 7)):  # Of equal kernels one is compiled.
+    for name, words in compiled.items():
         (tmp_path / f"17-{name}-00-schedule-analysis_final_bundles.txt").write_text(
             f"Schedule analysis:\n\ttotal scheduled bundles:    {words}\n"
         )
-    assert kernel_cycles(hlo, tmp_path) == 2 * 12 * 100 + 3 * 7
+    assert kernel_cycles(hlo, tmp_path) == 2 * 12 * 100 + 3 * 7 + 5 * 10
     with pytest.raises(UserError, match="no schedule of other_x2"):
         kernel_cycles('%other_x2.1 = f32[] custom-call(), custom_call_target="tpu_custom_call"', tmp_path)
+
+
+def test_a_kernel_whose_name_does_not_say_its_steps_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="1 of 1 kernels in the compiled program do not have the names"):
+        kernel_cycles('  %pallas_call.7 = f32[8]{0} custom-call(%a), custom_call_target="tpu_custom_call"', tmp_path)
 
 
 def test_calls_of_nvidias_libraries_are_counted_by_function() -> None:
