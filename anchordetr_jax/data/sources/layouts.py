@@ -30,7 +30,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 
 OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "densepose", "info")
-"""Words in the names of annotation files without boxes."""
+"""Words in the names of COCO's own annotation files that are not for detection."""
 SAMPLE = 24
 """The number of a file's images that are looked for in each folder."""
 
@@ -102,17 +102,27 @@ def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
 
 
 def annotation_files(root: epath.Path) -> Iterator[epath.Path]:
-    """JSON files under `root` that may hold boxes in COCO's form, in the order of their paths."""
+    """JSON files under `root` that may hold boxes in COCO's form, in the order of their paths.
+
+    Files that are named for another task come only where there is no other file.
+    """
     files = [
         folder / entry.name
         for folder in _folders(root)
         for entry in os.scandir(folder)
         if entry.name.lower().endswith(".json") and not entry.name.startswith(".") and entry.is_file()
     ]
+    detection: list[epath.Path] = []
+    other: list[epath.Path] = []
     for file in sorted(files):
         words = words_of(file.stem)
-        if not any(word in words for word in OTHER_TASKS) and _looks_like_coco(file):
-            yield file
+        (other if any(word in words for word in OTHER_TASKS) else detection).append(file)
+    found = False
+    for file in filter(_looks_like_coco, detection):
+        found = True
+        yield file
+    if not found:
+        yield from filter(_looks_like_coco, other)
 
 
 def _looks_like_coco(file: epath.Path) -> bool:

@@ -105,10 +105,10 @@ def raw_split(config: DataConfig, split: Split) -> RawSplit:
 def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
     """The settings, and a line for the person if they were changed.
 
-    Where the kind of the data set is found out (`data.source='auto'`) or has no paths in the settings, and the data set
-    has no validation images, a tenth of the training images is held out. Call it for a training that evaluates.
+    Where a data set in files has no validation images, a tenth of the training images is held out. Call it for a
+    training that evaluates.
     """
-    if config.source not in ("auto", "yolo", "voc") or config.val_fraction > 0:
+    if config.source not in ("auto", "coco", "yolo", "voc") or config.val_fraction > 0:
         return config, ""
     try:
         if kind_of(config) == "coco":

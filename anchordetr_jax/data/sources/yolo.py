@@ -82,10 +82,13 @@ def read_yolo(root: epath.Path, split: Split) -> RawSplit:
         )
     findings, remarks = Findings(str(description.file)), [f"Found a YOLO data set: {description.file}."]
     names: list[str] = []
+    folders: list[str] = []
     for entry in entries:
-        names += _images_of(entry, description, findings, remarks)
+        images_there, their_folders = _images_of(entry, description, findings, remarks)
+        names += images_there
+        folders += their_folders
     names = sorted(dict.fromkeys(names))
-    folder = epath.Path(os.path.commonpath([posixpath.dirname(name) for name in names]) if names else str(root))
+    folder = epath.Path(os.path.commonpath(folders))
     images, annotations = _records(names, folder, description, findings)
     _report_lonely_labels(names, findings)
     return RawSplit(
@@ -156,8 +159,13 @@ def _report_lonely_labels(names: Sequence[str], findings: Findings) -> None:
                 findings.warning("label file without an image", "no image of this name is listed", entry.path)
 
 
-def _images_of(entry: str, description: Description, findings: Findings, remarks: list[str]) -> list[str]:
-    """The paths of the images of one folder, list or image that data.yaml names."""
+def _images_of(
+    entry: str, description: Description, findings: Findings, remarks: list[str]
+) -> tuple[list[str], list[str]]:
+    """The paths of the images of one folder, list or image that data.yaml names, and the folders that hold them.
+
+    Where data.yaml names a folder, it is the only one, so names relative to it stay when it gets further subfolders.
+    """
     path, moved = _resolved(entry, description)
     if moved:
         place = description.place_of(entry)
@@ -168,10 +176,9 @@ def _images_of(entry: str, description: Description, findings: Findings, remarks
         report_circles([posixpath.join(path, link) for link in circles], findings)
         if not found:
             raise UserError(f"{path}, which {description.file} names, holds no image.")
-        return found
-    if is_image(posixpath.basename(path)):
-        return [path]
-    return _listed_images(path, description, findings)
+        return found, [path]
+    found = [path] if is_image(posixpath.basename(path)) else _listed_images(path, description, findings)
+    return found, [posixpath.dirname(name) for name in found]
 
 
 def _resolved(entry: str, description: Description) -> tuple[str, str]:

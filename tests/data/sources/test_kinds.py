@@ -75,10 +75,11 @@ def test_a_folder_without_a_data_set_is_answered_with_what_is_in_it(
         opened(tmp_path)
 
 
+@pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("kind", WRITERS)
-def test_a_tenth_is_held_out_where_there_are_no_validation_images(tmp_path: Path, kind: str) -> None:
+def test_a_tenth_is_held_out_where_there_are_no_validation_images(tmp_path: Path, kind: str, named: bool) -> None:
     WRITERS[kind](tmp_path)
-    config, line = with_validation_images(DataConfig(root=str(tmp_path)))
+    config, line = with_validation_images(DataConfig(root=str(tmp_path), source=kind if named else "auto"))  # type: ignore[arg-type]
     assert config.val_fraction == 0.1
     assert line.endswith("10% of the training images are held out (data.val_fraction=0.1).")
     halves = [open_split(config, split) for split in ("train", "val")]  # type: ignore[arg-type]

@@ -106,6 +106,13 @@ def test_what_was_found_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[st
     )
 
 
+def test_a_file_that_is_named_for_another_task_is_taken_where_it_is_the_only_one(tmp_path: Path) -> None:
+    add_split(tmp_path, "product_info.json", "images")
+    assert split_files(DataConfig(root=str(tmp_path)), "train").annotations.name == "product_info.json"
+    add_split(tmp_path, "products.json", "images")
+    assert split_files(DataConfig(root=str(tmp_path)), "train").annotations.name == "products.json"
+
+
 def test_a_missing_validation_split_costs_a_sentence_that_names_the_ways_out(tmp_path: Path) -> None:
     add_split(tmp_path, "annotations/instances_default.json", "images")
     with pytest.raises(UserError, match=r"only annotations/instances_default.json: .*data\.val_fraction=0\.1"):

@@ -2,9 +2,11 @@
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 from etils import epath
+from PIL import Image
 
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.records.findings import Findings
@@ -16,7 +18,7 @@ from anchordetr_jax.errors import UserError
 from tests.data.sources.forms import write_images, write_yolo
 
 
-def opened(root: Path, split: str = "train", **settings: str) -> AnnotatedImages:
+def opened(root: Path, split: str = "train", **settings: Any) -> AnnotatedImages:
     return open_split(DataConfig(root=str(root), **settings), split)  # type: ignore[arg-type]
 
 
@@ -47,6 +49,29 @@ def test_a_description_leads_to_the_images(tmp_path: Path, description: str) -> 
     assert dataset.categories.names == ("cat", "dog")
     elsewhere = [remark for remark in dataset.remarks if "is taken, as only this can be meant" in remark]
     assert bool(elsewhere) == any(word in description for word in ("/home", "C:", "datasets"))
+
+
+def test_held_out_images_stay_held_out_when_the_folder_gets_another_subfolder(tmp_path: Path) -> None:
+    (tmp_path / "data.yaml").write_text("train: images/train\n" + NAMES)
+
+    def held_out() -> set[str]:
+        dataset = opened(tmp_path, "val", val_fraction=0.5)
+        return {dataset.file_path(row).name for row in range(len(dataset))}
+
+    def add(day: str) -> None:
+        for folder, suffix in (("images", ".png"), ("labels", ".txt")):
+            (tmp_path / folder / "train" / day).mkdir(parents=True)
+            for number in range(20):
+                file = tmp_path / folder / "train" / day / f"{day}{number}{suffix}"
+                if folder == "images":
+                    Image.new("RGB", (9, 7)).save(file)
+                else:
+                    file.write_text("0 0.5 0.5 0.5 0.5\n")
+
+    add("monday")
+    alone = held_out()
+    add("tuesday")
+    assert alone == {name for name in held_out() if name.startswith("monday")}
 
 
 def test_roboflows_folders_are_found_beside_the_description(tmp_path: Path) -> None:
