@@ -43,6 +43,37 @@ PHOTOMETRIC = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.0
 """Photometric jitter of few images."""
 FEW_IMAGES = 1000
 """Data sets with fewer images get more augmentation."""
+LEAST_EPOCHS, MOST_EPOCHS = 5, 100
+"""On a CPU."""
+FITTED = frozenset(
+    {
+        "model.spatial_prior",
+        "model.num_anchors",
+        "augment.eval_size",
+        "augment.train_sizes",
+        "augment.max_size",
+        "augment.crop_resize_sizes",
+        "augment.crop_min",
+        "augment.crop_max",
+        "augment.scale_jitter_probability",
+        "augment.scale_jitter_min",
+        "augment.scale_jitter_max",
+        "augment.vertical_flip_probability",
+        "augment.mosaic_probability",
+        "augment.mosaic_epochs",
+        *(f"augment.{name}" for name in PHOTOMETRIC),
+        "data.num_buckets",
+        "optimizer.learning_rate",
+        "optimizer.backbone_learning_rate",
+        "optimizer.warmup_steps",
+        "optimizer.weight_decay",
+        "train.batch_size",
+        "train.epochs",
+        "train.evaluate_every",
+        "train.denoising_negatives",
+    }
+)
+"""The settings that may follow from a data set."""
 
 
 class Choice(NamedTuple):
@@ -62,19 +93,17 @@ def fitted_settings(
         config: the settings. With `fit="off"` they stay as they are.
         dataset: the training images.
         given: names of settings that a person chose; they stay.
-        before: the settings of a run that continues. What was chosen for it stays.
+        before: the settings of a run that continues. What was chosen for it stays, whatever the data set is now.
     """
     if config.fit == "off":
         return config, ()
+    if before is not None:
+        return _with(config, [Choice(name, _value(before, name), "") for name in FITTED - set(given)]), ()
     choices: list[Choice] = []
     for choose in (_anchors, _image_size, _scales, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
         chosen = [choice for choice in choose(config, dataset) if choice.name not in given]
-        if before is not None:
-            chosen = [choice._replace(value=_value(before, choice.name)) for choice in chosen]
         config = _with(config, chosen)
         choices += chosen
-    if before is not None:
-        return config, ()
     lines = [f"Chosen for this data set: {choice.name}={choice.value!r}, {choice.reason}" for choice in choices]
     return config, (*lines, *_small_objects(config, dataset))
 
@@ -193,9 +222,15 @@ def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     images = len(dataset)
     if config.fit == "cpu":
         yield _batch_size(dataset)
-        pixels = config.augment.eval_size * config.augment.max_size * images
-        epochs = int(min(max(CPU_PIXELS / pixels, 5), 100))
-        yield Choice("train.epochs", epochs, f"because {images} images then take 15 to 30 minutes on two CPU cores.")
+        passes = CPU_PIXELS / (config.augment.eval_size * config.augment.max_size * images)
+        epochs = int(min(max(passes, LEAST_EPOCHS), MOST_EPOCHS))
+        if passes < LEAST_EPOCHS:
+            longer = f"{epochs / passes:.1f} times as long as 15 to 30 minutes on two CPU cores"
+            why = f"because fewer passes learn too little. {images} images then take {longer}."
+        else:
+            most = "15 to 30 minutes" if passes <= MOST_EPOCHS else "less than 15 to 30 minutes"
+            why = f"because {images} images then take {most} on two CPU cores."
+        yield Choice("train.epochs", epochs, why)
     else:
         epochs = int(min(max(950 / math.sqrt(images), 12), 100))
         yield Choice("train.epochs", epochs, f"because there are {images} images: the fewer, the more passes.")

@@ -9,6 +9,8 @@ import pytest
 from anchordetr_jax.config import AugmentConfig, Config, ModelConfig, TrainConfig
 from anchordetr_jax.experiments import read_experiment
 from anchordetr_jax.training.fitted_settings import (
+    FEW_IMAGES,
+    FITTED,
     RARE,
     STEADY,
     cell_pixels,
@@ -242,6 +244,38 @@ def test_a_run_that_continues_keeps_what_was_chosen() -> None:
     assert lines == []
     longer = dataclasses.replace(CPU, train=dataclasses.replace(CPU.train, epochs=99))
     assert fitted(longer, Squares(100, 200), "train.epochs", before=before)[0].train.epochs == 99
+
+
+def test_a_run_that_continues_with_many_images_keeps_what_was_chosen_for_few() -> None:
+    negatives = dataclasses.replace(CPU, train=dataclasses.replace(CPU.train, denoising_groups=4))
+    few, many = Squares(FEW_IMAGES - 1, 100), Squares(FEW_IMAGES + 1, 100)
+    for objects in (1, 10):
+        few.box_counts[:] = many.box_counts[:] = objects
+        for config in (negatives, GPU):
+            before, _ = fitted(config, few)
+            assert fitted(config, many)[0] != before
+            assert fitted(config, many, before=before)[0] == before
+
+
+def test_the_settings_that_may_be_chosen_are_listed() -> None:
+    chosen = set()
+    for config in (dataclasses.replace(NEW, train=TrainConfig(denoising_groups=4)), GPU):
+        for objects in (1, 10):
+            dataset = Squares(50, 100, 110)
+            dataset.box_counts[:] = objects
+            lines = fitted(config, dataset)[1]
+            chosen |= {line.split(": ")[1].split("=")[0] for line in lines if line.startswith("Chosen")}
+    assert chosen == FITTED
+
+
+def test_the_reason_for_the_epochs_says_when_a_run_is_shorter_or_longer_than_usual() -> None:
+    def reason(images: int) -> str:
+        return next(line for line in fitted(CPU, Squares(images, 240))[1] if "train.epochs=" in line)
+
+    assert "train.epochs=100, because 20 images then take less than 15 to 30 minutes" in reason(20)
+    assert "because 300 images then take 15 to 30 minutes" in reason(300)
+    assert "train.epochs=5, because fewer passes learn too little. 20000 images then take" in reason(20_000)
+    assert "times as long as 15 to 30 minutes" in reason(20_000)
 
 
 def test_objects_smaller_than_a_cell_are_counted_with_the_size_that_mends_it() -> None:
