@@ -2,7 +2,9 @@
 
 import functools
 import io
+import math
 import os
+import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,7 +17,7 @@ from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDE
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 from anchordetr_jax.pictures.curves import plot_curves, read_metrics
-from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
+from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE, read_evaluations
 from anchordetr_jax.training.watching.pictures import PREDICTIONS_FILE
 
 if TYPE_CHECKING:
@@ -79,13 +81,17 @@ class TrainingRun:
     def detector(self) -> "Detector":
         """The detector of the best evaluation if the run keeps it (`train.keep_best`), else of the newest checkpoint.
 
+        If the run stopped keeping it, and the newest checkpoint has a higher AP, it is that of the newest one.
+
         Raises:
             UserError: the run has no checkpoint yet.
         """
         from anchordetr_jax.api.detector import Detector  # It imports this module.
 
         best = self.workdir / BEST_FOLDER
-        return Detector.from_pretrained(best if saved_steps(best) else self.workdir)
+        kept, aps = saved_steps(best), dict(read_evaluations(self.workdir, sys.maxsize))
+        outdated = kept and aps.get(self.step, -math.inf) > aps.get(kept[-1], -math.inf)
+        return Detector.from_pretrained(best if kept and not outdated else self.workdir)
 
     def __repr__(self) -> str:
         return f"<TrainingRun in {self.workdir}, {self.step} steps>\n{self.metrics}"

@@ -22,7 +22,7 @@ from absl import flags
 from etils import epath
 
 from anchordetr_jax import cli
-from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER
+from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.source import DetectionSource, Split
 from anchordetr_jax.data.sources.opening import open_source
@@ -164,7 +164,8 @@ def default_output(checkpoint: str) -> str:
     """`results.json`, or for test-dev the name that COCO's server wants."""
     if SPLIT.value != "test-dev":
         return "results.json"
-    folders = [part for part in epath.Path(checkpoint).parts if part != CHECKPOINTS_FOLDER and not part.isdecimal()]
+    inside = (CHECKPOINTS_FOLDER, BEST_FOLDER)
+    folders = [part for part in epath.Path(checkpoint).parts if part not in inside and not part.isdecimal()]
     name = NAME.value or (folders[-1] if folders else "")
     return f"detections_test-dev2017_{re.sub(r'[^A-Za-z0-9]+', '-', name).strip('-') or 'anchordetr'}_results.json"
 

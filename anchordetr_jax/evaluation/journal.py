@@ -32,21 +32,25 @@ def fingerprint(
 ) -> str:
     """A digest of everything that detections depend on: weights, network, images (names and sizes) and settings.
 
-    Batches are not part of it, because they change nothing. The weights must be on the devices of this process.
+    Batches are part of it only with `model.padding="official"`: else they change nothing. The weights must be on the
+    devices of this process.
 
     Args:
         model, source, config: those of the evaluation.
         tiles: the side of a tile in pixels, and the share that it has in common with the next one; None for whole
             images.
     """
+    batches = [config.eval.batch_size, config.eval.equal_memory, config.data.num_buckets, config.data.shape_multiple]
     settings = {
         "tiles": tiles,
+        "batches": batches if model.config.padding == "official" else [],
         "version": __version__,
         "model": dataclasses.asdict(model.config),
         "sizes": [config.augment.eval_size, config.augment.max_size],
         "max_detections": config.eval.max_detections,
         "categories": source.categories.to_dict(),
         "source": source.name,
+        "orientation": getattr(source, "orientation", None),
         "images": [source.describe(row) for row in range(len(source))],
         "image_ids": list(source.image_ids),
         "image_sizes": source.sizes.tolist(),

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, absolute, save_variables
+from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, absolute, save_variables, saved_steps
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.training.state import TrainState, evaluated_variables
@@ -64,6 +64,16 @@ def save_best(
         for path in root.iterdir():
             if path.name != str(step):  # Half-written ones too.
                 path.rmtree()
+
+
+def not_kept(workdir: epath.PathLike, best: Best) -> str:
+    """A sentence if there was an evaluation, and the weights of the best one are not in `best/`; else empty."""
+    if best.step < 0 or best.step in saved_steps(absolute(workdir) / BEST_FOLDER):
+        return ""
+    return (
+        f"The weights with the highest AP so far ({best.ap:.3f}, step {best.step}) were not kept: {BEST_FOLDER}/ gets "
+        "those of the first evaluation with a higher AP."
+    )
 
 
 def forget_best_after(workdir: epath.PathLike, step: int) -> None:

@@ -18,7 +18,7 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.devices import check_batch_size, global_batch, make_mesh
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.training.best import Best, forget_best_after, read_best, save_best
+from anchordetr_jax.training.best import Best, forget_best_after, not_kept, read_best, save_best
 from anchordetr_jax.training.run import Beginning, Run, TrainingData, say
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter
 from anchordetr_jax.training.run_record import RunRecord
@@ -98,6 +98,8 @@ def train(
             say(f"This run is finished: {end} to continue it.")
             return Outcome(step, stopped_by=None)
         run.write_config()
+        if config.train.keep_best and (sentence := not_kept(run.workdir, best)):
+            say(sentence)
         forget_best_after(run.workdir, step)
         with _Loop(run, beginning, best, watching, evaluate, after_line) as loop:
             if missing:

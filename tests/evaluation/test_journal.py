@@ -160,6 +160,10 @@ def test_evaluations_with_other_detections_have_other_fingerprints(root):
     larger = dataclasses.replace(config, augment=dataclasses.replace(config.augment, eval_size=41))
     assert fingerprint(model, dataset, larger) != usual
     assert fingerprint(model, dataset, settings(root, max_detections=9)) != usual
+    dataset.orientation = "stored"
+    assert fingerprint(model, dataset, config) != usual
+    dataset.orientation = "shown"
+    assert fingerprint(model, dataset, config) == usual
     model.kernel[...] = model.kernel[...].at[0, 0].add(1e-6)
     assert fingerprint(model, dataset, config) != usual
     dataset.image_ids = (*dataset.image_ids[:-1], 51)

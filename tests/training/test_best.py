@@ -102,6 +102,18 @@ def test_a_run_stops_early_keeps_the_best_and_continues_when_patience_is_raised(
     assert {line["step"]: line["val/AP"] for line in found if "val/AP" in line} == SCORES
 
 
+def test_a_run_that_begins_to_keep_the_best_says_that_an_earlier_one_was_not_kept(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, settings(epochs=3, keep_best=False))
+    assert "not kept" not in capsys.readouterr().out
+    run(tmp_path, settings(epochs=5))
+    assert "highest AP so far (0.300, step 10) were not kept: best/ gets" in capsys.readouterr().out
+    assert saved_steps(tmp_path / "best") == []
+    run(tmp_path, settings())
+    assert saved_steps(tmp_path / "best") == [30]
+
+
 def test_checkpoints_keep_the_scores_of_their_evaluation(tmp_path: Path) -> None:
     def evaluate(model: Any, step: int) -> dict[str, float]:
         (tmp_path / "evaluation.json").write_text(json.dumps({"step": step, "AP": SCORES[step]}))

@@ -16,7 +16,7 @@ class StopRequest:
     """While it is entered, SIGTERM and SIGINT do not end the process but are noted. A second one ends it at once.
 
     Several processes must all stop after the same step. JAX's preemption service finds that step after a SIGTERM to any
-    of them; SIGINT is sent on as SIGTERM.
+    of them; SIGINT is sent on as SIGTERM. That service takes every SIGTERM, so only a second SIGINT ends one at once.
     """
 
     def __init__(self) -> None:
