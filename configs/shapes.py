@@ -19,8 +19,8 @@ HERE = Path(__file__).resolve().parent
 def get_config() -> ml_collections.ConfigDict:
     config = runpy.run_path(str(HERE / "shapes_scratch.py"))["get_config"]()
     config.optimizer.name = "muon"
-    config.optimizer.learning_rate = 3e-3
-    config.optimizer.backbone_learning_rate = 3e-3
+    config.optimizer.learning_rate = 5e-3
+    config.optimizer.backbone_learning_rate = 5e-3
     config.train.denoising_groups = 4
     config.train.epochs = 12
     config.train.evaluate_every = 6
