@@ -4,7 +4,6 @@ import functools
 import io
 import math
 import os
-import sys
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -89,7 +88,7 @@ class TrainingRun:
         from anchordetr_jax.api.detector import Detector  # It imports this module.
 
         best = self.workdir / BEST_FOLDER
-        kept, aps = saved_steps(best), dict(read_evaluations(self.workdir, sys.maxsize))
+        kept, aps = saved_steps(best), dict(read_evaluations(self.workdir))
         outdated = kept and aps.get(self.step, -math.inf) > aps.get(kept[-1], -math.inf)
         return Detector.from_pretrained(best if kept and not outdated else self.workdir)
 

@@ -1,7 +1,6 @@
 """What the folder of a run tells about its checkpoints: whether another one is better, and which thresholds suit."""
 
 import os
-import sys
 
 from etils import epath
 
@@ -31,7 +30,7 @@ def better_checkpoint(path: str | os.PathLike[str]) -> str | None:
     if not (workdir / CHECKPOINTS_FOLDER).is_dir():
         return None
     used = int(find_checkpoint(given).name)
-    aps = dict(read_evaluations(workdir, sys.maxsize))
+    aps = dict(read_evaluations(workdir))
     kept = {step: workdir / CHECKPOINTS_FOLDER / str(step) for step in saved_steps(workdir / CHECKPOINTS_FOLDER)}
     kept |= {step: workdir / BEST_FOLDER / str(step) for step in saved_steps(workdir / BEST_FOLDER)}
     scored = {step: aps[step] for step in kept if step in aps}

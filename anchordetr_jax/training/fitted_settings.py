@@ -228,8 +228,8 @@ def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
             longer = f"{epochs / passes:.1f} times as long as 15 to 30 minutes on two CPU cores"
             why = f"because fewer passes learn too little. {images} images then take {longer}."
         else:
-            most = "15 to 30 minutes" if passes <= MOST_EPOCHS else "less than 15 to 30 minutes"
-            why = f"because {images} images then take {most} on two CPU cores."
+            time = "15 to 30 minutes" if passes <= MOST_EPOCHS else "less than 15 to 30 minutes"
+            why = f"because {images} images then take {time} on two CPU cores."
         yield Choice("train.epochs", epochs, why)
     else:
         epochs = int(min(max(950 / math.sqrt(images), 12), 100))

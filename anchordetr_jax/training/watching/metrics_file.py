@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import os
+import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Self
@@ -72,7 +73,7 @@ class MetricsFile:
                 self._file.close()
 
 
-def read_evaluations(workdir: epath.PathLike, last_step: int) -> list[tuple[int, float]]:
+def read_evaluations(workdir: epath.PathLike, last_step: int = sys.maxsize) -> list[tuple[int, float]]:
     """(step, AP) of each evaluation up to a step, from the metrics of a run. AP is -inf if it is not a number."""
     path = epath.Path(workdir) / METRICS_FILE
     lines = path.read_text().splitlines() if path.exists() else []
