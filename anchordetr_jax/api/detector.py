@@ -11,7 +11,7 @@ from anchordetr_jax.api.training import run_here, without_ambiguity
 from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import AugmentConfig, Config
 from anchordetr_jax.data.source import Split
-from anchordetr_jax.data.sources.opening import open_source
+from anchordetr_jax.data.sources.opening import open_for_evaluation
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores
 from anchordetr_jax.evaluation.evaluate import Evaluator
@@ -83,8 +83,9 @@ class Detector(prediction.Detector):
         values = without_ambiguity(settings)
         if data is not None:
             values["data.root"] = os.fspath(data)
-        config = change_values(self._settings(), values)
-        dataset = open_source(config.data, split, self.categories)
+        trained = self._settings()
+        config = change_values(trained, values)
+        dataset = open_for_evaluation(config.data, split, self.categories, trained=trained.data)
         check_categories(self.categories, dataset.categories, dataset.name)
         if tiles is None:
             result = Evaluator(dataset, config).run(self.model)

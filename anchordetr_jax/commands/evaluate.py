@@ -25,7 +25,7 @@ from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.source import DetectionSource, Split
-from anchordetr_jax.data.sources.opening import open_source
+from anchordetr_jax.data.sources.opening import open_for_evaluation
 from anchordetr_jax.devices import make_mesh, replicated
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import Scores, class_table, summary_line
@@ -112,7 +112,7 @@ def main(arguments: list[str]) -> None:
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     mesh = make_mesh(config.mesh)
-    dataset = open_source(config.data, SPLITS[SPLIT.value], found.categories)
+    dataset = open_for_evaluation(config.data, SPLITS[SPLIT.value], found.categories, trained=found.config.data)
     check_categories(found.categories, dataset.categories, dataset.name)
     if REPORT.value and dataset.ground_truth() is None:
         raise UserError(f"{dataset.name} has no annotations to report on: leave --report out.")
@@ -148,8 +148,9 @@ def main(arguments: list[str]) -> None:
 
 def evaluate_exported(exported: ExportedFolder) -> None:
     """Scores the programs of an exported folder, and prints their numbers beside those of the checkpoint."""
-    config = read_config(exported.config or Config())
-    dataset = open_source(config.data, SPLITS[SPLIT.value], exported.classes)
+    trained = exported.config or Config()
+    config = read_config(trained)
+    dataset = open_for_evaluation(config.data, SPLITS[SPLIT.value], exported.classes, trained=trained.data)
     if PREDICTIONS.value:
         raise UserError("--predictions is for checkpoints: leave it out, or give --report.")
     if REPORT.value and dataset.ground_truth() is None:

@@ -122,6 +122,18 @@ def test_evaluation_scores_as_the_command_does(
     assert "<td>AP50</td>" in scores._repr_html_()
 
 
+def test_another_data_set_is_evaluated_on_validation_images_of_its_own(
+    fine_tuned: TrainingRun, data: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    detector = Detector.from_pretrained(fine_tuned.workdir)
+    expected = detector.evaluate(data)
+    assert detector.trained is not None
+    held_out = dataclasses.replace(detector.trained.data, root=str(data.parent / "mine"), val_fraction=0.5)
+    detector.trained = dataclasses.replace(detector.trained, data=held_out)
+    assert detector.evaluate(data).metrics == expected.metrics
+    assert capsys.readouterr().err.count("Evaluating on 2 images: ") == 2
+
+
 class Interrupted(TrainingBatches):
     """Sends Ctrl-C before the batch of step 1."""
 

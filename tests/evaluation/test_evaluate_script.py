@@ -194,6 +194,21 @@ def test_settings_of_the_checkpoint_can_be_changed(root, evaluate):
     assert "none.json" in ran.stderr.splitlines()[-1]
 
 
+def test_validation_images_of_another_data_set_are_scored_though_the_run_held_images_out(
+    root, make_tiny_detector, evaluate, tmp_path
+):
+    model = make_tiny_detector()
+    config = Config(
+        model=model.config,
+        data=DataConfig(root=str(tmp_path / "mine"), val_fraction=0.1, num_buckets=1),
+        augment=AugmentConfig(eval_size=48, max_size=64),
+    )
+    save_variables(tmp_path / "run", variables_of(model), Categories(ids=(2, 5), names=("cat", "dog")), config)
+    ran = evaluate("--checkpoint", tmp_path / "run", f"--config.data.root={root}")
+    assert ran.returncode == 0, ran.stderr
+    assert f"Evaluating on 2 images: {root / 'annotations' / 'instances_val2017.json'}\n" in ran.stderr
+
+
 def test_another_architecture_is_refused_in_a_sentence(root, evaluate):
     ran = evaluate("--checkpoint", root / "checkpoint", "--config.model.decoder_layers=2")
     assert ran.returncode == 1

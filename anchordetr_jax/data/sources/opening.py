@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import os
 import sys
 from collections.abc import Iterator
 
@@ -14,6 +15,7 @@ from anchordetr_jax.data.records.findings import Findings
 from anchordetr_jax.data.records.portion import Portion
 from anchordetr_jax.data.records.raw import RawSplit
 from anchordetr_jax.data.records.reading import Records, read_records
+from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.data.source import DetectionSource, MissingSplitError, Split
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.coco import read_coco
@@ -29,6 +31,8 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 
 SPLITS: tuple[Split, ...] = ("train", "val", "test")
+IN_FILES = ("auto", "coco", "yolo", "voc")
+"""The sources whose training images can be held out."""
 HELD_OUT = 0.1
 """The share of training images that is held out where a data set has no validation images."""
 
@@ -61,6 +65,36 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
     if jax.process_index() == 0:
         for line in dataset.remarks:
             _say_once(line)
+    return dataset
+
+
+def open_for_evaluation(
+    config: DataConfig, split: Split, categories: Categories | None = None, *, trained: DataConfig
+) -> DetectionSource:
+    """The images to evaluate a detector on. Process 0 prints which they are.
+
+    Images that a run held out (`val_fraction`) are those of its own data set. Another data set that has validation
+    images of its own is evaluated on these.
+
+    Args:
+        config: see `open_source`.
+        split: see `open_source`.
+        categories: see `open_source`.
+        trained: the settings of the run that made the detector.
+
+    Raises:
+        UserError: like `open_source`.
+    """
+    lines = []
+    if split != "test" and _has_its_own_validation_images(config, trained):
+        lines.append(
+            f"{config.root} has validation images of its own, so data.val_fraction={config.val_fraction:g} of the "
+            "detector's run does not count."
+        )
+        config = dataclasses.replace(config, val_fraction=0.0)
+    dataset = open_source(config, split, categories)
+    if jax.process_index() == 0:
+        print(*lines, f"Evaluating on {counted(len(dataset), 'image')}: {dataset.name}", sep="\n", file=sys.stderr)
     return dataset
 
 
@@ -108,13 +142,10 @@ def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
     Where a data set in files has no validation images, a tenth of the training images is held out. Call it for a
     training that evaluates.
     """
-    if config.source not in ("auto", "coco", "yolo", "voc") or config.val_fraction > 0:
+    if config.source not in IN_FILES or config.val_fraction > 0:
         return config, ""
     try:
-        if kind_of(config) == "coco":
-            split_files(config, "val")
-        else:
-            raw_split(config, "val")
+        _find_validation_images(config)
     except MissingSplitError:
         line = (
             f"{config.root} has no validation images: {HELD_OUT:.0%} of the training images are held out "
@@ -124,6 +155,37 @@ def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
     except UserError:
         return config, ""  # Whoever opens the images raises it again.
     return config, ""
+
+
+def _find_validation_images(config: DataConfig) -> None:
+    """Raises `MissingSplitError` where a data set in files has none, and `UserError` where they cannot be read."""
+    if kind_of(config) == "coco":
+        split_files(config, "val")
+    else:
+        raw_split(config, "val")
+
+
+def _has_its_own_validation_images(config: DataConfig, trained: DataConfig) -> bool:
+    """Whether these settings name another data set than a run was trained on, one with validation images.
+
+    False where they hold images out by themselves: `val_fraction` is not that of the run.
+    """
+    held_out_by_the_run = config.val_fraction > 0 and config.val_fraction == trained.val_fraction
+    if not held_out_by_the_run or config.source not in IN_FILES or _place(config) == _place(trained):
+        return False
+    try:
+        _find_validation_images(config)
+    except MissingSplitError:
+        return False
+    except UserError:
+        return True  # Whoever opens them raises it again.
+    return True
+
+
+def _place(config: DataConfig) -> tuple[str, ...]:
+    """Where training and validation images are."""
+    root = config.root if "://" in config.root else os.path.realpath(config.root)
+    return root, config.train_images, config.train_annotations, config.val_images, config.val_annotations
 
 
 @functools.cache

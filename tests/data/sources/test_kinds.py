@@ -1,5 +1,7 @@
 """Which kind of data set is in a folder is found out; the records of one data set in three forms are equal."""
 
+import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,9 +10,9 @@ import pytest
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.kinds import kind_of
-from anchordetr_jax.data.sources.opening import open_split, with_validation_images
+from anchordetr_jax.data.sources.opening import open_for_evaluation, open_split, with_validation_images
 from anchordetr_jax.errors import UserError
-from tests.data.sources.forms import write_coco, write_voc, write_yolo
+from tests.data.sources.forms import SIZES, write_coco, write_voc, write_yolo
 
 WRITERS: dict[str, Callable[[Path], None]] = {"coco": write_coco, "yolo": write_yolo, "voc": write_voc}
 
@@ -91,3 +93,73 @@ def test_validation_images_that_are_there_are_used(tmp_path: Path) -> None:
     for split in ("train", "val"):
         write_coco(tmp_path, split)
     assert with_validation_images(DataConfig(root=str(tmp_path))) == (DataConfig(root=str(tmp_path)), "")
+
+
+@pytest.fixture
+def held_out(tmp_path: Path) -> DataConfig:
+    """The settings of a run that held images out, because its data set has no validation images."""
+    write_coco(tmp_path / "mine")
+    return with_validation_images(DataConfig(root=str(tmp_path / "mine")))[0]
+
+
+def write_with_validation(root: Path, kind: str) -> None:
+    if kind == "coco":
+        for split in ("train", "val"):
+            write_coco(root, split)
+    elif kind == "yolo":
+        write_yolo(root, "path: .\ntrain: images/train\nval: images/train\nnames: [cat, dog]\n")
+    else:
+        write_voc(root, {"train": tuple(SIZES), "val": tuple(SIZES)})
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_another_data_set_is_evaluated_on_validation_images_of_its_own(
+    tmp_path: Path, held_out: DataConfig, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = tmp_path / "other"
+    write_with_validation(other, kind)
+    config = dataclasses.replace(held_out, root=str(other))
+    found = open_for_evaluation(config, "val", trained=held_out)
+    assert (found.name, len(found)) == (open_split(DataConfig(root=str(other)), "val").name, 3)
+    assert len(open_for_evaluation(config, "train", trained=held_out)) == 3
+    printed = capsys.readouterr().err
+    assert f"{other} has validation images of its own, so data.val_fraction=0.1 of the detector's run" in printed
+    assert f"Evaluating on 3 images: {found.name}\n" in printed
+
+
+def test_a_data_set_without_validation_images_is_evaluated_on_those_that_are_held_out(
+    tmp_path: Path, held_out: DataConfig, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_coco(tmp_path / "other")
+    for root in ("mine", "other", "mine/../mine"):
+        config = dataclasses.replace(held_out, root=str(tmp_path / root))
+        found = open_for_evaluation(config, "val", trained=held_out)
+        assert found.image_ids == open_split(held_out, "val").image_ids
+        assert f"Evaluating on 1 image: {found.name}\n" in capsys.readouterr().err
+        assert found.name.endswith("(val images by data.val_fraction=0.1)")
+
+
+def test_images_that_a_run_held_out_on_purpose_stay_held_out(tmp_path: Path) -> None:
+    write_with_validation(tmp_path / "mine", "coco")
+    run = DataConfig(root=str(tmp_path / "mine"), val_fraction=0.1)
+    again = dataclasses.replace(run, root=str(tmp_path / "mine/../mine/"), test_images="other")
+    assert len(open_for_evaluation(again, "val", trained=run)) == 1
+
+
+def test_a_fraction_that_is_given_for_another_data_set_counts(tmp_path: Path, held_out: DataConfig) -> None:
+    write_with_validation(tmp_path / "other", "coco")
+    config = dataclasses.replace(held_out, root=str(tmp_path / "other"), val_fraction=0.5)
+    found = open_for_evaluation(config, "val", trained=held_out)
+    assert found.image_ids == open_split(config, "val").image_ids
+
+
+def test_several_files_of_validation_images_are_an_error_and_no_training_image_is_taken(
+    tmp_path: Path, held_out: DataConfig
+) -> None:
+    other = tmp_path / "other"
+    write_coco(other)
+    for name in ("a_val.json", "b_val.json"):
+        shutil.copy(other / "annotations" / "instances_train2017.json", other / "annotations" / name)
+    config = dataclasses.replace(held_out, root=str(other))
+    with pytest.raises(UserError, match=r"choose one with data\.val_annotations"):
+        open_for_evaluation(config, "val", trained=held_out)
