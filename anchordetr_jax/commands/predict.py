@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from absl import flags
@@ -60,6 +60,7 @@ TRACK = flags.DEFINE_bool(
 DRAW = flags.DEFINE_bool("draw", True, "Draw pictures; --nodraw writes detections.json only.", flag_values=FLAGS)
 
 DETECTIONS_FILE = "detections.json"
+Item = TypeVar("Item")
 
 
 def main(arguments: list[str]) -> None:
@@ -101,6 +102,7 @@ class Results:
         self.records: dict[tuple[str, int], tuple[dict[str, Any], Detections]] = {}
         """The entry of an image and its detections, by file and (of a video) frame."""
         self.unreadable = 0
+        self.incomplete = 0
 
     def add(self, path: str, detections: Detections, **frame: Any) -> None:
         """Keeps the detections of an image, or of a `frame` of a video."""
@@ -114,6 +116,11 @@ class Results:
             raise problem
         tqdm.write(f"{problem} It is left out.", file=sys.stderr)
         self.unreadable += 1
+
+    def cut_short(self, problem: object, num_frames: int) -> None:
+        """Says of a video that only its first frames can be read."""
+        tqdm.write(f"Warning: {problem} Only its first {counted(num_frames, 'frame')} can be read.", file=sys.stderr)
+        self.incomplete += 1
 
     @property
     def num_files(self) -> int:
@@ -225,24 +232,37 @@ def detect_on_video(detector: Detector, path: str, target: Path, results: Result
                 else None
             )
             threshold = THRESHOLD.value if tracker is None else tracker.lowest
+            number, damage = 0, list[UnreadableVideoError]()
             with tqdm(desc=Path(path).name, total=reader.num_frames, unit="frame", dynamic_ncols=True) as bar:
-                number = 0
-                for frames in read_ahead(chunks(iter(reader), BATCH_SIZE.value)):
+                for part in read_ahead(chunks(until_damage(reader.timed(), damage), BATCH_SIZE.value)):
+                    frames = [frame for _, frame in part]
                     found = detector.predict(
                         frames, threshold, batch_size=BATCH_SIZE.value, tiles=tiles, overlap=overlap
                     )
-                    for frame, detections in zip(frames, found, strict=True):
+                    for (seconds, frame), detections in zip(part, found, strict=True):
                         if tracker is not None:
                             detections = tracker.follow(detections)
                         if DRAW.value:
                             writer.add(np.asarray(detections.draw(frame)))
-                        results.add(path, detections, frame=number, seconds=round(number / rate, 3))
+                        results.add(path, detections, frame=number, seconds=round(seconds, 3))
                         number += 1
                     bar.update(len(frames))
+            if number == 0:
+                raise damage[0] if damage else UnreadableVideoError(f"Video {path} has no frame that can be read.")
+            if problem := damage[0] if damage else reader.cut_off():
+                results.cut_short(problem, number)
             if tracker is not None:
                 tqdm.write(f"{path}: {counted(tracker.num_tracks, 'track')}")
     except UnreadableVideoError as error:
         results.skip(error)
+
+
+def until_damage(frames: Iterator[Item], damage: list[UnreadableVideoError]) -> Iterator[Item]:
+    """The frames before the first one that is damaged. The error goes into `damage`."""
+    try:
+        yield from frames
+    except UnreadableVideoError as error:
+        damage.append(error)
 
 
 def threshold_of(detector: Detector, label: int) -> float:
@@ -250,16 +270,16 @@ def threshold_of(detector: Detector, label: int) -> float:
     return detector.threshold_of(label) if THRESHOLD.value is None else THRESHOLD.value
 
 
-def chunks(frames: Iterator[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+def chunks(frames: Iterator[Item], size: int) -> Iterator[list[Item]]:
     """Frames, `size` at a time."""
     while chunk := list(itertools.islice(frames, size)):
         yield chunk
 
 
-def read_ahead(parts: Iterator[list[np.ndarray]]) -> Iterator[list[np.ndarray]]:
+def read_ahead(parts: Iterator[list[Item]]) -> Iterator[list[Item]]:
     """The parts. Each is decoded while the caller works on the part before it."""
     with ThreadPoolExecutor(max_workers=1) as pool:
-        coming: Future[list[np.ndarray]] = pool.submit(next, parts, [])
+        coming: Future[list[Item]] = pool.submit(next, parts, [])
         while part := coming.result():
             coming = pool.submit(next, parts, [])
             yield part
@@ -273,6 +293,7 @@ def report(output: Path, results: Results) -> None:
         print(f"Warning: {not_finite_sentence(results.not_finite)}", file=sys.stderr)
     frames = "" if len(results.records) == results.num_files else f" ({len(results.records)} images and frames)"
     skipped = f"; {results.unreadable} could not be read" if results.unreadable else ""
+    skipped += f"; {counted(results.incomplete, 'video')} incomplete" if results.incomplete else ""
     objects, files = counted(results.num_objects, "object"), counted(results.num_files, "file")
     print(f"{output} has {objects} in {files}{frames}{skipped}")
     if results.num_objects == 0 and results.best_score > 0:

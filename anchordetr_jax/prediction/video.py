@@ -2,6 +2,7 @@
 
 import fractions
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -13,6 +14,8 @@ from anchordetr_jax.errors import UserError
 
 RIGHT_ANGLE = 90
 FALLBACK_RATE = fractions.Fraction(25)
+MISSING = 0.05
+"""The share of a video's announced length that may be missing. Containers round it."""
 
 
 class UnreadableVideoError(UserError):
@@ -38,6 +41,7 @@ class VideoReader:
             raise UnreadableVideoError(f"{self.path} has no video in it.")
         self._stream = self._container.streams.video[0]
         self._stream.thread_type = "AUTO"
+        self._end = 0.0
 
     @property
     def rate(self) -> fractions.Fraction:
@@ -55,13 +59,43 @@ class VideoReader:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         """uint8 RGB [h, w, 3]. Raises `UnreadableVideoError` naming the file at a frame that is damaged."""
+        return (pixels for _, pixels in self.timed())
+
+    def timed(self) -> Iterator[tuple[float, np.ndarray]]:
+        """The time of each frame, in seconds as players show it, and the frame. Raises as iterating does."""
+        length = 1 / float(self.rate)
+        start = (self._container.start_time or 0) / 1e6
         try:
-            for frame in self._container.decode(self._stream):
+            for number, frame in enumerate(self._container.decode(self._stream)):
                 pixels = frame.to_ndarray(format="rgb24")
+                seconds = number * length if frame.time is None else frame.time - start
+                lasts = float((frame.duration or 0) * (frame.time_base or 0))
+                self._end = max(self._end, seconds + start + max(lasts, length))
                 # FFmpeg gives the angle counter-clockwise, which is the direction of numpy.
-                yield np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / RIGHT_ANGLE)))
+                yield seconds, np.ascontiguousarray(np.rot90(pixels, round(frame.rotation / RIGHT_ANGLE)))
         except self._errors as error:
             raise UnreadableVideoError(f"Video {self.path} is damaged ({_reason(error)}).") from None
+
+    def cut_off(self) -> str:
+        """After the last frame: a sentence if the video is clearly shorter than the file announces; otherwise "".
+
+        FFmpeg reads a file whose end is missing without an error.
+        """
+        announced = self._announced_seconds()
+        if announced is None or self._end >= (1 - MISSING) * announced:
+            return ""
+        return f"Video {self.path} is cut off: it ends after {self._end:.1f} of {announced:.1f} seconds."
+
+    def _announced_seconds(self) -> float | None:
+        """The length of the video as the file gives it. A file's sound can be longer."""
+        if self._container.format.name == "avi" and self._stream.frames:
+            return self._stream.frames / float(self.rate)  # FFmpeg's duration is that of the part which is there.
+        if self._stream.duration is not None:
+            return float(self._stream.duration * self._stream.time_base)
+        if tag := re.fullmatch(r"(\d+):(\d+):(\d+(?:\.\d*)?)", self._stream.metadata.get("DURATION", "")):  # Matroska
+            hours, minutes, seconds = map(float, tag.groups())
+            return 3600 * hours + 60 * minutes + seconds
+        return None if self._container.duration is None else self._container.duration / 1e6
 
     def __enter__(self) -> "VideoReader":
         return self

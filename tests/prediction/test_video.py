@@ -39,3 +39,64 @@ def test_another_file_than_a_video_is_named(tmp_path: Path, content: bytes | Non
         (tmp_path / "bad.mp4").write_bytes(content)
     with pytest.raises(UnreadableVideoError, match=r"bad\.mp4 cannot be opened"):
         VideoReader(tmp_path / "bad.mp4")
+
+
+def copy_without_the_beginning(source: Path, target: Path, seconds: float) -> None:
+    """As phones cut videos: the frames up to the next key frame stay in the file, and players do not show them."""
+    av = pytest.importorskip("av")
+    with av.open(str(source)) as given, av.open(str(target), "w") as made:
+        stream = given.streams.video[0]
+        copy = made.add_stream_from_template(stream)
+        for packet in given.demux(stream):
+            if packet.dts is not None:
+                packet.pts -= round(seconds / stream.time_base)
+                packet.dts -= round(seconds / stream.time_base)
+                packet.stream = copy
+                made.mux(packet)
+
+
+def test_a_video_that_a_phone_has_trimmed_is_not_called_cut_off(tmp_path: Path) -> None:
+    write(tmp_path / "whole.mp4", 12)
+    copy_without_the_beginning(tmp_path / "whole.mp4", tmp_path / "trimmed.mp4", 0.6)
+    with VideoReader(tmp_path / "trimmed.mp4") as reader:
+        assert len(list(reader)) < 12
+        assert reader.num_frames == 12
+        assert reader.cut_off() == ""
+
+
+@pytest.mark.parametrize("suffix", ["mp4", "mkv"])
+def test_a_video_whose_sound_is_longer_is_not_called_cut_off(tmp_path: Path, suffix: str) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / f"a.{suffix}"), "w") as container:
+        pictures, sound = container.add_stream("libx264", rate=10), container.add_stream("aac", rate=16000)
+        pictures.width, pictures.height, pictures.pix_fmt = 64, 48, "yuv420p"
+        for _ in range(10):
+            frame = av.VideoFrame.from_ndarray(np.zeros((48, 64, 3), np.uint8), format="rgb24")
+            container.mux(pictures.encode(frame))
+        container.mux(pictures.encode())
+        for number in range(60):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+            samples.sample_rate, samples.pts = 16000, 1024 * number
+            container.mux(sound.encode(samples))
+        container.mux(sound.encode())
+    with VideoReader(tmp_path / f"a.{suffix}") as reader:
+        assert len(list(reader)) == 10
+        assert reader.cut_off() == ""
+
+
+@pytest.mark.parametrize("share", [1.0, 0.5])
+def test_an_avi_file_whose_end_is_missing_is_called_cut_off(tmp_path: Path, share: float) -> None:
+    av = pytest.importorskip("av")
+    rng = np.random.default_rng(0)
+    with av.open(str(tmp_path / "a.avi"), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuvj420p"
+        for _ in range(20):
+            noise = rng.integers(0, 255, (48, 64, 3), np.uint8)  # Frames are larger than the header of the file.
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(noise, format="rgb24")))
+        container.mux(stream.encode())
+    content = (tmp_path / "a.avi").read_bytes()
+    (tmp_path / "a.avi").write_bytes(content[: int(share * len(content))])
+    with VideoReader(tmp_path / "a.avi") as reader:
+        assert (len(list(reader)) == 20) == (share == 1)
+        assert ("a.avi is cut off: it ends after " in reader.cut_off()) == (share < 1)
