@@ -103,6 +103,8 @@ class Results:
         """The entry of an image and its detections, by file and (of a video) frame."""
         self.unreadable = 0
         self.incomplete = 0
+        self.seen_once = False
+        """Whether a video has no track, though an object in it reached its threshold."""
 
     def add(self, path: str, detections: Detections, **frame: Any) -> None:
         """Keeps the detections of an image, or of a `frame` of a video."""
@@ -253,6 +255,7 @@ def detect_on_video(detector: Detector, path: str, target: Path, results: Result
                 results.cut_short(problem, number)
             if tracker is not None:
                 tqdm.write(f"{path}: {counted(tracker.num_tracks, 'track')}")
+                results.seen_once |= tracker.could_begin and tracker.num_tracks == 0
     except UnreadableVideoError as error:
         results.skip(error)
 
@@ -296,7 +299,12 @@ def report(output: Path, results: Results) -> None:
     skipped += f"; {counted(results.incomplete, 'video')} incomplete" if results.incomplete else ""
     objects, files = counted(results.num_objects, "object"), counted(results.num_files, "file")
     print(f"{output} has {objects} in {files}{frames}{skipped}")
-    if results.num_objects == 0 and results.best_score > 0:
+    if results.num_objects == 0 and results.seen_once:
+        print(
+            "No object was seen in two frames in a row, so there is no track: without --track, objects that are in one "
+            "frame count too."
+        )
+    elif results.num_objects == 0 and results.best_score > 0:
         print(nothing_found_sentence(THRESHOLD.value, results.best_score, results.detector.recommended_threshold))
 
 

@@ -8,7 +8,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.prediction.detections import Detections
 
 LOWEST = 0.25
-"""Detections that score at least this share of the threshold continue a track. They begin none."""
+"""Detections that score at least this share of the threshold continue a track. A track does not begin with them."""
 SECONDS_LOST = 1.0
 """How long a track waits for its object to be seen again."""
 
@@ -41,6 +41,8 @@ class Tracker:
 
         self.lowest = LOWEST * min(thresholds.values(), default=1.0)
         """Give `follow` all detections with at least this score."""
+        self.could_begin = False
+        """Whether a detection has reached its threshold, so that a track would have begun in the next frame."""
         self._thresholds = thresholds
         self._trackers = {
             label: ByteTrackTracker(
@@ -56,12 +58,14 @@ class Tracker:
     def follow(self, detections: Detections) -> Detections:
         """The detections of the next frame that belong to a track, with `track_ids`; the first track is 1.
 
-        A track begins when its object is seen in two frames, so the first frame has none.
+        A track begins when a detection reaches the threshold and its object is seen in the next frame, too, where
+        `LOWEST` of the threshold is enough. So the first frame has none.
         """
         places: list[int] = []
         numbers: list[int] = []
         for label, tracker in self._trackers.items():
             own = np.flatnonzero((detections.labels == label) & (detections.scores >= LOWEST * self._thresholds[label]))
+            self.could_begin |= bool((detections.scores[own] >= self._thresholds[label]).any())
             given = detections[own].to_supervision()
             given.data["place"] = own
             tracked = tracker.update(given)

@@ -115,6 +115,21 @@ def test_a_low_score_continues_a_track_and_begins_none() -> None:
     assert tracks(tracker.follow(frame_of((0, 100, 0.3), (0, 12, 0.2)))) == [(1, 12.0)]
 
 
+def test_a_quarter_of_the_threshold_in_the_next_frame_is_enough_to_begin_a_track() -> None:
+    tracker = Tracker({0: 0.4}, 25.0)
+    assert tracks(tracker.follow(frame_of((0, 10, 0.9)))) == []
+    assert tracks(tracker.follow(frame_of((0, 12, 0.1001)))) == [(1, 12.0)]
+
+
+def test_a_tracker_knows_whether_a_track_could_begin() -> None:
+    tracker = Tracker({0: 0.4}, 25.0)
+    tracker.follow(frame_of((0, 10, 0.3)))
+    assert not tracker.could_begin
+    tracker.follow(frame_of((0, 100, 0.4001)))
+    assert tracker.could_begin
+    assert tracker.num_tracks == 0
+
+
 def test_tracks_are_drawn_selected_and_written() -> None:
     found = frame_of((0, 10, 0.9), (0, 50, 0.7)).with_tracks(np.array([3, 8]))
     assert [entry["track_id"] for entry in found.to_coco(1)] == [3, 8]
@@ -182,3 +197,20 @@ def test_a_drawn_video_becomes_a_video_and_records_with_steady_numbers(
         np.testing.assert_allclose(np.diff(places), step, atol=2)
     with VideoReader(tmp_path / "seen" / "squares.mp4") as reader:
         assert len(list(reader)) == 8
+
+
+def test_an_object_in_a_single_frame_is_said_to_have_no_track(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av")
+    with VideoWriter(tmp_path / "square.mp4", fractions.Fraction(10)) as writer:
+        frame = np.zeros((20, 200, 3), np.uint8)
+        frame[5:15, 20:30] = 255
+        writer.add(frame)
+    monkeypatch.setattr(cli, "prepare_computation", lambda: None)
+    monkeypatch.setattr(predict, "read_detector", SquareDetector)
+    flags = ["--checkpoint", "squares", "--output", str(tmp_path / "seen"), "--track"]
+    assert predict.run([str(tmp_path / "square.mp4"), *flags]) == 0
+    printed = "".join(capsys.readouterr())
+    assert "No object was seen in two frames in a row" in printed
+    assert "below the threshold" not in printed
