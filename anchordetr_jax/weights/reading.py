@@ -29,6 +29,11 @@ from anchordetr_jax.weights.state_dict_file import StateDictFile, read_state_dic
 
 NAMES_ARGUMENT, OUTPUTS_ARGUMENT, LABELS_ARGUMENT = "categories", "class_outputs", "labels"
 BORDER_ARGUMENT = "anchor_border"
+EVALUATION_ARGUMENTS = {
+    "eval_size": "augment.eval_size",
+    "max_size": "augment.max_size",
+    "max_detections": "eval.max_detections",
+}
 """Entries of an exported file's `args` that official files do not have. An import then gives the same detector."""
 COCO_OUTPUTS: Mapping[Form, int] = {"official": OFFICIAL_OUTPUTS, "detrex": 80}
 """Class outputs of detectors of COCO's classes: by category id up to 90, or one per class in the order of the ids."""
@@ -128,6 +133,9 @@ def implied_config(
     settings = architecture | read
     if isinstance(border := (content.arguments or {}).get(BORDER_ARGUMENT), float):
         settings["model.anchor_border"] = border
+    for name, setting in EVALUATION_ARGUMENTS.items():
+        if isinstance(value := (content.arguments or {}).get(name), int):
+            settings[setting] = value
     if read["model.num_feature_levels"] > 1:
         settings.setdefault("model.dilation", True)  # With several levels there is only DC5.
     if published is not None and published.dilation is not None:
