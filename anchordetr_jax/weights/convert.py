@@ -90,7 +90,12 @@ def export_weights(
     found = open_pretrained(name)
     variables, categories = found.variables(), found.categories
     refuse_backbone_alone(variables, found.name)
-    if categories is None and annotations:
+    if annotations and categories is not None:
+        raise UserError(
+            f"{found.name} has the names of its classes: leave --annotations out. If they are wrong, import the weight "
+            "file with --annotations first."
+        )
+    if annotations:
         categories = read_categories(annotations, found.config.data.labels)
     content, remarks = exported(variables, found.config, categories, outputs, form)
     write_torch_file(path, content)
