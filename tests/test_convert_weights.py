@@ -10,6 +10,7 @@ from anchordetr_jax.commands import convert, main
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
+from tests.detector import save_detector
 from tests.weights.conftest import random_state_dict, small_resnet
 
 __all__ = ["small_resnet"]
@@ -46,3 +47,22 @@ def test_a_mistake_is_answered_by_one_sentence(tmp_path: Path, capsys: pytest.Ca
     said = capsys.readouterr().err
     assert said.count("\n") == 1
     assert said.startswith(f"Error: {tmp_path / 'page.pth'} is a web page")
+
+
+@pytest.mark.parametrize("form", ["official", "pretrained"])
+def test_a_better_checkpoint_than_the_one_that_is_exported_is_named(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    for step in (100, 200):
+        save_detector(run / "checkpoints" / str(step))
+    (run / "metrics.jsonl").write_text('{"step": 100, "val/AP": 0.5}\n{"step": 200, "val/AP": 0.3}\n')
+    main(["convert", "export", str(run), str(tmp_path / "out"), "--form", form])  # `official` has no such backbone.
+    assert "Note: The newest checkpoint of this run is used (step 200, with AP 0.300)" in capsys.readouterr().err
+
+
+def test_annotations_are_refused_where_the_names_are_known(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    checkpoint = save_detector(tmp_path / "checkpoint")
+    arguments = ["export", str(checkpoint), str(tmp_path / "out.pth"), "--annotations", "nothing.json"]
+    assert main(["convert", *arguments]) == 1
+    assert "has the names of its classes: leave --annotations out" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from anchordetr_jax.experiments import preset_names
 from anchordetr_jax.settings.names import flat_settings
 
 ROOT = Path(__file__).parents[1]
-DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("assets/*/*.md")])
+DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 EXPERIMENTS = sorted(ROOT.glob("configs/*.py"))
 COMMANDS = "anchordetr_jax/commands"
 NAMES = [str(path.relative_to(ROOT)) for path in DOCUMENTS + EXPERIMENTS]

@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the verb and its arguments; those of this process by default.
     """
-    verb, *rest = sys.argv[1:] if arguments is None else arguments or ("",)
+    verb, *rest = (sys.argv[1:] if arguments is None else arguments) or ("",)
     if verb in ("", "help", "-h", "--help"):
         return exit_status(lambda: print(help_text()))
     if verb == "--version":

@@ -15,6 +15,7 @@ or a published model such as anchordetr-r50-dc5.
 import argparse
 import json
 import os
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from absl import logging
 
 from anchordetr_jax.checkpoints.rescue import rescue
 from anchordetr_jax.errors import UserError, exit_status
+from anchordetr_jax.prediction.run_folder import better_checkpoint
 from anchordetr_jax.weights.convert import describe_file, describe_weights, export_weights, import_weights
 from anchordetr_jax.weights.hub import SCHEME
 from anchordetr_jax.weights.pretrained import open_pretrained
@@ -105,6 +107,8 @@ def run_import(options: argparse.Namespace) -> None:
 
 
 def run_export(options: argparse.Namespace) -> None:
+    if not options.name.startswith(SCHEME) and (remark := better_checkpoint(options.name)):
+        print(f"Note: {remark}", file=sys.stderr)
     to_hub = options.target.startswith(SCHEME)
     if options.form == "pretrained" or (to_hub and options.form is None):
         export_pretrained(options)

@@ -12,10 +12,12 @@ of anchordetr export: each program in it is scored, beside the checkpoint that i
 process runs this command, with the same flags as anchordetr train.
 """
 
+import dataclasses
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 from absl import flags
@@ -23,7 +25,7 @@ from etils import epath
 
 from anchordetr_jax import cli
 from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER
-from anchordetr_jax.config import Config
+from anchordetr_jax.config import Config, ModelConfig
 from anchordetr_jax.data.source import DetectionSource, Split
 from anchordetr_jax.data.sources.opening import open_for_evaluation
 from anchordetr_jax.devices import make_mesh, replicated
@@ -49,7 +51,8 @@ SPLIT = flags.DEFINE_enum(
     "split",
     "val",
     ["val", "train", "test", "test-dev"],
-    "Images to evaluate on. test is scored if it has annotations. test-dev is for COCO's server and gets no scores.",
+    "Images to evaluate on. test is scored if it has annotations. test-dev: the same, and the file of "
+    "detections gets the name that COCO's server wants.",
     flag_values=FLAGS,
 )
 OUTPUT = flags.DEFINE_string(
@@ -94,6 +97,12 @@ connect_processes = cli.define_processes(FLAGS)
 
 SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test": "test", "test-dev": "test"}
 
+FIXED_IN_PROGRAMS = (
+    *("augment.eval_size", "augment.max_size", "eval.max_detections"),
+    *(f"model.{field.name}" for field in dataclasses.fields(ModelConfig)),
+)
+"""Settings of an evaluation that an export fixes."""
+
 
 def main(arguments: list[str]) -> None:
     connect_processes()
@@ -103,8 +112,11 @@ def main(arguments: list[str]) -> None:
     if is_exported(name):
         if tiles is not None:
             raise UserError("--tiles is for checkpoints: an exported program has one shape for whole images.")
+        refuse_settings_of_programs(options)
         evaluate_exported(read_exported(name))
         return
+    if COMPARE.value is not None:
+        raise UserError(f"--compare is for an exported folder, and {name} is none: leave it out.")
     found = open_pretrained(name, **options)
     if jax.process_index() == 0:
         cli.say(found.remarks)
@@ -144,6 +156,21 @@ def main(arguments: list[str]) -> None:
         raise failure
     if jax.process_index() == 0:
         report(output, dataset, result)
+
+
+def refuse_settings_of_programs(options: Mapping[str, Any]) -> None:
+    """Raises `UserError` if the command line changes what an exported program has fixed.
+
+    Args:
+        options: those of `open_pretrained`.
+    """
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    given += [f"--config.{setting}" for setting in FIXED_IN_PROGRAMS if read_config.changes(setting)]
+    if given:
+        raise UserError(
+            f"{given[0]} cannot change an exported program, which has its network, classes and image sizes: leave it "
+            "out, or export the checkpoint again."
+        )
 
 
 def evaluate_exported(exported: ExportedFolder) -> None:

@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> None:
     layers = detector.model.config.decoder_layers
     if LAYER.value is not None and not 1 <= LAYER.value <= layers:
         raise UserError(f"--layer must be from 1 to {layers}, the number of decoder layers, not {LAYER.value}.")
-    names = output_names([str(image.path) for image in images])
+    # Only the stems are used, and with one suffix for all they are distinct.
+    names = output_names([str(image.path) for image in images], kept=(".png",))
     explanations: list[Explanation] = []
     for image, name in zip(tqdm(images, unit="image", dynamic_ncols=True), names, strict=True):
         try:

@@ -172,8 +172,12 @@ def _remarks_on_shape(detector: Detector, shape: tuple[int, int]) -> list[str]:
 
 
 def _clear(folder: Path) -> None:
-    """Removes the programs of an earlier export, because its weights are replaced next."""
+    """Removes the metadata and programs of an earlier export, because its weights are replaced next.
+
+    The metadata go first: a folder without them is no export, however far this one comes.
+    """
     try:
+        (folder / METADATA_FILE).unlink(missing_ok=True)
         for path in [*folder.glob("detector_batch_*.jax"), *folder.glob("detector_batch_*.onnx")]:
             path.unlink()
     except OSError as error:
@@ -195,7 +199,7 @@ def _metadata(detector: Detector, shape: tuple[int, int], files: Mapping[str, Ma
         },
         "outputs": {
             "scores": "float32 [B,D], best first",
-            "labels": "int32 [B,D], keys of 'classes'",
+            "labels": "int32 [B,D], class outputs; those with a class are the keys of 'classes'",
             "boxes": "float32 [B,D,4], left, top, right, bottom in pixels of the original image; not clipped to it",
         },
         "shape": list(shape),

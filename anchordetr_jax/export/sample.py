@@ -46,7 +46,7 @@ def load_jax(file: str, weights_file: str, folder: Path = FOLDER) -> Run:
     from jax import export
 
     program = jax.jit(export.deserialize(bytearray((folder / file).read_bytes())).call)
-    with np.load(folder / weights_file) as arrays:
+    with open(folder / weights_file, "rb") as stream, np.load(stream) as arrays:
         weights = jax.device_put({name: arrays[name] for name in arrays.files})
     return lambda *inputs: program(weights, *inputs)
 

@@ -9,6 +9,7 @@ from typing import Any, overload
 import numpy as np
 from tqdm.auto import tqdm
 
+from anchordetr_jax.checkpoints.checkpoint import brief
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import resized_sizes
 from anchordetr_jax.errors import UserError
@@ -132,9 +133,16 @@ def _loaded(exported: ExportedFolder, program: Program) -> sample.Run:
     package = "flatbuffers" if program.kind == "jax" else "onnxruntime"
     if importlib.util.find_spec(package) is None:
         raise UserError(f"{program.file} needs the package {package} to run: pip install {package}.")
-    if program.kind == "jax":
-        return sample.load_jax(program.file, exported.metadata["weights"], exported.path)
-    return sample.load_onnx(program.file, exported.path)
+    weights = exported.metadata["weights"]
+    try:
+        if program.kind == "jax":
+            return sample.load_jax(program.file, weights, exported.path)
+        return sample.load_onnx(program.file, exported.path)
+    except Exception as error:  # Each reader raises exceptions of its own for a file that is cut off.
+        files = f"{program.file} or {weights}" if program.kind == "jax" else program.file
+        raise UserError(
+            f"{files} in {exported.path} cannot be loaded ({brief(error)}): export the detector again."
+        ) from error
 
 
 class _Pictures(Sequence[np.ndarray]):

@@ -10,15 +10,16 @@ from anchordetr_jax.prediction.inputs import is_video
 KEPT_SUFFIXES = (".jpg", ".jpeg", ".png")
 
 
-def output_names(paths: Sequence[str]) -> list[str]:
+def output_names(paths: Sequence[str], *, kept: Sequence[str] = KEPT_SUFFIXES) -> list[str]:
     """A file name for the picture of each image, and for each video.
 
     JPEG and PNG files keep their names. Pictures of other images become PNG, videos become MP4. Where names are equal,
     the names of folders come before them: `monday_1.jpg` and `tuesday_1.jpg`. Some file systems do not distinguish
-    upper and lower case, so names that differ by case alone count as equal.
+    upper and lower case, so names that differ by case alone count as equal. `kept`: the suffixes of the images that
+    keep their names.
     """
     parts = [PurePath(os.path.abspath(path)).parts for path in paths]
-    plain = _distinct_within_folders(parts)
+    plain = _distinct_within_folders(parts, tuple(kept))
     depths = [1] * len(paths)
     while True:
         names = ["_".join([*part[-depth:-1], name]) for part, depth, name in zip(parts, depths, plain, strict=True)]
@@ -30,10 +31,10 @@ def output_names(paths: Sequence[str]) -> list[str]:
             depths[i] += 1
 
 
-def _distinct_within_folders(parts: Sequence[tuple[str, ...]]) -> list[str]:
+def _distinct_within_folders(parts: Sequence[tuple[str, ...]], kept: tuple[str, ...]) -> list[str]:
     """Names that differ within each folder. Of two equal names, the one with a changed suffix becomes longer, such as
     `1_tif.png`."""
-    names = [_picture_name(part[-1]) for part in parts]
+    names = [_picture_name(part[-1], kept) for part in parts]
     counts = Counter((part[:-1], name.casefold()) for part, name in zip(parts, names, strict=True))
     for i, (part, name) in enumerate(zip(parts, names, strict=True)):
         old, new = PurePath(part[-1]), PurePath(name)
@@ -48,10 +49,10 @@ def _distinct_within_folders(parts: Sequence[tuple[str, ...]]) -> list[str]:
     return names
 
 
-def _picture_name(name: str) -> str:
+def _picture_name(name: str, kept: tuple[str, ...]) -> str:
     if is_video(name):
         return str(PurePath(name).with_suffix(".mp4"))
-    return name if name.lower().endswith(KEPT_SUFFIXES) else str(PurePath(name).with_suffix(".png"))
+    return name if name.lower().endswith(kept) else str(PurePath(name).with_suffix(".png"))
 
 
 def _numbered(names: Sequence[str]) -> list[str]:

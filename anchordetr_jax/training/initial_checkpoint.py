@@ -111,7 +111,8 @@ def _convert(
         return getattr(model, name) if f"model.{name}" in given and location.kind == "file" else None
 
     try:
-        found = open_location(location, dilation=said("dilation"), num_anchors=said("num_anchors"))
+        asked = {name: said(name) for name in ("dilation", "num_anchors", "num_heads")}
+        found = open_location(location, **asked)
     except UntoldError as error:
         ways = {
             "model.dilation": "--config.model.dilation=True (DC5) or --config.model.dilation=False (C5)",

@@ -113,7 +113,8 @@ class Run:
         self._say_steps()
         state = initial_state(self.definition, self._build, self.optimizer, self.mesh, freeze=freeze, ema=ema)
         if config.init_from:
-            state, report = load_initial_weights(config.init_from, state, data.categories, config.classes.renamed())
+            renamed = config.classes.renamed()
+            state, report = load_initial_weights(config.init_from, state, config.model, data.categories, renamed)
             say(str(report))
         return Beginning(state, RunRecord(data.epochs))
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone, save_variables
-from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
+from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, ModelConfig, config_to_dict
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.sources.coco import read_categories
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.settings.names import flat_settings
 from anchordetr_jax.weights.architecture import (
     BORDERS,
     coordinates_near_border,
@@ -27,6 +28,7 @@ from anchordetr_jax.weights.pretrained import Pretrained, open_location, open_pr
 from anchordetr_jax.weights.reading import (
     BORDER_ARGUMENT,
     COCO_OUTPUTS,
+    EVALUATION_ARGUMENTS,
     LABELS_ARGUMENT,
     NAMES_ARGUMENT,
     OUTPUTS_ARGUMENT,
@@ -42,6 +44,9 @@ DETREX_ARGUMENTS = {
     "hidden_dim": "embed_dim",
 }
 """Official argument: that of detrex's transformer, where the names differ."""
+
+NAMES: Mapping[Form, str] = {"official": "The official code", "detrex": "detrex"}
+"""The other codes, as the first words of a sentence."""
 
 
 def import_weights(name: str | Path, out: str | Path, *, overwrite: bool = False, **options: Any) -> Pretrained:
@@ -85,7 +90,12 @@ def export_weights(
     found = open_pretrained(name)
     variables, categories = found.variables(), found.categories
     refuse_backbone_alone(variables, found.name)
-    if categories is None and annotations:
+    if annotations and categories is not None:
+        raise UserError(
+            f"{found.name} has the names of its classes: leave --annotations out. If they are wrong, import the weight "
+            "file with --annotations first."
+        )
+    if annotations:
         categories = read_categories(annotations, found.config.data.labels)
     content, remarks = exported(variables, found.config, categories, outputs, form)
     write_torch_file(path, content)
@@ -105,7 +115,8 @@ def exported(
     form: Form = "official",
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The content of an exported file, and sentences about it. Raises like `export_weights`."""
-    num_classes, remarks = config.model.num_classes, _border_remark(variables, config.model, form)
+    num_classes, settings = config.model.num_classes, flat_settings(config_to_dict(config))
+    remarks = (*_border_remark(variables, config.model, form), *_size_remark(config.augment, form))
     # A plain dict and not a Namespace, which `torch.load` refuses by default.
     arguments = arguments_from_config(config)
     if form == "detrex":
@@ -131,6 +142,7 @@ def exported(
             )
     arguments |= {
         BORDER_ARGUMENT: config.model.anchor_border,
+        **{name: settings[setting] for name, setting in EVALUATION_ARGUMENTS.items()},
         OUTPUTS_ARGUMENT: num_classes,
         LABELS_ARGUMENT: labels,
         NAMES_ARGUMENT: None if categories is None else categories.to_dict(),
@@ -218,9 +230,16 @@ def _border_remark(variables: Mapping[str, np.ndarray], model: ModelConfig, form
     count = 0 if border == model.anchor_border else coordinates_near_border(variables.get("anchors"), widest)
     if not count:
         return ()
-    other = "detrex" if form == "detrex" else "The official code"
     return (
-        f"{other} takes anchor coordinates that are less than {border:g} from the image border as {border:g} from it, "
-        f"and this network {model.anchor_border:g}: {count} coordinates differ, so boxes differ by up to {widest:g} of "
-        "the image.",
+        f"{NAMES[form]} takes anchor coordinates that are less than {border:g} from the image border as {border:g} "
+        f"from it, and this network {model.anchor_border:g}: {count} coordinates differ, so boxes differ by up to "
+        f"{widest:g} of the image.",
     )
+
+
+def _size_remark(augment: AugmentConfig, form: Form) -> tuple[str, ...]:
+    """Where the other code evaluates at other image sizes than this network: no option of its command changes them."""
+    mine, theirs = (f"{sizes.eval_size} pixels, at most {sizes.max_size}" for sizes in (augment, AugmentConfig()))
+    if mine == theirs:
+        return ()
+    return (f"{NAMES[form]} evaluates images at {theirs}, and this network at {mine}: its scores there may be lower.",)

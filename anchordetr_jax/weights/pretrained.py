@@ -112,15 +112,20 @@ def open_location(
     *,
     dilation: bool | None = None,
     num_anchors: int | None = None,
+    num_heads: int | None = None,
     annotations: str | os.PathLike[str] | None = None,
 ) -> Pretrained:
-    """Like `open_pretrained`, for weights that were located."""
+    """Like `open_pretrained`, for weights that were located.
+
+    `num_heads`: for a weight file that does not say it, the number of attention heads; by default the official one.
+    """
     name = location.name
     if location.kind == "file":
         weights = read_weights(
             location.path,
             dilation=dilation,
             num_anchors=num_anchors,
+            num_heads=num_heads,
             annotations=None if annotations is None else os.fspath(annotations),
             published=location.published,
         )

@@ -29,6 +29,11 @@ from anchordetr_jax.weights.state_dict_file import StateDictFile, read_state_dic
 
 NAMES_ARGUMENT, OUTPUTS_ARGUMENT, LABELS_ARGUMENT = "categories", "class_outputs", "labels"
 BORDER_ARGUMENT = "anchor_border"
+EVALUATION_ARGUMENTS = {
+    "eval_size": "augment.eval_size",
+    "max_size": "augment.max_size",
+    "max_detections": "eval.max_detections",
+}
 """Entries of an exported file's `args` that official files do not have. An import then gives the same detector."""
 COCO_OUTPUTS: Mapping[Form, int] = {"official": OFFICIAL_OUTPUTS, "detrex": 80}
 """Class outputs of detectors of COCO's classes: by category id up to 90, or one per class in the order of the ids."""
@@ -68,6 +73,7 @@ def read_weights(
     *,
     dilation: bool | None = None,
     num_anchors: int | None = None,
+    num_heads: int | None = None,
     annotations: str | Path | None = None,
     published: PublishedModel | None = None,
 ) -> Weights:
@@ -79,6 +85,7 @@ def read_weights(
         path: the file; FILE#ENTRY where it has several sets of weights.
         dilation: DC5 (True) or C5, where the file does not say it.
         num_anchors: number of anchors of a grid, where the file does not say it.
+        num_heads: number of attention heads, where the file does not say it; by default the official one.
         annotations: a COCO-format file. Its categories are the detector's classes.
         published: the published model that this file is. It says whether it is DC5 or C5.
 
@@ -96,7 +103,8 @@ def read_weights(
                 categories=None,
             )
         else:
-            weights = _detector(path, content, dilation, num_anchors, annotations, published)
+            asked = {"dilation": dilation, "num_anchors": num_anchors, "num_heads": num_heads}
+            weights = _detector(path, content, asked, annotations, published)
         if published is not None and published.backbone != weights.config.model.backbone:
             raise UserError(f"Its backbone is {weights.config.model.backbone}, but {published.name} has another one.")
     return dataclasses.replace(weights, remarks=(*content.remarks, *weights.remarks))
@@ -108,6 +116,7 @@ def implied_config(
     *,
     dilation: bool | None,
     num_anchors: int | None,
+    num_heads: int | None = None,
     published: PublishedModel | None = None,
 ) -> tuple[Config, tuple[str, ...]]:
     """The settings that follow from the tensors and `args` of a file, and sentences. Raises like `read_weights`."""
@@ -124,6 +133,9 @@ def implied_config(
     settings = architecture | read
     if isinstance(border := (content.arguments or {}).get(BORDER_ARGUMENT), float):
         settings["model.anchor_border"] = border
+    for name, setting in EVALUATION_ARGUMENTS.items():
+        if isinstance(value := (content.arguments or {}).get(name), int):
+            settings[setting] = value
     if read["model.num_feature_levels"] > 1:
         settings.setdefault("model.dilation", True)  # With several levels there is only DC5.
     if published is not None and published.dilation is not None:
@@ -131,6 +143,8 @@ def implied_config(
     _settle(settings, "model.dilation", dilation, path, "whether it is a C5 or a DC5 model")
     if read["model.spatial_prior"] == "grid":
         _settle(settings, "model.num_anchors", num_anchors, path, "how many anchors its grid has")
+    if num_heads is not None:
+        _settle(settings, "model.num_heads", num_heads, path, "how many attention heads it has")
     config = config_with(Config(), settings)
     try:
         return config_with(config, {name: value for name, value in told.items() if name not in architecture}), ()
@@ -141,13 +155,12 @@ def implied_config(
 def _detector(
     path: str | Path,
     content: StateDictFile,
-    dilation: bool | None,
-    num_anchors: int | None,
+    asked: Mapping[str, Any],
     annotations: str | Path | None,
     published: PublishedModel | None,
 ) -> Weights:
     state_dict, form = content.state_dict, form_of(content.state_dict)
-    config, remarks = implied_config(path, content, dilation=dilation, num_anchors=num_anchors, published=published)
+    config, remarks = implied_config(path, content, **asked, published=published)
     if form == "detrex":
         remarks = ("Its tensors have detrex's names.", *remarks)
     if config.model.anchor_border == BORDERS["detrex"]:

@@ -40,6 +40,12 @@ def test_help_imports_nothing_that_takes_time(script_environment: dict[str, str]
         assert f"'{heavy}'" not in done.stdout
 
 
+def test_without_a_verb_there_is_the_help(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", ["anchordetr"])
+    assert main() == 0
+    assert "anchordetr VERB --help" in capsys.readouterr().out
+
+
 def test_a_verb_that_does_not_exist_is_answered_with_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["trian"]) == 1
     assert capsys.readouterr().err == "Error: There is no verb 'trian'; did you mean train?\n"

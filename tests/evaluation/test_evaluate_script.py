@@ -230,3 +230,24 @@ def test_an_empty_folder_is_no_checkpoint(root, evaluate, tmp_path):
     ran = evaluate("--checkpoint", tmp_path / "empty")
     assert ran.returncode == 1
     assert ran.stderr.splitlines()[-1].startswith("Error: There is no checkpoint in")
+
+
+def test_a_checkpoint_to_compare_with_is_refused_where_nothing_is_exported(root, evaluate):
+    done = evaluate(root / "checkpoint", "--compare=nothing")
+    assert done.returncode == 1
+    assert "--compare is for an exported folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    "flag",
+    ["--dilation", "--annotations=no.json", "--config.augment.eval_size=32", "--config.eval.max_detections=3"],
+)
+def test_what_an_exported_program_has_fixed_cannot_be_changed(flag, evaluate, tmp_path):
+    (tmp_path / "metadata.json").write_text(
+        json.dumps({"shape": 0, "classes": {}, "jax": {"any": "a"}, "weights": "w"})
+    )
+    for name in "aw":
+        (tmp_path / name).touch()
+    done = evaluate(tmp_path, flag)
+    assert done.returncode == 1
+    assert f"{flag.partition('=')[0]} cannot change an exported program" in done.stderr

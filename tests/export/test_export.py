@@ -18,6 +18,7 @@ from anchordetr_jax.commands import main
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.transforms import resized_sizes
 from anchordetr_jax.export import onnx as export_onnx
+from anchordetr_jax.export import programs
 from anchordetr_jax.export import sample as export_sample
 from anchordetr_jax.export.programs import export_detector, parse_batches
 from tests.data.pictures import every_kind
@@ -176,6 +177,22 @@ def test_a_shape_far_from_the_detectors_own_sizes_is_remarked_on(
     remarks = export_detector(Detector.from_pretrained(checkpoint), tmp_path, shape, [])
     assert len(remarks) == (remark is not None)
     assert remark is None or re.search(remark, remarks[0])
+
+
+def test_an_export_that_ends_half_way_leaves_no_metadata_of_an_earlier_one(
+    checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    detector = Detector.from_pretrained(checkpoint)
+    export_detector(detector, tmp_path, (48, 64), [])
+    assert (tmp_path / "metadata.json").exists()
+
+    def stopped(*_: object) -> bytes:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(programs, "serialized", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        export_detector(detector, tmp_path, (48, 64), [1])
+    assert not (tmp_path / "metadata.json").exists()
 
 
 def test_mistakes_are_named_before_anything_is_computed(

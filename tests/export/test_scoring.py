@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -109,6 +110,14 @@ def test_scores_of_other_images_are_not_compared_with(exported: Path, dataset: D
     lines = evaluate_folder(read_exported(other), dataset, Config(), outputs(tmp_path))
     assert any(line.startswith("The scores that were exported with the detector are of other images") for line in lines)
     assert "difference" not in "".join(lines)
+
+
+@pytest.mark.parametrize("name", ["weights.npz", "detector_batch_any.jax"])
+def test_a_file_that_is_cut_off_is_named(name: str, exported: Path, dataset: DetectionSource, tmp_path: Path) -> None:
+    cut = shutil.copytree(exported, tmp_path / "exported")
+    (cut / name).write_bytes((cut / name).read_bytes()[:-1000])
+    with pytest.raises(UserError, match=rf"{name}.* in {cut} cannot be loaded .*: export the detector again"):
+        evaluate_folder(read_exported(cut), dataset, Config(), outputs(tmp_path))
 
 
 def test_the_checkpoint_is_evaluated_if_it_is_named(

@@ -21,3 +21,8 @@ def test_one_image_in_two_formats_gets_two_pictures() -> None:
 def test_no_two_pictures_have_the_same_name(paths: list[str]) -> None:
     names = [name.casefold() for name in output_names(paths)]
     assert len(set(names)) == len(paths)
+
+
+def test_names_without_their_suffixes_are_distinct_where_one_suffix_is_kept() -> None:
+    names = output_names(["a/1.jpg", "a/1.png", "a/2.jpg", "b/2.png"], kept=(".png",))
+    assert names == ["1_jpg.png", "1.png", "a_2.png", "b_2.png"]

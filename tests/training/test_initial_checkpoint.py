@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, save_variables, saved_shapes
+from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, read_meta, save_variables, saved_shapes
 from anchordetr_jax.config import Config, ModelConfig, OptimizerConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
@@ -100,6 +100,14 @@ def test_a_weight_file_is_converted_into_the_workdir_when_its_dilation_is_given(
     assert config.model == dataclasses.replace(NETWORK, num_classes=0)
     assert saved_shapes(start).keys() == zeros().keys()
     assert f"Converted {file} into {start}" in remarks[0]
+
+
+def test_a_weight_file_that_does_not_tell_its_heads_has_those_of_the_settings(tmp_path: Path) -> None:
+    file = tmp_path / "weights.pth"
+    write_torch_file(file, {"model": state_dict_from_variables(zeros(), NETWORK)})
+    said = starting_from(file, model=ModelConfig(dilation=False, num_heads=4))
+    prepare_initial_weights(said, {"model.dilation", "model.num_heads"}, tmp_path / "run")
+    assert read_meta(tmp_path / "run" / "initial_weights").config.model.num_heads == 4
 
 
 def test_a_run_with_checkpoints_does_not_need_its_initial_weights(checkpoint: Path, tmp_path: Path) -> None:

@@ -10,13 +10,13 @@ import pytest
 import safetensors.numpy
 
 from anchordetr_jax.checkpoints.checkpoint import load_model, read_meta, save_variables, saved_shapes
-from anchordetr_jax.config import Config, ModelConfig
+from anchordetr_jax.config import AugmentConfig, Config, EvalConfig, ModelConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of, variables_of
 from anchordetr_jax.verification.proofs import verify_roundtrip
 from anchordetr_jax.weights.convert import describe_file, export_weights, import_weights
-from anchordetr_jax.weights.correspondence import backbone_correspondences
+from anchordetr_jax.weights.correspondence import Form, backbone_correspondences
 from anchordetr_jax.weights.reading import read_weights
 from anchordetr_jax.weights.state_dict_file import read_state_dict
 from anchordetr_jax.weights.torch_file import write_torch_file
@@ -210,6 +210,28 @@ def test_an_exported_file_remembers_its_classes(tmp_path: Path) -> None:
     assert meta.categories == BLOOD
     assert (meta.config.model.num_classes, meta.config.data.labels) == (3, "contiguous")
     assert meta.config.model == read_meta(tmp_path / "run").config.model
+
+
+@pytest.mark.parametrize(("form", "code"), [("official", "The official code"), ("detrex", "detrex")])
+def test_image_sizes_and_detections_come_back_and_are_said_where_the_other_code_has_its_own(
+    form: Form, code: str, tmp_path: Path
+) -> None:
+    augment, evaluation = AugmentConfig(eval_size=320, max_size=480), EvalConfig(max_detections=30)
+    config = Config(model=ModelConfig(**{**vars(SMALL), "num_classes": 3}), augment=augment, eval=evaluation)
+    save_variables(tmp_path / "run", random_variables(config.model), BLOOD, config)
+    remarks = export_weights(tmp_path / "run", tmp_path / "out.pth", form=form)
+    assert (
+        f"{code} evaluates images at 800 pixels, at most 1333, and this network at 320 pixels, at most 480"
+        in "".join(remarks)
+    )
+    back = import_weights(tmp_path / "out.pth", tmp_path / "back").config
+    assert (back.augment, back.eval) == (augment, evaluation)
+
+
+def test_nothing_is_said_of_image_sizes_that_are_the_official_ones(tmp_path: Path) -> None:
+    assert "evaluates images" not in "".join(
+        export_weights(trained_here(tmp_path / "run", BLOOD), tmp_path / "out.pth")
+    )
 
 
 @pytest.mark.torch
