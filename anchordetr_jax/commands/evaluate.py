@@ -12,6 +12,7 @@ of anchordetr export: each program in it is scored, beside the checkpoint that i
 process runs this command, with the same flags as anchordetr train.
 """
 
+import dataclasses
 import re
 import sys
 from collections.abc import Sequence
@@ -149,7 +150,9 @@ def main(arguments: list[str]) -> None:
 def evaluate_exported(exported: ExportedFolder) -> None:
     """Scores the programs of an exported folder, and prints their numbers beside those of the checkpoint."""
     config = read_config(exported.config or Config())
-    dataset = open_source(config.data, SPLITS[SPLIT.value], exported.classes)
+    # Its classes say which class output stands for which category.
+    data = dataclasses.replace(config.data, labels=exported.classes.scheme)
+    dataset = open_source(data, SPLITS[SPLIT.value], exported.classes)
     if PREDICTIONS.value:
         raise UserError("--predictions is for checkpoints: leave it out, or give --report.")
     if REPORT.value and dataset.ground_truth() is None:
