@@ -40,7 +40,8 @@ class ModelConfig:
     num_patterns: int = 3
     """Learned contents. Each anchor point is used once with each, so that several objects at one place are found."""
     num_anchors: int = 300
-    """Number of anchor points. There are num_patterns x num_anchors queries."""
+    """Number of anchor points. A grid has the nearest square number: 289 for 300. There are as many queries as patterns
+    times anchor points."""
     anchor_border: float = 1e-5
     """Anchor coordinates that are less than this from the image border count as this far from it where boxes are
     computed from them. 1e-5 is the official code's number, 1e-3 is detrex's."""
@@ -92,6 +93,11 @@ class ModelConfig:
                 "model.kernels='tpu' needs model.attention='rcda' and a multiple of 16 channels per head "
                 "(model.hidden_dim / model.num_heads)."
             )
+
+    @property
+    def num_anchor_points(self) -> int:
+        """The number of anchor points that the network has."""
+        return round(math.sqrt(self.num_anchors)) ** 2 if self.spatial_prior == "grid" else self.num_anchors
 
 
 ARITHMETIC = ("padding", "dtype", "remat", "kernels")

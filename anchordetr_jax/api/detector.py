@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from etils import epath
@@ -21,6 +22,10 @@ from anchordetr_jax.kernels.building import variables_of
 from anchordetr_jax.prediction import detector as prediction
 from anchordetr_jax.prediction.tiled_evaluation import evaluate_in_tiles
 from anchordetr_jax.training.experiment import fine_tuning_preset
+
+EVALUATION_GROUPS = ("data", "eval", "mesh")
+EVALUATION_SIZES = ("augment.eval_size", "augment.max_size")
+"""The settings that an evaluation uses: all of these groups, and these two."""
 
 
 class Detector(prediction.Detector):
@@ -68,11 +73,15 @@ class Detector(prediction.Detector):
     ) -> Scores:
         """Scores the detector with COCO's own code, as the command `anchordetr evaluate` does.
 
+        The model computes as `from_pretrained` has loaded it. The command computes as the run did: for a run with
+        `model.padding="official"` it has the scores of `from_pretrained(…, padding="official")`.
+
         Args:
             data: a COCO, YOLO or Pascal VOC folder; by default the one that the detector was trained on.
             split: "val", "train" or "test".
             tiles: see `predict`.
-            settings: further settings by name, such as `**{"eval.batch_size": 4}`.
+            settings: further settings of `data`, `eval` and `mesh` by name, such as `batch_size=4`, and `eval_size` and
+                `max_size`.
 
         Returns:
             COCO's 12 scores by name (`scores["AP"]`), and more. A notebook shows a table.
@@ -80,7 +89,8 @@ class Detector(prediction.Detector):
         Raises:
             UserError: a setting is wrong, the data set has other classes, or it has no annotations to score with.
         """
-        values = without_ambiguity(settings)
+        values = without_ambiguity(settings, "eval")
+        _check_effect(values)
         if data is not None:
             values["data.root"] = os.fspath(data)
         trained = self._settings()
@@ -103,8 +113,21 @@ class Detector(prediction.Detector):
         """The settings of the run that made it, as far as they are known, with what was chosen for this detector."""
         config = self.trained or Config()
         limits = dataclasses.replace(config.eval, max_detections=self.max_detections)
-        return dataclasses.replace(config, model=self.model.config, augment=self._augment(config), eval=limits)
+        data = dataclasses.replace(config.data, labels=self.labels)
+        return dataclasses.replace(
+            config, model=self.model.config, data=data, augment=self._augment(config), eval=limits
+        )
 
     def _augment(self, config: Config) -> AugmentConfig:
         sizes = self.augment
         return dataclasses.replace(config.augment, eval_size=sizes.eval_size, max_size=sizes.max_size)
+
+
+def _check_effect(settings: Iterable[str]) -> None:
+    """Raises `UserError` for a setting that an evaluation does not use."""
+    used = f"{', '.join(EVALUATION_GROUPS)}, and {' and '.join(EVALUATION_SIZES)}"
+    for name in settings:
+        group = name.partition(".")[0]
+        if group not in EVALUATION_GROUPS and name not in EVALUATION_SIZES:
+            hint = "; from_pretrained takes dtype and padding" if group == "model" else ""
+            raise UserError(f"An evaluation does not use the setting {name!r}, only those of {used}{hint}.")

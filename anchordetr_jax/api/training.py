@@ -60,8 +60,8 @@ def run_here(
     return TrainingRun(workdir)
 
 
-def without_ambiguity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings by their full names: {"batch_size": 8} -> {"train.batch_size": 8}.
+def without_ambiguity(settings: Mapping[str, Any], group: str = "train") -> dict[str, Any]:
+    """Settings by their full names: {"batch_size": 8} -> {"train.batch_size": 8}. See `setting_named`.
 
     Raises:
         UserError: there is no such setting.
@@ -69,7 +69,7 @@ def without_ambiguity(settings: Mapping[str, Any]) -> dict[str, Any]:
     known = flat_settings(config_to_dict(Config()))
     named: dict[str, Any] = {}
     for name, value in settings.items():
-        setting = setting_named(name, known)
+        setting = setting_named(name, known, group)
         if setting in named:
             raise UserError(f"The setting {setting!r} is there twice: keep one.")
         named[setting] = value

@@ -41,8 +41,12 @@ def scores_of_checkpoint(checkpoint: epath.PathLike, step: int) -> Mapping[str, 
 
 
 def newest_scores(checkpoint: epath.PathLike) -> Mapping[str, Any] | None:
-    """The scores of the newest evaluation of the run that a checkpoint is of; None if there are none."""
-    return _read(absolute(checkpoint).parent.parent / EVALUATION_FILE)
+    """The scores of the newest evaluation of the run that a checkpoint is of; None if there are none.
+
+    A checkpoint is of a run if it lies in one of the run's two folders for checkpoints.
+    """
+    folder = absolute(checkpoint).parent
+    return _read(folder.parent / EVALUATION_FILE) if folder.name in (CHECKPOINTS_FOLDER, BEST_FOLDER) else None
 
 
 def _read(file: epath.Path) -> Mapping[str, Any] | None:

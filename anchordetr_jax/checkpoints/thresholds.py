@@ -4,6 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from etils import epath
+
+from anchordetr_jax.checkpoints.scores import newest_scores, scores_of_checkpoint
+
 USUAL = 0.5
 """The threshold where no evaluation tells a better one."""
 
@@ -42,3 +46,14 @@ class Thresholds:
         except (KeyError, TypeError, ValueError, AttributeError):
             return None
         return cls(overall, by_category)
+
+
+def recommended_thresholds(checkpoint: epath.PathLike, step: int) -> Thresholds | None:
+    """The score thresholds with the best F1 score in the evaluation of a checkpoint, one a class.
+
+    Where that checkpoint was not evaluated, they come from the newest evaluation of its run. None where there is none.
+    """
+    for scores in (scores_of_checkpoint(checkpoint, step), newest_scores(checkpoint)):
+        if scores is not None and (thresholds := Thresholds.from_scores(scores)) is not None:
+            return thresholds
+    return None

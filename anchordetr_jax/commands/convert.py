@@ -131,12 +131,8 @@ def export_pretrained(options: argparse.Namespace) -> None:
         if getattr(options, flag) is not None:
             raise UserError(f"--{flag.replace('_', '-')} is for weight files: import the weights with it first.")
     found = open_pretrained(options.name)
-    known = facts_of(found)
-    facts = CardFacts(
-        license=options.license or known.license,
-        data=options.data or known.data,
-        scores=read_scores(options.scores) if options.scores else known.scores,
-    )
+    scores = read_scores(options.scores) if options.scores else None
+    facts = CardFacts(license=options.license, data=options.data, scores=scores).completed(facts_of(found))
     if options.target.startswith(SCHEME):
         where = push_detector(options.target, saved_detector(found), facts, private=options.private or None)
         print(f"The detector is at {where}.")

@@ -177,7 +177,9 @@ def evaluate_exported(exported: ExportedFolder) -> None:
     """Scores the programs of an exported folder, and prints their numbers beside those of the checkpoint."""
     trained = exported.config or Config()
     config = read_config(trained)
-    dataset = open_for_evaluation(config.data, SPLITS[SPLIT.value], exported.classes, trained=trained.data)
+    # Its classes say which class output stands for which category.
+    data = dataclasses.replace(config.data, labels=exported.classes.scheme)
+    dataset = open_for_evaluation(data, SPLITS[SPLIT.value], exported.classes, trained=trained.data)
     if PREDICTIONS.value:
         raise UserError("--predictions is for checkpoints: leave it out, or give --report.")
     if REPORT.value and dataset.ground_truth() is None:

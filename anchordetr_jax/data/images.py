@@ -4,6 +4,7 @@ import io
 from typing import Any, Literal
 
 import numpy as np
+from absl import logging
 from etils import epath
 from PIL import Image, ImageOps
 
@@ -16,6 +17,11 @@ Orientation = Literal["shown", "stored"]
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
 """The names of image files end so. HEIC needs a plug-in of Pillow; without it each such file is named as unreadable."""
+
+DARK = 4096
+"""An array with 16 bits whose values are all below this is most likely of another range: of 8 bits, or of 12."""
+SAID = 10
+"""So many of these arrays are named; then there is no further word of them."""
 
 _LARGEST = Image.MAX_IMAGE_PIXELS or 0
 """Pillow warns of an image with more pixels than this, and refuses one with more than twice as many."""
@@ -119,6 +125,15 @@ def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:
     if not (low >= 0 and high <= highest):  # so that NaN is refused as well
         raise UserError(
             f"{name} has {pixels.dtype} values from {low:g} to {high:g}: give uint8, or floats from 0 to 1."
+        )
+    if pixels.dtype == np.uint16 and 0 < high < DARK:
+        logging.log_first_n(
+            logging.WARNING,
+            "%s has uint16 values up to %d of 65535, so it is nearly black. Are they of 8 bits? Give "
+            "array.astype(numpy.uint8). Are they of another range? Scale them to 0…65535.",
+            SAID,
+            name,
+            int(high),
         )
     scale = {1: 255.0, 255: 1.0, 65535: 1 / 257}[highest]
     return np.rint(pixels.astype(np.float32) * np.float32(scale)).astype(np.uint8)

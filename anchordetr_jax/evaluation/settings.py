@@ -34,6 +34,8 @@ def evaluation_config(trained: Config, given: Config) -> Config:
 def check_categories(checkpoint: Categories | None, dataset: Categories, annotations_file: str) -> None:
     """Raises `UserError`, which names the first difference, unless a data set has the classes of a checkpoint.
 
+    The class outputs that stand for them must be the same, too.
+
     Args:
         checkpoint: its classes; None (converted weights without class names) fits every data set.
         dataset: the classes of the data set.
@@ -49,6 +51,13 @@ def check_categories(checkpoint: Categories | None, dataset: Categories, annotat
             raise UserError(
                 f"The classes differ: category {category_id} is {_named(ours)} in the checkpoint and {_named(theirs)} "
                 f"in {annotations_file}. Evaluate on the classes that the checkpoint was trained for."
+            )
+    for category_id in checkpoint.ids:
+        output, expected = checkpoint.label_of(category_id), dataset.label_of(category_id)
+        if output != expected:
+            raise UserError(
+                f"The class outputs differ: category {category_id} is output {output} of the checkpoint and output "
+                f"{expected} by the setting data.labels={dataset.scheme!r}. Set data.labels to {checkpoint.scheme!r}."
             )
 
 

@@ -124,6 +124,8 @@ def main() -> None:
     parser.add_argument("--onnx", action="store_true")
     parser.add_argument("--float16", action="store_true", help="with --onnx: the model in float16")
     arguments = parser.parse_args()
+    if arguments.threshold is not None and not 0 <= arguments.threshold <= 1:
+        parser.error(f"--threshold must be a score between 0 and 1, not {arguments.threshold:g}")
     metadata = read_metadata()
     if arguments.float16 and not arguments.onnx:
         parser.error("--float16 is for ONNX models: give --onnx too")

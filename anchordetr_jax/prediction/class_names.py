@@ -7,12 +7,18 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 
 Names = Mapping[int, str] | Sequence[str]
-"""Class names by class output."""
+"""Class names by class output; or a list with one for each output, from output 0."""
 
 
 def class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
     """Names by class output, without the outputs that stand for no class."""
     if names is not None:
+        if not isinstance(names, Mapping) and len(names) != num_classes:
+            raise UserError(
+                f"names is a list of {len(names)}, but the detector has {num_classes} class outputs, from 0 to "
+                f"{num_classes - 1}: give {{output: name}}, such as names={{1: 'person', 3: 'car'}}. The outputs of "
+                "official weights are category ids."
+            )
         given = _by_output(names)
         if beyond := [label for label in given if not 0 <= label < num_classes]:
             raise UserError(

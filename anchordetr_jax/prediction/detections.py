@@ -129,7 +129,8 @@ class Detections:
         return f"<Detections in {self.source or 'an image'} of {width} x {height} pixels: {counts or none}>"
 
     def above(self, threshold: float) -> "Detections":
-        """Those with a score of at least `threshold`."""
+        """Those with a score of at least `threshold`. Raises `UserError` for one that is no score."""
+        check_threshold(threshold)
         return self[self.scores >= threshold]
 
     def of(self, *names: str) -> "Detections":
@@ -207,6 +208,13 @@ class Detections:
             tracker_id=None if self.track_ids is None else self.track_ids.astype(int),
             data={"class_name": np.array(self.names, dtype=str)},
         )
+
+
+def check_threshold(threshold: float) -> None:
+    """Raises `UserError` for a threshold that is no score."""
+    if not 0 <= threshold <= 1:
+        meant = f" (did you mean {threshold / 100:g}?)" if 1 < threshold <= 100 else ""
+        raise UserError(f"The threshold must be a score between 0 and 1, not {threshold:g}{meant}.")
 
 
 def nothing_found_sentence(threshold: float | None, best_score: float, recommended: float | None) -> str:

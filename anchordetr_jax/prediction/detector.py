@@ -11,8 +11,8 @@ from flax import nnx
 
 from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.checkpoints.thresholds import USUAL, Thresholds
-from anchordetr_jax.config import AugmentConfig, Config
-from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
+from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
@@ -22,7 +22,7 @@ from anchordetr_jax.prediction.class_names import Names, class_names, renamed_ca
 from anchordetr_jax.prediction.detections import Detections
 from anchordetr_jax.prediction.inputs import gather_images
 from anchordetr_jax.prediction.network import ImageDetections, compiled_detection, reading_threads
-from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_thresholds
+from anchordetr_jax.prediction.run_folder import better_checkpoint
 from anchordetr_jax.prediction.selection import check_limits, selected
 from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.prediction.tiled import TileSettings, detect_in_tiles
@@ -30,7 +30,7 @@ from anchordetr_jax.prediction.tiling import OVERLAP, check_tiles
 from anchordetr_jax.weights.folder import SavedDetector
 from anchordetr_jax.weights.hub import HubOptions
 from anchordetr_jax.weights.pretrained import open_pretrained
-from anchordetr_jax.weights.saving import CardFacts, push_detector, save_detector, saved_from_model
+from anchordetr_jax.weights.saving import CardFacts, facts_of, push_detector, save_detector, saved_from_model
 
 
 class Detector:
@@ -52,7 +52,8 @@ class Detector:
         Args:
             model: with its weights, on one device.
             categories: what its class outputs stand for.
-            names: class names by class output, instead of those of `categories`.
+            names: class names by class output, {1: "person", 3: "car"}, instead of those of `categories`. Outputs
+                without a name detect nothing. Or a list with a name for each output.
             eval_size: the short side of an image is resized to this number of pixels…
             max_size: …but the long side to at most this number.
             max_detections: the largest number of detections per image.
@@ -60,15 +61,19 @@ class Detector:
         """
         self.model = model
         self.categories = renamed_categories(categories, names)
+        self.labels: LabelScheme = DataConfig().labels if self.categories is None else self.categories.scheme
+        """How its class outputs are numbered, as in `DataConfig.labels`."""
         self.remarks: tuple[str, ...] = ()
         """Sentences about how its weights were read."""
         self.trained: Config | None = None
         """The settings of the run that made it; None where nobody knows them."""
         self.scores: Mapping[str, Any] | None = None
         """The evaluation of its checkpoint, as `Scores.to_dict` gives it; None where nobody knows it."""
+        self.facts = CardFacts()
+        """What a model card says of it where nobody says something else."""
         self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
         self.shapes = StaticShapes(self.augment)
-        self.max_detections = max_detections
+        self.max_detections = EvalConfig(max_detections=max_detections).max_detections  # It checks the number.
         self.thresholds = thresholds
         """The score thresholds that `predict` uses where none is given, by category id; None: 0.5 for each class."""
         self.names = class_names(categories, names, model.config.num_classes)
@@ -105,7 +110,7 @@ class Detector:
             dilation: for a weight file that does not tell: DC5 (True) or C5 (False).
             annotations: for a weight file: the COCO-format file whose categories it was trained on. Without it, 91
                 class outputs are taken as COCO's.
-            names: class names by class output, for weights that have none.
+            names: see `__init__`; for weights that have none. The outputs of official weights are category ids.
             dtype: what the network computes in: `float32`, `bfloat16` or `float64`. Default: as it was trained.
             padding: with `invariant`, detections do not depend on which images share a batch. With `official` they do,
                 as in the official code.
@@ -124,13 +129,22 @@ class Detector:
         detector = cls(
             found.model(**overrides),
             found.categories,
-            names=names,
-            eval_size=eval_size or config.augment.eval_size,
-            max_size=max_size or config.augment.max_size,
-            max_detections=max_detections or config.eval.max_detections,
-            thresholds=recommended_thresholds(found.checkpoint, found.step) if found.checkpoint else found.thresholds,
+            names=found.names if names is None else names,
+            eval_size=config.augment.eval_size if eval_size is None else eval_size,
+            max_size=config.augment.max_size if max_size is None else max_size,
+            max_detections=config.eval.max_detections if max_detections is None else max_detections,
+            thresholds=found.thresholds,
         )
-        detector.remarks = found.remarks
+        detector.remarks, detector.facts = found.remarks, facts_of(found)
+        if (detector.model.config, detector.augment.eval_size, detector.augment.max_size, detector.max_detections) != (
+            config.model,
+            config.augment.eval_size,
+            config.augment.max_size,
+            config.eval.max_detections,
+        ):
+            detector.facts = dataclasses.replace(detector.facts, scores=None)  # They are of other settings.
+        if detector.categories is None:
+            detector.labels = config.data.labels
         if found.checkpoint is not None:
             detector.trained = config
             detector.scores = scores_of_checkpoint(found.checkpoint, found.step)
@@ -148,12 +162,14 @@ class Detector:
 
         Args:
             folder: gets model.safetensors, config.json, preprocessor_config.json and a model card, README.md.
-            license, data, scores: for the card: "apache-2.0", the name of the data set, {"AP": 0.443, …}.
+            license, data, scores: for the card: "apache-2.0", the name of the data set, {"AP": 0.443, …}. By default
+                what is known: the facts of a published model, or the scores of the checkpoint.
 
         Raises:
             UserError: the folder cannot be written, or has a README.md that is not such a card.
         """
-        save_detector(folder, self._saved(), CardFacts(license=license, data=data, scores=scores))
+        facts = CardFacts(license=license, data=data, scores=scores)
+        save_detector(folder, self._saved(), facts.completed(self.facts))
 
     def push_to_hub(
         self,
@@ -173,10 +189,14 @@ class Detector:
             UserError: `huggingface_hub` is not installed, or the Hub refuses.
         """
         facts = CardFacts(license=license, data=data, scores=scores)
-        return push_detector(repo, self._saved(), facts, token=token, private=private)
+        return push_detector(repo, self._saved(), facts.completed(self.facts), token=token, private=private)
 
     def _saved(self) -> SavedDetector:
-        return saved_from_model(self.model, self.categories, self.augment, self.max_detections, self.thresholds)
+        saved = saved_from_model(
+            self.model, self.categories, self.augment, self.max_detections, self.thresholds, self.labels
+        )
+        known = class_names(self.categories, None, self.model.config.num_classes)
+        return dataclasses.replace(saved, names=None if self.names.keys() == known.keys() else self.names)
 
     def __repr__(self) -> str:
         shown = ", ".join(list(self.names.values())[:3]) + (", …" if len(self.names) > 3 else "")
@@ -200,8 +220,9 @@ class Detector:
 
         Args:
             images: one image: a path or `file://` URL, a Pillow image, or an array ([h, w], [h, w, 3] or [h, w, 4];
-                uint8, uint16, bool, or floats from 0 to 1). Or many: a list or other iterable of these, a folder, or an
-                array [n, h, w, 3].
+                uint8, uint16, bool, or floats from 0 to 1). The channels of an array are red, green and blue; for one
+                of OpenCV, which has blue first, give `image[:, :, ::-1]`. Or many: a list or other iterable of these, a
+                folder, or an array [n, h, w, 3].
             threshold: detections with a lower score are left out. Default: for each class the threshold with the best
                 F1 score in the evaluation of the checkpoint (`thresholds`), or 0.5 where no evaluation tells it.
             batch_size: the number of images of one shape that the network gets at a time.
@@ -240,6 +261,9 @@ class Detector:
 
         For an image that cannot be read it gives the error that says why, and continues with the others. Images of the
         same shape are computed together, so the order differs from the order of the images.
+
+        Raises:
+            UserError: before the first image, if something given is no image: None, a web address or a video.
         """
         check_limits(threshold, batch_size)
         given, _ = gather_images(images)

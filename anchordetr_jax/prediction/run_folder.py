@@ -1,4 +1,4 @@
-"""What the folder of a run tells about its checkpoints: whether another one is better, and which thresholds suit."""
+"""What the folder of a run tells about its checkpoints: whether another one is better."""
 
 import os
 
@@ -12,8 +12,6 @@ from anchordetr_jax.checkpoints.checkpoint import (
     is_checkpoint,
     saved_steps,
 )
-from anchordetr_jax.checkpoints.scores import newest_scores, scores_of_checkpoint
-from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.training.watching.metrics_file import read_evaluations
 
 
@@ -44,17 +42,6 @@ def better_checkpoint(path: str | os.PathLike[str]) -> str | None:
         f"The newest checkpoint of this run is used (step {used}{own}). The checkpoint of step {best} has a better AP, "
         f"{scored[best]:.3f}. To use that one, give {kept[best]}."
     )
-
-
-def recommended_thresholds(checkpoint: str | os.PathLike[str], step: int) -> Thresholds | None:
-    """The score thresholds with the best F1 score in the evaluation of a checkpoint, one a class.
-
-    Where that checkpoint was not evaluated, they come from the newest evaluation of its run. None where there is none.
-    """
-    for scores in (scores_of_checkpoint(checkpoint, step), newest_scores(checkpoint)):
-        if scores is not None and (thresholds := Thresholds.from_scores(scores)) is not None:
-            return thresholds
-    return None
 
 
 def _folder(path: str | os.PathLike[str]) -> epath.Path | None:

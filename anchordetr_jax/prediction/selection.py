@@ -5,15 +5,14 @@ from collections.abc import Mapping
 import numpy as np
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.prediction.detections import Detections
+from anchordetr_jax.prediction.detections import Detections, check_threshold
 from anchordetr_jax.prediction.network import ImageDetections
 
 
 def check_limits(threshold: float | None, batch_size: int) -> None:
     """Raises `UserError` for a threshold that is no score, or no images at a time."""
-    if threshold is not None and not 0 <= threshold <= 1:
-        meant = f" (did you mean {threshold / 100:g}?)" if 1 < threshold <= 100 else ""
-        raise UserError(f"The threshold must be a score between 0 and 1, not {threshold:g}{meant}.")
+    if threshold is not None:
+        check_threshold(threshold)
     if batch_size < 1:
         raise UserError(f"The batch size must be at least 1, not {batch_size}.")
 

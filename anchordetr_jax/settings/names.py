@@ -94,16 +94,16 @@ def nearest_setting(name: str, known: Iterable[str]) -> str | None:
     return next(iter(difflib.get_close_matches(plain, known, n=1, cutoff=0.75)), None)
 
 
-def setting_named(name: str, known: Collection[str]) -> str:
+def setting_named(name: str, known: Collection[str], group: str = "train") -> str:
     """The full name of a setting that is given with or without its group: "batch_size" is "train.batch_size".
 
-    If several groups have it, that of training counts, or the first one. Raises `UserError` if there is none.
+    If several groups have it, that of `group` counts, or the first one. Raises `UserError` if there is none.
     """
     if name in known:
         return name
     same = [setting for setting in known if setting.rpartition(".")[2] == name]
     if same:
-        return f"train.{name}" if f"train.{name}" in same else same[0]
+        return f"{group}.{name}" if f"{group}.{name}" in same else same[0]
     near = nearest_setting(name, known)
     raise UserError(f"There is no setting {name!r}" + (f"; did you mean {near!r}?" if near else "."))
 

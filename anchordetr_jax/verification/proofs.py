@@ -225,7 +225,7 @@ def describe(case: Case) -> str:
         "standard attention" if model.attention == "standard" else "",
         "grid of anchors" if case.has_grid else "",
         f"{model.encoder_layers}+{model.decoder_layers} layers",
-        f"{model.num_patterns}x{model.num_anchors} queries",
+        f"{model.num_patterns}x{model.num_anchor_points} queries",
         " and ".join(f"{height}x{width}" for height, width in case.image_sizes.tolist()) + " pixels",
         'padding="official"' if case.is_padded else "",
     ]

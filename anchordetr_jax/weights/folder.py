@@ -46,6 +46,8 @@ class SavedDetector:
     categories: Categories | None
     thresholds: Thresholds | None = None
     """The score thresholds with the best F1 score in its evaluation; None where nobody knows them."""
+    names: Mapping[int, str] | None = None
+    """The names of the class outputs that it uses, where it does not use all that stand for a class."""
 
 
 def is_saved_folder(path: str | os.PathLike[str]) -> bool:
@@ -107,6 +109,8 @@ def read_folder(folder: str | os.PathLike[str], *, origin: str = "") -> SavedDet
             }
         )
         categories = _categories(settings)
+        used = settings.get("used_outputs")
+        shown = None if used is None else {int(label): str(settings["id2label"][str(label)]) for label in used}
         known = settings.get("score_thresholds")
         thresholds = None if known is None else Thresholds.from_dict(known)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -127,7 +131,7 @@ def read_folder(folder: str | os.PathLike[str], *, origin: str = "") -> SavedDet
         raise UserError(
             f"{name} cannot be used: its {WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {'; '.join(differences)}."
         )
-    return SavedDetector(variables=variables, config=config, categories=categories, thresholds=thresholds)
+    return SavedDetector(variables=variables, config=config, categories=categories, thresholds=thresholds, names=shown)
 
 
 def to_numpy(variables: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
@@ -149,6 +153,7 @@ def _config(detector: SavedDetector) -> dict[str, Any]:
         "format": FORMAT,
         "id2label": {str(label): name for label, name in names.items()},
         "label2id": {name: label for label, name in names.items()},
+        "used_outputs": None if detector.names is None else sorted(detector.names),
         "category_ids": None if categories is None else list(categories.ids),
         "labels": config.data.labels if categories is None else categories.scheme,
         "image_size": _image_size(config),

@@ -76,7 +76,7 @@ def _body(
         f"An [Anchor DETR](https://arxiv.org/abs/2109.07107) object detector for the Python package `{LIBRARY}` (JAX).",
         "",
         f"- Network: {model.backbone}, {stage}, {model.encoder_layers} encoder and {model.decoder_layers} decoder "
-        f"layers, {model.num_patterns} patterns × {model.num_anchors} anchor points",
+        f"layers, {model.num_patterns} patterns × {model.num_anchor_points} anchor points",
         f"- Detects {classes}",
         f"- Images: short side {config.augment.eval_size} pixels, long side at most {config.augment.max_size}",
         f"- Trained on: {data or 'not stated'}",

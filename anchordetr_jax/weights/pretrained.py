@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, load_model, read_meta, refuse_backbone_alone
-from anchordetr_jax.checkpoints.thresholds import Thresholds
+from anchordetr_jax.checkpoints.thresholds import Thresholds, recommended_thresholds
 from anchordetr_jax.config import Config, ModelConfig, choices
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
@@ -40,7 +40,9 @@ class Pretrained:
     step: int = 0
     """Number of training steps, for a checkpoint."""
     thresholds: Thresholds | None = None
-    """The score thresholds that its own files tell; for a checkpoint see `checkpoints.scores`."""
+    """The score thresholds that its evaluation recommends."""
+    names: Mapping[int, str] | None = None
+    """As in `SavedDetector`."""
     arrays: Mapping[str, np.ndarray] | None = None
     """By variable path, of a whole detector or of a backbone; None for a checkpoint."""
 
@@ -147,10 +149,21 @@ def open_location(
             config=saved.config,
             categories=saved.categories,
             thresholds=saved.thresholds,
+            names=saved.names,
             arrays=saved.variables,
         )
     meta = read_meta(find_checkpoint(location.path))
-    return Pretrained(name=name, config=meta.config, categories=meta.categories, checkpoint=meta.path, step=meta.step)
+    config = meta.config
+    if meta.categories is not None:  # Older versions could write another value of data.labels beside them.
+        config = dataclasses.replace(config, data=dataclasses.replace(config.data, labels=meta.categories.scheme))
+    return Pretrained(
+        name=name,
+        config=config,
+        categories=meta.categories,
+        checkpoint=meta.path,
+        step=meta.step,
+        thresholds=recommended_thresholds(meta.path, meta.step),
+    )
 
 
 def _rows_of(array: np.ndarray) -> Any:

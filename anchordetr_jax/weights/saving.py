@@ -10,7 +10,7 @@ from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone
 from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
-from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.categories import Categories, LabelScheme
 from anchordetr_jax.kernels.building import variables_of
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.weights.folder import SavedDetector, to_numpy, write_folder
@@ -31,6 +31,14 @@ class CardFacts:
     """Name of the data set that it was trained and scored on."""
     scores: Mapping[str, float] | None = None
     """COCO's numbers by name ("AP", "AP50", …), between 0 and 1."""
+
+    def completed(self, known: "CardFacts") -> "CardFacts":
+        """These facts, and of those that are None the known ones."""
+        return CardFacts(
+            license=known.license if self.license is None else self.license,
+            data=known.data if self.data is None else self.data,
+            scores=known.scores if self.scores is None else self.scores,
+        )
 
 
 def save_detector(folder: str | os.PathLike[str], detector: SavedDetector, facts: CardFacts, name: str = "") -> None:
@@ -65,10 +73,13 @@ def saved_detector(found: Pretrained) -> SavedDetector:
     """A detector that was found, ready to be saved. Raises `UserError` if it is a backbone alone."""
     variables = found.variables()
     refuse_backbone_alone(variables, found.name)
-    thresholds = found.thresholds
-    if found.checkpoint is not None and (scores := scores_of_checkpoint(found.checkpoint, found.step)) is not None:
-        thresholds = Thresholds.from_scores(scores)
-    return SavedDetector(variables=variables, config=found.config, categories=found.categories, thresholds=thresholds)
+    return SavedDetector(
+        variables=variables,
+        config=found.config,
+        categories=found.categories,
+        thresholds=found.thresholds,
+        names=found.names,
+    )
 
 
 def saved_from_model(
@@ -77,10 +88,15 @@ def saved_from_model(
     augment: AugmentConfig,
     max_detections: int,
     thresholds: Thresholds | None = None,
+    labels: LabelScheme = "contiguous",
 ) -> SavedDetector:
-    """A detector in memory, ready to be saved."""
-    data = DataConfig() if categories is None else DataConfig(labels=categories.scheme)
-    config = Config(model=model.config, augment=augment, data=data, eval=EvalConfig(max_detections=max_detections))
+    """A detector in memory, ready to be saved. `labels`: how its class outputs are numbered."""
+    config = Config(
+        model=model.config,
+        augment=augment,
+        data=DataConfig(labels=labels),
+        eval=EvalConfig(max_detections=max_detections),
+    )
     return SavedDetector(
         variables=to_numpy(variables_of(model)), config=config, categories=categories, thresholds=thresholds
     )

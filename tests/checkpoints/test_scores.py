@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 from anchordetr_jax.checkpoints.checkpoint import find_problem
-from anchordetr_jax.checkpoints.scores import scores_of_checkpoint, store_scores
+from anchordetr_jax.checkpoints.scores import newest_scores, scores_of_checkpoint, store_scores
 from anchordetr_jax.files import stored_path
 from tests.detector import save_detector
 
@@ -34,3 +34,9 @@ def test_the_newest_evaluation_of_the_run_counts_if_it_is_of_the_same_step(tmp_p
     (tmp_path / "evaluation.json").write_text(json.dumps({"step": 200, "AP": 0.5}))
     assert scores_of_checkpoint(tmp_path / "checkpoints" / "200", 200) == {"step": 200, "AP": 0.5}
     assert scores_of_checkpoint(tmp_path / "checkpoints" / "200", 0) is None
+
+
+def test_a_checkpoint_elsewhere_in_the_workdir_is_not_of_the_run(tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text(json.dumps({"step": 200, "AP": 0.5}))
+    assert newest_scores(tmp_path / "models" / "theirs") is None
+    assert newest_scores(tmp_path / "best" / "100") == {"step": 200, "AP": 0.5}

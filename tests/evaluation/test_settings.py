@@ -38,8 +38,15 @@ def test_another_network_is_refused_by_name(change):
 KNOWN = Categories(ids=(1, 3), names=("cat", "dog"))
 
 
-def test_equal_classes_agree_with_any_outputs():
-    check_categories(KNOWN, dataclasses.replace(KNOWN, scheme="raw"), "instances.json")
+def test_equal_classes_with_other_outputs_are_refused():
+    message = r"category 1 is output 0 of the checkpoint and output 1 .*Set data\.labels to 'contiguous'"
+    with pytest.raises(UserError, match=message):
+        check_categories(KNOWN, dataclasses.replace(KNOWN, scheme="raw"), "instances.json")
+
+
+def test_equal_classes_agree_where_both_schemes_give_the_same_outputs():
+    known = Categories(ids=(0, 1), names=("cat", "dog"))
+    check_categories(known, dataclasses.replace(known, scheme="raw"), "instances.json")
 
 
 def test_unnamed_classes_agree_with_any():

@@ -138,6 +138,15 @@ def test_the_sample_shrinks_what_is_larger_than_the_program_takes(height: int, w
     assert any(side >= most - 1 for side, most in zip(small, shape, strict=True))
 
 
+def test_the_sample_refuses_a_threshold_that_is_no_score(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["sample.py", "a.png", "--threshold", "50"])
+    with pytest.raises(SystemExit):
+        export_sample.main()
+    assert "--threshold must be a score between 0 and 1, not 50" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("text", ["0", "-1", "many", ""])
 def test_other_batch_sizes_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="whole number"):

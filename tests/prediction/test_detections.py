@@ -43,6 +43,11 @@ def test_some_are_picked_by_slice_mask_places_score_and_class() -> None:
     assert found.of("dog").labels.tolist() == [1, 1]
 
 
+def test_a_threshold_that_is_no_score_is_refused() -> None:
+    with pytest.raises(UserError, match=r"between 0 and 1, not 50 \(did you mean 0\.5\?\)"):
+        detections().above(50)
+
+
 def test_a_known_class_without_detections_gives_none() -> None:
     assert len(detections().of("wolf")) == 0
 

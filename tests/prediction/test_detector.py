@@ -198,7 +198,12 @@ def test_an_official_file_is_loaded_when_the_caller_says_whether_it_is_dc5(tmp_p
     ("options", "message"),
     [
         ({"dtype": "float16"}, "dtype must be one of"),
-        ({"names": ["a", "b", "c"]}, "class output 2"),
+        ({"names": {2: "c"}}, "class output 2"),
+        ({"names": ["a", "b", "c"]}, r"list of 3, but the detector has 2 class outputs, .* names=\{1: 'person'"),
+        ({"names": ["a"]}, "list of 1, but the detector has 2 class outputs, from 0 to 1: give {output: name}"),
+        ({"max_detections": -3}, r"eval\.max_detections' must be at least 1, not -3"),
+        ({"max_detections": 0}, r"eval\.max_detections' must be at least 1, not 0"),
+        ({"eval_size": 0}, r"augment\.eval_size' must be at least 1, not 0"),
         ({"dilation": True}, "knows its dilation"),
         ({"annotations": "a.json"}, "knows its annotations"),
     ],
@@ -211,6 +216,10 @@ def test_wrong_options_are_refused(checkpoint: Path, options: dict[str, Any], me
 def test_weights_that_are_not_there_are_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing at .*nowhere"):
         Detector.from_pretrained(tmp_path / "nowhere")
+
+
+def test_a_list_of_names_has_one_for_each_output(checkpoint: Path) -> None:
+    assert Detector.from_pretrained(checkpoint, names=["fox", "wolf"]).names == {0: "fox", 1: "wolf"}
 
 
 def test_names_may_be_given(checkpoint: Path) -> None:
@@ -266,5 +275,53 @@ def test_a_saved_detector_detects_the_same(checkpoint: Path, tmp_path: Path) -> 
     assert back.thresholds == detector.thresholds
     image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
     mine, theirs = detector.predict(image, threshold=0), back.predict(image, threshold=0)
-    assert back.names == {0: "cat", 1: "wolf"}
-    np.testing.assert_array_equal(mine.boxes, theirs.boxes[[name == "wolf" for name in theirs.names]])
+    assert back.names == {1: "wolf"}
+    assert set(theirs.category_ids.tolist()) == {7}
+    np.testing.assert_array_equal(mine.boxes, theirs.boxes)
+
+
+def test_a_detector_with_all_its_classes_is_saved_with_all(checkpoint: Path, tmp_path: Path) -> None:
+    Detector.from_pretrained(checkpoint, names={0: "fox", 1: "wolf"}).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["used_outputs"] is None
+    assert Detector.from_pretrained(tmp_path).names == {0: "fox", 1: "wolf"}
+
+
+def test_a_saved_detector_without_names_keeps_how_its_outputs_are_numbered(checkpoint: Path, tmp_path: Path) -> None:
+    detector = Detector(Detector.from_pretrained(checkpoint).model)
+    detector.labels = "raw"
+    detector.save_pretrained(tmp_path)
+    assert Detector.from_pretrained(tmp_path).labels == "raw"
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run whose newest checkpoint, of step 20, is newer than its evaluation; that of step 10 has its own."""
+    for step in (10, 20):
+        save_detector(tmp_path / "run" / "checkpoints" / str(step))
+    scores = json.dumps({"step": 10, "AP": 0.25, "threshold": {"score": 0.3}})
+    for folder in (tmp_path / "run", tmp_path / "run" / "checkpoints" / "10"):
+        (folder / "evaluation.json").write_text(scores)
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize("step", [10, 20])
+def test_python_and_the_command_save_the_same_folder(run: Path, tmp_path: Path, step: int) -> None:
+    checkpoint = run / "checkpoints" / str(step)
+    python, command = tmp_path / "python" / "saved", tmp_path / "command" / "saved"
+    Detector.from_pretrained(checkpoint).save_pretrained(python)
+    assert main(["convert", "export", str(checkpoint), str(command), "--form", "pretrained"]) == 0
+    for name in ("config.json", "README.md", "model.safetensors"):
+        assert (python / name).read_bytes() == (command / name).read_bytes()
+    assert json.loads((python / "config.json").read_text())["score_thresholds"]["overall"] == 0.3
+    assert ("| AP |" in (python / "README.md").read_text()) == (step == 10)
+
+
+@pytest.mark.parametrize("change", [{"eval_size": 48}, {"dtype": "bfloat16"}])
+def test_the_card_has_no_scores_of_other_settings(run: Path, tmp_path: Path, change: dict[str, Any]) -> None:
+    Detector.from_pretrained(run / "checkpoints" / "10", **change).save_pretrained(tmp_path / "saved")
+    assert "| AP |" not in (tmp_path / "saved" / "README.md").read_text()
+
+
+def test_a_card_says_the_scores_that_are_given(run: Path, tmp_path: Path) -> None:
+    Detector.from_pretrained(run / "checkpoints" / "10").save_pretrained(tmp_path / "saved", scores={"AP": 0.75})
+    assert "| 0.750 |" in (tmp_path / "saved" / "README.md").read_text()

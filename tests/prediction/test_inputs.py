@@ -47,6 +47,15 @@ def test_arrays_that_are_no_image_are_refused(array: np.ndarray, message: str) -
         array_pixels(array)
 
 
+@pytest.mark.parametrize(("factor", "said"), [(1, True), (16, True), (257, False), (0, False)])
+def test_an_array_of_16_bits_that_is_nearly_black_is_said(
+    factor: int, said: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    array_pixels(RGB.astype(np.uint16) * factor, "Image 3")
+    messages = [record.getMessage() for record in caplog.records]
+    assert [message.startswith("Image 3 has uint16 values up to ") for message in messages] == [True] * said
+
+
 def test_what_is_one_image_and_what_are_many() -> None:
     for one in ("a.jpg", Path("a.jpg"), RGB, Image.fromarray(RGB)):
         given, many = gather_images(one)

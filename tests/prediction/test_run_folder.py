@@ -1,4 +1,4 @@
-"""The folder of a run tells of a better checkpoint, and which thresholds its evaluations recommend."""
+"""The folder of a run tells of a better checkpoint."""
 
 import json
 from pathlib import Path
@@ -6,8 +6,7 @@ from pathlib import Path
 import pytest
 
 from anchordetr_jax import Detector
-from anchordetr_jax.checkpoints.thresholds import Thresholds
-from anchordetr_jax.prediction.run_folder import better_checkpoint, recommended_thresholds
+from anchordetr_jax.prediction.run_folder import better_checkpoint
 from tests.detector import save_detector
 
 
@@ -54,28 +53,6 @@ def test_a_checkpoint_that_was_not_evaluated_yields_to_one_that_was(run: Path) -
         assert "(step 200)" in str(better_checkpoint(run))
     finally:
         write_scores(run, {100: 0.5, 200: 0.3})
-
-
-@pytest.mark.parametrize("folder", ["checkpoints/200", "best/100"])
-def test_the_thresholds_of_the_newest_evaluation_are_those_of_its_run(run: Path, folder: str) -> None:
-    assert recommended_thresholds(run / folder, int(folder[-3:])) == Thresholds(0.321, {})
-
-
-def test_a_checkpoint_that_was_evaluated_has_thresholds_of_its_own(tmp_path: Path) -> None:
-    for step in (100, 200):
-        save_detector(tmp_path / "checkpoints" / str(step))
-    per_class = [{"category_id": 3, "threshold": {"score": 0.4}}, {"category_id": 7, "threshold": None}]
-    own = json.dumps({"step": 100, "threshold": {"score": 0.25}, "per_class": per_class})
-    (tmp_path / "checkpoints" / "100" / "evaluation.json").write_text(own)
-    (tmp_path / "evaluation.json").write_text(json.dumps({"step": 150, "threshold": {"score": 0.5}}))
-    assert recommended_thresholds(tmp_path / "checkpoints" / "100", 100) == Thresholds(0.25, {3: 0.4})
-    assert recommended_thresholds(tmp_path / "checkpoints" / "200", 200) == Thresholds(0.5, {})
-
-
-@pytest.mark.parametrize("content", ["", "{}", '{"threshold": null}', '{"threshold": {"score": "high"}}', "[]"])
-def test_without_a_threshold_there_is_none(tmp_path: Path, content: str) -> None:
-    (tmp_path / "evaluation.json").write_text(content)
-    assert recommended_thresholds(tmp_path / "checkpoints" / "100", 100) is None
 
 
 def test_a_weight_file_and_a_folder_without_a_run_tell_nothing(tmp_path: Path) -> None:

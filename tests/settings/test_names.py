@@ -54,6 +54,10 @@ def test_a_setting_may_be_named_without_its_group(name: str, setting: str) -> No
     assert setting_named(name, flat_settings(SETTINGS)) == setting
 
 
+def test_of_several_groups_the_one_that_is_asked_for_counts() -> None:
+    assert setting_named("batch_size", flat_settings(SETTINGS), "eval") == "eval.batch_size"
+
+
 def test_a_setting_that_does_not_exist_gets_the_nearest_name() -> None:
     with pytest.raises(UserError, match=r"There is no setting 'lr'; did you mean 'optimizer\.learning_rate'\?"):
         setting_named("lr", flat_settings(SETTINGS))

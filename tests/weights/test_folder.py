@@ -90,6 +90,11 @@ def test_the_card_says_what_the_hub_wants_to_know(folder: Path) -> None:
     assert "Detector.from_pretrained(" in body
 
 
+def test_the_card_counts_the_points_of_a_grid(tmp_path: Path) -> None:
+    save_detector(tmp_path, detector(spatial_prior="grid", num_anchors=300), CardFacts())
+    assert "2 patterns × 289 anchor points" in (tmp_path / "README.md").read_text()
+
+
 def test_names_that_a_person_changes_are_read(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["id2label"]["1"] = "wolf"
