@@ -24,7 +24,7 @@ CELLS = 2.0
 """The side of small objects (`small_object`), in feature cells, that the image size aims at."""
 RARE = 10
 """Classes with fewer objects do not decide what a small object is."""
-CPU_PIXELS = 9.5e8
+CPU_PIXELS = 8.4e8
 """Pixels, with padding, that the small detector trains on in 15 to 30 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""
@@ -246,7 +246,7 @@ def _batch_size(dataset: DetectionSource) -> Choice:
 def _evaluations(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     del dataset
     # On a CPU an evaluation takes as long as a third of an epoch.
-    every = max(1, config.train.epochs // (5 if config.fit == "cpu" else 10))
+    every = math.ceil(config.train.epochs / (4 if config.fit == "cpu" else 10))
     count = math.ceil(config.train.epochs / every)  # The last epoch always has one.
     yield Choice("train.evaluate_every", every, f"{counted(count, 'evaluation')} in all.")
 

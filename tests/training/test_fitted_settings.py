@@ -172,8 +172,8 @@ def test_a_preset_that_fits_leaves_its_choices_open(preset: str) -> None:
     ("config", "epochs", "every", "count"),
     [
         (CPU, 1, 1, "1 evaluation"),
-        (CPU, 20, 4, "5 evaluations"),
-        (CPU, 57, 11, "6 evaluations"),
+        (CPU, 20, 5, "4 evaluations"),
+        (CPU, 57, 15, "4 evaluations"),
         (GPU, 20, 2, "10 evaluations"),
     ],
 )
