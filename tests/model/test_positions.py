@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.model.positions import cell_centres, grid_logits, grid_points, sine1d, sine2d
 from anchordetr_jax.model.valid_area import leading_area
 from tests.tolerances import EXACT64
@@ -40,6 +41,13 @@ def test_x_varies_slowest_in_the_grid():
 
 def test_a_grid_has_the_nearest_whole_number_of_points_a_side():
     assert len(grid_points(300)) == 17 * 17
+
+
+@pytest.mark.parametrize("num_anchors", [1, 2, 3, 6, 7, 256, 300])
+def test_the_settings_know_how_many_points_a_grid_has(num_anchors):
+    config = ModelConfig(spatial_prior="grid", num_anchors=num_anchors)
+    assert config.num_anchor_points == len(grid_points(num_anchors))
+    assert ModelConfig(num_anchors=num_anchors).num_anchor_points == num_anchors
 
 
 def test_grid_logits_are_the_inverse_of_the_sigmoid():
