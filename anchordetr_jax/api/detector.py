@@ -3,7 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, get_args
 
 from etils import epath
 
@@ -91,7 +91,11 @@ class Detector(prediction.Detector):
         """
         values = without_ambiguity(settings, "eval")
         _check_effect(values)
+        if split not in get_args(Split):
+            raise UserError(f"split must be one of {', '.join(get_args(Split))}, not {split!r}.")
         if data is not None:
+            if "data.root" in values:
+                raise UserError("The data set is there twice, as data and as data.root: keep one.")
             values["data.root"] = os.fspath(data)
         trained = self._settings()
         config = change_values(trained, values)

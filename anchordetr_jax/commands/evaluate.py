@@ -98,7 +98,7 @@ connect_processes = cli.define_processes(FLAGS)
 SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test": "test", "test-dev": "test"}
 
 FIXED_IN_PROGRAMS = (
-    *("augment.eval_size", "augment.max_size", "eval.max_detections"),
+    *("augment.eval_size", "augment.max_size", "eval.max_detections", "data.labels"),
     *(f"model.{field.name}" for field in dataclasses.fields(ModelConfig)),
 )
 """Settings of an evaluation that an export fixes."""

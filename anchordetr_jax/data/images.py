@@ -99,16 +99,22 @@ def array_pixels(array: Any, name: str = "The image") -> np.ndarray:
     Raises `UserError` for other shapes and values.
     """
     pixels = np.asarray(array)
-    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] > 4:
-        raise UserError(f"{name} has its channels first, {pixels.shape}: transpose it to [height, width, channels].")
-    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or 0 in pixels.shape:
-        raise UserError(f"{name} has the shape {pixels.shape}: give [height, width] or [height, width, 3].")
+    array_size(pixels, name)
     pixels = _eight_bits(pixels, name)
     if pixels.ndim == 2:
         pixels = pixels[:, :, None]
     if pixels.shape[2] == 1:
         return np.repeat(pixels, 3, axis=2)
     return np.ascontiguousarray(pixels[:, :, :3])
+
+
+def array_size(pixels: np.ndarray, name: str) -> tuple[int, int]:
+    """(height, width) of an array that is an image. Raises `UserError` for other shapes, as `array_pixels` does."""
+    if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] > 4:
+        raise UserError(f"{name} has its channels first, {pixels.shape}: transpose it to [height, width, channels].")
+    if pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)) or 0 in pixels.shape:
+        raise UserError(f"{name} has the shape {pixels.shape}: give [height, width] or [height, width, 3].")
+    return pixels.shape[0], pixels.shape[1]
 
 
 def _eight_bits(pixels: np.ndarray, name: str) -> np.ndarray:

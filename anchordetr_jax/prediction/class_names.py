@@ -1,6 +1,7 @@
 """The names of a detector's class outputs."""
 
 import dataclasses
+import operator
 from collections.abc import Mapping, Sequence
 
 from anchordetr_jax.data.categories import Categories
@@ -13,6 +14,8 @@ Names = Mapping[int, str] | Sequence[str]
 def class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
     """Names by class output, without the outputs that stand for no class."""
     if names is not None:
+        if isinstance(names, str) or not isinstance(names, Mapping | Sequence):
+            raise UserError(f"names cannot be a {type(names).__name__}: give {{output: name}}, or a list of names.")
         if not isinstance(names, Mapping) and len(names) != num_classes:
             raise UserError(
                 f"names is a list of {len(names)}, but the detector has {num_classes} class outputs, from 0 to "
@@ -25,7 +28,7 @@ def class_names(categories: Categories | None, names: Names | None, num_classes:
                 f"names has class output {beyond[0]}, but the {num_classes} outputs of the detector have the numbers 0 "
                 f"to {num_classes - 1}."
             )
-        return {label: str(given[label]) for label in sorted(given)}
+        return {label: given[label] for label in sorted(given)}
     if categories is None:
         return {label: f"class {label}" for label in range(num_classes)}
     return {
@@ -39,12 +42,21 @@ def renamed_categories(categories: Categories | None, names: Names | None) -> Ca
         return categories
     given = _by_output(names)
     if categories is None:
-        return Categories(ids=tuple(sorted(given)), names=tuple(str(given[i]) for i in sorted(given)), scheme="raw")
+        return Categories(ids=tuple(sorted(given)), names=tuple(given[i] for i in sorted(given)), scheme="raw")
     renamed = tuple(
-        str(given.get(categories.label_of(i), name)) for i, name in zip(categories.ids, categories.names, strict=True)
+        given.get(categories.label_of(i), name) for i, name in zip(categories.ids, categories.names, strict=True)
     )
     return dataclasses.replace(categories, names=renamed)
 
 
 def _by_output(names: Names) -> dict[int, str]:
-    return dict(names.items() if isinstance(names, Mapping) else enumerate(names))
+    given = dict(names.items() if isinstance(names, Mapping) else enumerate(names))
+    try:
+        numbers = [operator.index(label) for label in given]
+    except TypeError:
+        raise UserError(
+            f"names has {list(given)} as class outputs: give whole numbers, such as {{1: 'person'}}."
+        ) from None
+    if other := [name for name in given.values() if not isinstance(name, str)]:
+        raise UserError(f"names has the name {other[0]!r}: give text.")
+    return dict(zip(numbers, given.values(), strict=True))

@@ -136,11 +136,18 @@ class Detector:
             thresholds=found.thresholds,
         )
         detector.remarks, detector.facts = found.remarks, facts_of(found)
-        if (detector.model.config, detector.augment.eval_size, detector.augment.max_size, detector.max_detections) != (
+        if (
+            detector.model.config,
+            detector.augment.eval_size,
+            detector.augment.max_size,
+            detector.max_detections,
+            detector.names.keys(),
+        ) != (
             config.model,
             config.augment.eval_size,
             config.augment.max_size,
             config.eval.max_detections,
+            class_names(found.categories, None, config.model.num_classes).keys(),
         ):
             detector.facts = dataclasses.replace(detector.facts, scores=None)  # They are of other settings.
         if detector.categories is None:

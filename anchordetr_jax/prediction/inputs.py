@@ -12,7 +12,7 @@ from etils import epath
 from PIL import Image
 
 from anchordetr_jax.data.image_sizes import read_header
-from anchordetr_jax.data.images import SUFFIXES, array_pixels, picture_pixels, read_image
+from anchordetr_jax.data.images import SUFFIXES, array_pixels, array_size, picture_pixels, read_image
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 
@@ -32,8 +32,10 @@ class GivenImage:
     def size(self) -> tuple[int, int]:
         """(height, width) as viewers show it. A file is decoded only if its header does not tell.
 
-        Raises like `pixels`.
+        Raises like `pixels`, where the size cannot be told.
         """
+        if isinstance(self.content, np.ndarray):
+            return array_size(self.content, self.name)
         if self.path is not None:
             try:
                 with epath.Path(self.path).open("rb") as file:

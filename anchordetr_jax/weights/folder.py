@@ -109,8 +109,7 @@ def read_folder(folder: str | os.PathLike[str], *, origin: str = "") -> SavedDet
             }
         )
         categories = _categories(settings)
-        used = settings.get("used_outputs")
-        shown = None if used is None else {int(label): str(settings["id2label"][str(label)]) for label in used}
+        names = _used_names(settings)
         known = settings.get("score_thresholds")
         thresholds = None if known is None else Thresholds.from_dict(known)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -131,7 +130,7 @@ def read_folder(folder: str | os.PathLike[str], *, origin: str = "") -> SavedDet
         raise UserError(
             f"{name} cannot be used: its {WEIGHTS_FILE} does not fit its {CONFIG_FILE}: {'; '.join(differences)}."
         )
-    return SavedDetector(variables=variables, config=config, categories=categories, thresholds=thresholds, names=shown)
+    return SavedDetector(variables=variables, config=config, categories=categories, thresholds=thresholds, names=names)
 
 
 def to_numpy(variables: Mapping[str, jax.Array]) -> dict[str, np.ndarray]:
@@ -161,6 +160,16 @@ def _config(detector: SavedDetector) -> dict[str, Any]:
         "score_thresholds": None if detector.thresholds is None else detector.thresholds.to_dict(),
         "model": dataclasses.asdict(config.model),
     }
+
+
+def _used_names(settings: Mapping[str, Any]) -> dict[int, str] | None:
+    """`SavedDetector.names`. Raises `TypeError` or `KeyError` for outputs that do not make sense."""
+    used = settings.get("used_outputs")
+    if used is None:
+        return None
+    if not (isinstance(used, list) and all(type(label) is int for label in used)):
+        raise TypeError("used_outputs is no list of whole numbers")
+    return {label: str(settings["id2label"][str(label)]) for label in used}
 
 
 def _categories(settings: Mapping[str, Any]) -> Categories | None:

@@ -8,6 +8,7 @@ import yaml
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
+from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.weights.folder import LIBRARY
 
 METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -69,7 +70,7 @@ def _body(
     classes = f"{model.num_classes} class outputs without names"
     if categories is not None:
         names = ", ".join(categories.names[:MOST_NAMES]) + (", …" if len(categories.names) > MOST_NAMES else "")
-        classes = f"{len(categories.names)} classes: {names}"
+        classes = f"{counted(len(categories.names), 'class', 'classes')}: {names}"
     lines = [
         f"# {name}",
         "",

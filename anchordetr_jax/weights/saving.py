@@ -47,12 +47,23 @@ def save_detector(folder: str | os.PathLike[str], detector: SavedDetector, facts
     card = model_card(
         name or folder_name(text),
         detector.config,
-        detector.categories,
+        _used_categories(detector),
         license=facts.license,
         data=facts.data,
         scores=facts.scores,
     )
     write_folder(text, detector, card)
+
+
+def _used_categories(detector: SavedDetector) -> Categories | None:
+    """The classes that it detects: those whose outputs it uses."""
+    all_of_them, used = detector.categories, detector.names
+    if all_of_them is None or used is None:
+        return all_of_them
+    named = {
+        i: name for i, name in zip(all_of_them.ids, all_of_them.names, strict=True) if all_of_them.label_of(i) in used
+    }
+    return Categories(ids=tuple(named), names=tuple(named.values()), scheme="raw")
 
 
 def push_detector(

@@ -240,7 +240,13 @@ def test_a_checkpoint_to_compare_with_is_refused_where_nothing_is_exported(root,
 
 @pytest.mark.parametrize(
     "flag",
-    ["--dilation", "--annotations=no.json", "--config.augment.eval_size=32", "--config.eval.max_detections=3"],
+    [
+        "--dilation",
+        "--annotations=no.json",
+        "--config.augment.eval_size=32",
+        "--config.eval.max_detections=3",
+        "--config.data.labels=raw",
+    ],
 )
 def test_what_an_exported_program_has_fixed_cannot_be_changed(flag, evaluate, tmp_path):
     (tmp_path / "metadata.json").write_text(

@@ -200,6 +200,9 @@ def test_an_official_file_is_loaded_when_the_caller_says_whether_it_is_dc5(tmp_p
         ({"dtype": "float16"}, "dtype must be one of"),
         ({"names": {2: "c"}}, "class output 2"),
         ({"names": ["a", "b", "c"]}, r"list of 3, but the detector has 2 class outputs, .* names=\{1: 'person'"),
+        ({"names": {"0": "a"}}, r"names has \['0'\] as class outputs: give whole numbers"),
+        ({"names": {0: None}}, "names has the name None: give text"),
+        ({"names": "ab"}, "names cannot be a str"),
         ({"names": ["a"]}, "list of 1, but the detector has 2 class outputs, from 0 to 1: give {output: name}"),
         ({"max_detections": -3}, r"eval\.max_detections' must be at least 1, not -3"),
         ({"max_detections": 0}, r"eval\.max_detections' must be at least 1, not 0"),
@@ -280,6 +283,12 @@ def test_a_saved_detector_detects_the_same(checkpoint: Path, tmp_path: Path) -> 
     np.testing.assert_array_equal(mine.boxes, theirs.boxes)
 
 
+def test_the_card_of_a_detector_with_a_part_of_its_classes_names_these(checkpoint: Path, tmp_path: Path) -> None:
+    names = {np.int64(1): "wolf"}  # As numpy gives them.
+    Detector.from_pretrained(checkpoint, names=names).save_pretrained(tmp_path)
+    assert "- Detects 1 class: wolf" in (tmp_path / "README.md").read_text()
+
+
 def test_a_detector_with_all_its_classes_is_saved_with_all(checkpoint: Path, tmp_path: Path) -> None:
     Detector.from_pretrained(checkpoint, names={0: "fox", 1: "wolf"}).save_pretrained(tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["used_outputs"] is None
@@ -316,7 +325,7 @@ def test_python_and_the_command_save_the_same_folder(run: Path, tmp_path: Path, 
     assert ("| AP |" in (python / "README.md").read_text()) == (step == 10)
 
 
-@pytest.mark.parametrize("change", [{"eval_size": 48}, {"dtype": "bfloat16"}])
+@pytest.mark.parametrize("change", [{"eval_size": 48}, {"dtype": "bfloat16"}, {"names": {1: "wolf"}}])
 def test_the_card_has_no_scores_of_other_settings(run: Path, tmp_path: Path, change: dict[str, Any]) -> None:
     Detector.from_pretrained(run / "checkpoints" / "10", **change).save_pretrained(tmp_path / "saved")
     assert "| AP |" not in (tmp_path / "saved" / "README.md").read_text()

@@ -7,7 +7,7 @@ from PIL import Image
 
 from anchordetr_jax.data.images import array_pixels
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.prediction.inputs import gather_images, local_path
+from anchordetr_jax.prediction.inputs import GivenImage, gather_images, local_path
 
 RGB = np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
@@ -54,6 +54,11 @@ def test_an_array_of_16_bits_that_is_nearly_black_is_said(
     array_pixels(RGB.astype(np.uint16) * factor, "Image 3")
     messages = [record.getMessage() for record in caplog.records]
     assert [message.startswith("Image 3 has uint16 values up to ") for message in messages] == [True] * said
+
+
+def test_the_size_of_an_array_is_told_without_converting_it(caplog: pytest.LogCaptureFixture) -> None:
+    assert GivenImage("Image 3", content=RGB.astype(np.uint16)).size() == RGB.shape[:2]
+    assert not caplog.records
 
 
 def test_what_is_one_image_and_what_are_many() -> None:

@@ -55,6 +55,14 @@ def test_a_detector_comes_back_to_the_bit(tmp_path: Path, categories: Categories
     assert back.config.eval.max_detections == 20
 
 
+@pytest.mark.parametrize("used", ["", {}, "12", [0.0], [True], ["0"], [99]])
+def test_used_outputs_that_make_no_sense_are_refused(folder: Path, used: Any) -> None:
+    settings = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**settings, "used_outputs": used}))
+    with pytest.raises(UserError, match=r"config\.json is damaged"):
+        read_folder(folder)
+
+
 def test_tensors_have_names_that_a_person_finds(folder: Path) -> None:
     names = safetensors.numpy.load_file(folder / "model.safetensors").keys()
     assert "encoder/spatial/0/attention/query_row/kernel" in names
