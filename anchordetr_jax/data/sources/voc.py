@@ -42,7 +42,7 @@ def xml_folders(root: epath.Path) -> dict[str, list[str]]:
         with os.scandir(os.path.join(root, folder)) as entries:
             names = sorted(entry.name for entry in entries if entry.name.lower().endswith(".xml"))
         names = [name for name in names if not name.startswith(".")]
-        if names and any(_is_annotation(root / folder / name) for name in names[:5]):
+        if names and any(_is_annotation(root / folder / name) for name in names):
             found[folder] = names
     return found
 

@@ -136,6 +136,15 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, message:
         opened(tmp_path)
 
 
+def test_a_folder_is_read_though_its_first_files_are_empty(tmp_path: Path) -> None:
+    for folder in ("train", "valid"):
+        write_loose(tmp_path, folder, folder)
+    for number in range(5):
+        (tmp_path / "valid" / f"0{number}.xml").touch()
+    with pytest.raises(UserError, match=r"valid/00\.xml: it is no XML that can be read.*There are 5 of this kind"):
+        opened(tmp_path, "val")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_encodings_that_a_file_declares_are_read(tmp_path: Path, encoding: str) -> None:
     write_voc(tmp_path)
