@@ -90,7 +90,7 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
     splits: list[SplitInspection] = []
     across = Findings(config.root)
     remarks: list[str] = []
-    if evaluated:
+    if evaluated or config.val_fraction > 0:
         config, line = with_validation_images(config)
         remarks += [line] if line else []
     for split in SPLITS:

@@ -82,7 +82,7 @@ def inspected_folder(root: Path, *, evaluated: bool = True, **settings: Any) -> 
 def test_a_split_that_cannot_be_opened_is_an_error(tmp_path: Path, split: str, evaluated: bool) -> None:
     files = write_splits(tmp_path, "train", "val", "test")
     files[split].write_text('{"images": [{"file_name": ')
-    settings = {f"{split}_images": split, f"{split}_annotations": f"{split}/_annotations.coco.json"}
+    settings: dict[str, Any] = {f"{split}_images": split, f"{split}_annotations": f"{split}/_annotations.coco.json"}
     found = inspected_folder(tmp_path, evaluated=evaluated, **settings, source="coco")
     errors = [(finding.kind, finding.detail) for finding in found.findings if finding.severity == "error"]
     assert [kind for kind, _ in errors] == [f"{split} images cannot be opened"]
@@ -102,10 +102,17 @@ def test_a_data_set_without_test_images_has_no_problem(tmp_path: Path, evaluated
     assert inspected_folder(tmp_path, evaluated=evaluated).findings == []
 
 
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_remark_says_that_validation_images_are_not_used(tmp_path: Path, evaluated: bool) -> None:
+    write_splits(tmp_path, "train", "val")
+    remarks = inspected_folder(tmp_path, evaluated=evaluated, val_fraction=0.5).remarks
+    assert remarks[0].startswith(f"{tmp_path} has validation images of its own. They are not used")
+
+
 def test_test_images_that_nobody_names_are_no_problem_where_annotations_lie_elsewhere(tmp_path: Path) -> None:
     files = write_splits(tmp_path / "annotations", "train", "val")
     (tmp_path / "images").mkdir()
-    settings = {f"{split}_annotations": str(files[split]) for split in ("train", "val")}
+    settings: dict[str, Any] = {f"{split}_annotations": str(files[split]) for split in ("train", "val")}
     settings |= {f"{split}_images": str(files[split].parent) for split in ("train", "val")}
     assert inspected_folder(tmp_path / "images", **settings).findings == []
 
