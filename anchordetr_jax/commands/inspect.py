@@ -23,7 +23,7 @@ from anchordetr_jax import cli
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.inspection.inspecting import inspect_dataset
 from anchordetr_jax.data.inspection.report import (
-    class_counts,
+    counts_by_name,
     describe_findings,
     describe_split,
     draw_samples,
@@ -61,7 +61,7 @@ def main(arguments: list[str]) -> None:
     write_json(output / "report.json", to_dict(inspection), indent=1)
     plot_objects(
         {found.split: size_arrays(found) for found in inspection.splits},
-        {found.split: class_counts(found) for found in inspection.splits},
+        {found.split: counts_by_name(found) for found in inspection.splits},
         output / "objects.png",
     )
     print(*inspection.remarks, describe_findings(inspection.findings, output / "report.json"), sep="\n")
