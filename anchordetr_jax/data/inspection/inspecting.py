@@ -11,6 +11,7 @@ from etils import epath
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.inspection.copies import look_for_copies, look_for_near_copies, look_for_shared_files
+from anchordetr_jax.data.loader import padded_boxes
 from anchordetr_jax.data.records.annotations import Annotations
 from anchordetr_jax.data.records.boxes import clipped_corners, has_area
 from anchordetr_jax.data.records.findings import Finding, Findings
@@ -18,6 +19,7 @@ from anchordetr_jax.data.records.headers import READERS
 from anchordetr_jax.data.records.locating import ImageFiles
 from anchordetr_jax.data.records.reading import Records
 from anchordetr_jax.data.source import MissingSplitError, Split
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.kinds import kind_of
 from anchordetr_jax.data.sources.layouts import annotation_files
 from anchordetr_jax.data.sources.opening import SPLITS, open_records, with_validation_images
@@ -76,7 +78,9 @@ class DataSetInspection:
     remarks: list[str]
 
 
-def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: Ask) -> DataSetInspection:
+def inspect_dataset(
+    config: DataConfig, *, decode: bool, evaluated: bool, ask: Ask, pieces: int = 1
+) -> DataSetInspection:
     """Looks at every split. What is wrong is among the findings.
 
     Args:
@@ -84,6 +88,7 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
         decode: whether to decode all pixels, instead of reading headers only.
         evaluated: whether training evaluates, so that it stops without validation images.
         ask: shows progress.
+        pieces: the number of images of which a training image may consist.
 
     Raises `UserError` where there are no training images at all.
     """
@@ -105,6 +110,8 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
                 across.error(f"{split} images cannot be opened", str(error).rstrip("."), stops=False)
             continue
         splits.append(inspect_split(split, records, findings, decode=decode, ask=ask))
+        if split == "train" and records.images:
+            _look_at_max_boxes(records, findings, config, pieces)
     _compare_classes(splits, across)
     files = [(found.split, image.id, image.path) for found in splits for image in found.images if image.readable]
     look_for_shared_files(files, across, ask)
@@ -213,6 +220,14 @@ def _look_at_use(found: SplitInspection) -> None:
         if place not in used:
             detail = f"category {number} ({name!r}) has no usable box"
             found.findings.warning("class without objects", detail)
+
+
+def _look_at_max_boxes(records: Records, findings: Findings, config: DataConfig, pieces: int) -> None:
+    """Training stops at an image with more boxes than the setting allows."""
+    try:
+        padded_boxes(AnnotatedImages(records, Findings(records.name)), config, pieces)
+    except UserError as error:
+        findings.error("more boxes than data.max_boxes", str(error).rstrip("."))
 
 
 def _decode(found: SplitInspection, ask: Ask) -> None:

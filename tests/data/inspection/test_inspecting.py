@@ -109,6 +109,29 @@ def test_a_remark_says_that_validation_images_are_not_used(tmp_path: Path, evalu
     assert remarks[0].startswith(f"{tmp_path} has validation images of its own. They are not used")
 
 
+@pytest.mark.parametrize(("max_boxes", "pieces", "detail"), [(0, 4, ""), (1, 1, ""), (3, 4, "can have 4 boxes but")])
+def test_fewer_boxes_than_a_mosaic_can_have_are_an_error(
+    max_boxes: int, pieces: int, detail: str, tmp_path: Path
+) -> None:
+    write_splits(tmp_path, "train", "val")
+    config = DataConfig(root=str(tmp_path), max_boxes=max_boxes)
+    found = inspect_dataset(config, decode=False, evaluated=True, ask=silently, pieces=pieces)
+    kinds = {finding.kind: finding.detail for finding in found.findings}
+    assert list(kinds) == (["more boxes than data.max_boxes"] if detail else [])
+    assert detail in "".join(kinds.values())
+
+
+def test_an_image_with_more_boxes_than_the_setting_allows_is_an_error(tmp_path: Path) -> None:
+    files = write_splits(tmp_path, "train", "val")
+    for file in files.values():
+        content = json.loads(file.read_text())
+        content["annotations"].append({**box(20, [1, 1, 5, 5]), "image_id": 2})
+        file.write_text(json.dumps(content))
+    (error,) = inspected_folder(tmp_path, max_boxes=1).findings
+    assert (error.severity, error.kind, error.stops) == ("error", "more boxes than data.max_boxes", True)
+    assert "train2.png has 2 boxes but data.max_boxes is 1" in error.detail
+
+
 def test_test_images_that_nobody_names_are_no_problem_where_annotations_lie_elsewhere(tmp_path: Path) -> None:
     files = write_splits(tmp_path / "annotations", "train", "val")
     (tmp_path / "images").mkdir()
