@@ -16,7 +16,7 @@ from anchordetr_jax.data.records.annotations import Annotations
 from anchordetr_jax.data.records.boxes import clipped_corners, has_area
 from anchordetr_jax.data.records.findings import Finding, Findings
 from anchordetr_jax.data.records.headers import READERS
-from anchordetr_jax.data.records.locating import ImageFiles
+from anchordetr_jax.data.records.locating import ImageFiles, report_skipped
 from anchordetr_jax.data.records.reading import Records
 from anchordetr_jax.data.source import MissingSplitError, Split
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
@@ -267,13 +267,17 @@ def _compare_classes(splits: Sequence[SplitInspection], across: Findings) -> Non
 
 
 def _look_for_unlisted(splits: Sequence[SplitInspection], across: Findings) -> None:
-    """Notes image files that no split lists, in the folders of the listed images."""
+    """Notes image files that no split lists, in the folders of the listed images, and folders that are left out."""
+    said = {finding.file for finding in _findings_of(splits)}
     listed = {str(image.path) for found in splits for image in found.images}
     for folder in sorted({str(found.records.raw.folder) for found in splits}):
         files = ImageFiles(folder)
         if files.is_remote:
             continue
         below = [str(files.folder / path) for path in files.below()]
+        new = [one for one in files.skipped if str(files.folder / one.path) not in said]
+        report_skipped(str(files.folder), new, across)
+        said.update(str(files.folder / one.path) for one in new)
         own_parents = {str(epath.Path(path).parent) for path in listed}
         unlisted = [path for path in below if path not in listed and str(epath.Path(path).parent) in own_parents]
         for path in unlisted:

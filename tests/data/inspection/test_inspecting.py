@@ -132,6 +132,20 @@ def test_an_image_with_more_boxes_than_the_setting_allows_is_an_error(tmp_path: 
     assert "train2.png has 2 boxes but data.max_boxes is 1" in error.detail
 
 
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_a_folder_that_is_not_looked_through_is_noted_once(tmp_path: Path, kind: str) -> None:
+    if kind == "coco":
+        write_splits(tmp_path, "train", "val")
+    else:
+        write_yolo(tmp_path, "train: images/train\nval: images/train\nnames: [cat, dog]\n")
+        tmp_path /= "images"
+    deep = tmp_path.joinpath("train", *"1234567")
+    deep.mkdir(parents=True)
+    root = tmp_path if kind == "coco" else tmp_path.parent
+    notes = [one.file for one in inspected_folder(root).findings if one.kind == "folder not looked through"]
+    assert notes == [str(deep)]
+
+
 def test_test_images_that_nobody_names_are_no_problem_where_annotations_lie_elsewhere(tmp_path: Path) -> None:
     files = write_splits(tmp_path / "annotations", "train", "val")
     (tmp_path / "images").mkdir()

@@ -1,5 +1,6 @@
 """Pascal VOC folders as tools write them, and what is wrong in them."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,23 @@ def test_a_missing_image_is_named_where_it_should_be(tmp_path: Path) -> None:
     (tmp_path / "JPEGImages" / "a.png").unlink()
     said = [remark for remark in opened(tmp_path).remarks if "missing file: 1" in remark]
     assert str(tmp_path / "JPEGImages" / "a.png") in said[0]
+
+
+def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_voc(tmp_path)
+    locked = tmp_path / "JPEGImages" / "locked"
+    locked.mkdir()
+    list_folder = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = opened(tmp_path)
+    said = f"folder not looked through: 1, such as {locked}: it cannot be listed (Permission denied)"
+    assert any(said in remark for remark in dataset.remarks)
 
 
 def test_a_link_in_a_circle_is_said(tmp_path: Path) -> None:
