@@ -23,13 +23,14 @@ from anchordetr_jax import cli
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.inspection.inspecting import inspect_dataset
 from anchordetr_jax.data.inspection.report import (
-    class_counts,
+    counts_by_name,
     describe_findings,
     describe_split,
     draw_samples,
     size_arrays,
     to_dict,
 )
+from anchordetr_jax.data.mosaic import PIECES
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.pictures.objects import plot_objects
@@ -51,8 +52,13 @@ def main(arguments: list[str]) -> None:
         config = dataclasses.replace(config, data=dataclasses.replace(config.data, root=arguments[0]))
     if config.data.source in ("tfds", "folder"):
         raise UserError(f"Only data sets in files can be inspected, not data.source={config.data.source!r}.")
-    evaluated = config.train.evaluate_every > 0
-    inspection = inspect_dataset(config.data, decode=DECODE.value, evaluated=evaluated, ask=show_progress)
+    inspection = inspect_dataset(
+        config.data,
+        decode=DECODE.value,
+        evaluated=config.train.evaluate_every > 0,
+        ask=show_progress,
+        pieces=PIECES if config.augment.mosaic_probability else 1,
+    )
     output = stored_path(OUTPUT.value)
     for found in inspection.splits:
         print(describe_split(found), end="\n\n")
@@ -61,7 +67,7 @@ def main(arguments: list[str]) -> None:
     write_json(output / "report.json", to_dict(inspection), indent=1)
     plot_objects(
         {found.split: size_arrays(found) for found in inspection.splits},
-        {found.split: class_counts(found) for found in inspection.splits},
+        {found.split: counts_by_name(found) for found in inspection.splits},
         output / "objects.png",
     )
     print(*inspection.remarks, describe_findings(inspection.findings, output / "report.json"), sep="\n")

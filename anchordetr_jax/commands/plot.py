@@ -6,6 +6,7 @@ RUN is the workdir of a finished or running run, or its metrics.jsonl.
 """
 
 import os
+import sys
 from collections.abc import Sequence
 
 from absl import flags
@@ -26,6 +27,11 @@ def main(arguments: list[str]) -> None:
         argument if argument.endswith(".jsonl") else os.path.join(argument, METRICS_FILE) for argument in arguments
     ]
     runs = {name: read_metrics(file) for name, file in zip(names_of(files), files, strict=True)}
+    empty = [f"{file} has no metrics yet" for file, entries in zip(files, runs.values(), strict=True) if not entries]
+    if len(empty) == len(files):
+        raise UserError(f"{'; '.join(empty)}: there is nothing to draw. Train for some steps first.")
+    for problem in empty:
+        print(f"{problem}: this run is not in the picture.", file=sys.stderr)
     plot_runs(runs, OUTPUT.value)
     print(f"The curves are in {OUTPUT.value}.")
 

@@ -17,7 +17,7 @@ docs/verification.md.
 import argparse
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")  # float64, and none of an accelerator's shortcuts, unless asked for
 
@@ -57,11 +57,14 @@ ARCHITECTURE = {
 """Options of `official` and `detrex`: the settings that they are."""
 RELEASED = tuple(model.name for model in MODELS if model.dilation is not None and model.sources[-1].drive_id)
 """The four models that the official project publishes."""
+PHOTOGRAPHS = 2
+"""How many photographs of a folder are taken if nobody says it."""
 
 
 def main(arguments: Sequence[str] | None = None) -> bool:
     """Prints the tables; returns whether everything passed."""
     options = parser().parse_args(arguments)
+    refuse_unused(options)
     passed, judged = [], False
     for table in options.run(options):
         print(f"{table}\n", flush=True)
@@ -93,13 +96,15 @@ def parser() -> argparse.ArgumentParser:
 
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--images", metavar="DIR", help="photographs; else the images are synthetic")
-    shared.add_argument("--count", type=int, default=2, help="number of photographs (2)")
-    shared.add_argument("--short-side", type=int, default=256, help="size of photographs for the comparison (256)")
+    shared.add_argument("--count", type=at_least(1), help=f"number of photographs ({PHOTOGRAPHS})")
+    shared.add_argument(
+        "--short-side", type=at_least(1), help=f"size of photographs for the comparison ({Trial.short_side})"
+    )
     shared.add_argument(
         "--sizes", type=image_size, nargs="+", default=Trial.sizes, metavar="HxW", help="sizes of synthetic images"
     )
     shared.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES, help="(both)")
-    shared.add_argument("--seed", type=int, default=0, help="of synthetic weights, images and targets")
+    shared.add_argument("--seed", type=at_least(0), default=0, help="of synthetic weights, images and targets")
     one = argparse.ArgumentParser(add_help=False)
     one.add_argument("--checkpoint", metavar="NAME", help=f"weights: {ACCEPTED}; else they are synthetic")
     one.add_argument("--backbone", choices=("resnet50", "resnet101"))
@@ -113,7 +118,7 @@ def parser() -> argparse.ArgumentParser:
         "official", parents=[shared, one], help="run a checkout of the official code beside ours"
     )
     official.add_argument("--repo", required=True, metavar="DIR", help="checkout of megvii-research/AnchorDETR")
-    official.add_argument("--steps", type=int, default=3, help="optimiser steps (3); 0: no training at all")
+    official.add_argument("--steps", type=at_least(0), default=3, help="optimiser steps (3); 0: no training at all")
     official.add_argument("--levels", type=int, choices=(1, 3))
     official.set_defaults(run=run_official)
 
@@ -131,7 +136,9 @@ def parser() -> argparse.ArgumentParser:
     released.add_argument(
         "--data", metavar="DIR", help="COCO: also evaluate on val2017/, and compare with the published AP"
     )
-    released.add_argument("--data-count", type=int, default=0, metavar="N", help="its first N images only (all)")
+    released.add_argument(
+        "--data-count", type=at_least(0), default=0, metavar="N", help="its first N images only (all)"
+    )
     released.add_argument(
         "--dilation", action=argparse.BooleanOptionalAction, help="DC5 or C5, where a weight file does not say it"
     )
@@ -147,12 +154,21 @@ def parser() -> argparse.ArgumentParser:
     evaluation.add_argument(
         "--data", required=True, metavar="DIR", help="folder with val2017/ and annotations/instances_val2017.json"
     )
-    evaluation.add_argument("--count", type=int, default=0, help="how many of its images (all)")
+    evaluation.add_argument("--count", type=at_least(0), default=0, help="how many of its images (all)")
     evaluation.add_argument(
         "--dilation", action=argparse.BooleanOptionalAction, help="DC5 or C5, where a file does not say"
     )
     evaluation.set_defaults(run=run_evaluation)
     return result
+
+
+def refuse_unused(options: argparse.Namespace) -> None:
+    """Raises `UserError` for flags about photographs where the images are synthetic."""
+    if not hasattr(options, "images") or options.images:
+        return
+    unused = [flag for flag, value in (("--count", options.count), ("--short-side", options.short_side)) if value]
+    if unused:
+        raise UserError(f"Only photographs have {' and '.join(unused)}: add --images DIR, or leave them out.")
 
 
 def run_golden(options: argparse.Namespace) -> Iterator[Table]:
@@ -197,8 +213,8 @@ def with_images(trial: Trial, options: argparse.Namespace) -> Trial:
     """The trial on the images that the options ask for, without training."""
     return dataclasses.replace(
         trial,
-        photographs=image_files(options.images, options.count) if options.images else (),
-        short_side=options.short_side,
+        photographs=image_files(options.images, options.count or PHOTOGRAPHS) if options.images else (),
+        short_side=options.short_side or Trial.short_side,
         sizes=tuple(options.sizes),
         seed=options.seed,
         steps=0,
@@ -207,6 +223,21 @@ def with_images(trial: Trial, options: argparse.Namespace) -> Trial:
 
 def run_evaluation(options: argparse.Namespace) -> Iterator[Table]:
     yield verify_evaluation(options.repo, options.weights, options.data, count=options.count, dilation=options.dilation)
+
+
+def at_least(least: int) -> Callable[[str], int]:
+    """The type of a flag: a whole number with a lower bound."""
+
+    def number(text: str) -> int:
+        try:
+            value = int(text)
+        except ValueError:
+            value = least - 1
+        if value < least:
+            raise argparse.ArgumentTypeError(f"it must be a whole number, at least {least}, not {text!r}")
+        return value
+
+    return number
 
 
 def image_size(text: str) -> tuple[int, int]:

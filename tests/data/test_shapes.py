@@ -1,4 +1,5 @@
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -149,8 +150,27 @@ def test_the_command_answers_a_wrong_class_with_a_sentence(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"short_side": (90, 80)}, {"max_side": 100}, {"short_side": (8, 80)}, {"max_objects": 0}]
+    "wrong",
+    [
+        {"short_side": (90, 80)},
+        {"max_side": 100},
+        {"short_side": (8, 80)},
+        {"max_objects": 0},
+        *({"object_size": sizes} for sizes in ((3, 5), (0.75, 0.14), (-1, -0.5), (0, 0.5), (math.nan, math.nan))),
+        *({"hue_by_class": hue} for hue in (7, -0.1, math.nan)),
+    ],
 )
 def test_impossible_settings_are_refused(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError):
         ShapesConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "least"), [("--train", "-5", 1), ("--val", "0", 1), ("--processes", "0", 1), ("--seed", "-1", 0)]
+)
+def test_the_command_refuses_a_number_that_is_too_small_before_it_writes(
+    flag: str, value: str, least: int, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=rf"^{flag} must be at least {least}, not {value}\.$"):
+        main([str(tmp_path / "new"), "--train", "1", "--val", "1", flag, value])
+    assert not (tmp_path / "new").exists()

@@ -11,15 +11,20 @@ from etils import epath
 from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.images import read_image
 from anchordetr_jax.data.inspection.copies import look_for_copies, look_for_near_copies, look_for_shared_files
+from anchordetr_jax.data.loader import padded_boxes
 from anchordetr_jax.data.records.annotations import Annotations
 from anchordetr_jax.data.records.boxes import clipped_corners, has_area
 from anchordetr_jax.data.records.findings import Finding, Findings
 from anchordetr_jax.data.records.headers import READERS
-from anchordetr_jax.data.records.locating import ImageFiles
+from anchordetr_jax.data.records.locating import ImageFiles, report_skipped
 from anchordetr_jax.data.records.reading import Records
-from anchordetr_jax.data.source import Split
+from anchordetr_jax.data.source import MissingSplitError, Split
+from anchordetr_jax.data.sources.annotated import AnnotatedImages
+from anchordetr_jax.data.sources.kinds import kind_of
+from anchordetr_jax.data.sources.layouts import annotation_files
 from anchordetr_jax.data.sources.opening import SPLITS, open_records, with_validation_images
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import stored_path
 
 NEAR_COPIES_UP_TO = 20_000
 """With more images than this, nearly equal images are looked for only where all pixels are decoded anyway."""
@@ -73,7 +78,9 @@ class DataSetInspection:
     remarks: list[str]
 
 
-def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: Ask) -> DataSetInspection:
+def inspect_dataset(
+    config: DataConfig, *, decode: bool, evaluated: bool, ask: Ask, pieces: int = 1
+) -> DataSetInspection:
     """Looks at every split. What is wrong is among the findings.
 
     Args:
@@ -81,13 +88,14 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
         decode: whether to decode all pixels, instead of reading headers only.
         evaluated: whether training evaluates, so that it stops without validation images.
         ask: shows progress.
+        pieces: the number of images of which a training image may consist.
 
     Raises `UserError` where there are no training images at all.
     """
     splits: list[SplitInspection] = []
     across = Findings(config.root)
     remarks: list[str] = []
-    if evaluated:
+    if evaluated or config.val_fraction > 0:
         config, line = with_validation_images(config)
         remarks += [line] if line else []
     for split in SPLITS:
@@ -98,8 +106,12 @@ def inspect_dataset(config: DataConfig, *, decode: bool, evaluated: bool, ask: A
                 raise
             if split == "val" and evaluated:
                 across.error("no validation images", str(error).rstrip("."))
+            elif not _is_absent(config, split, error):
+                across.error(f"{split} images cannot be opened", str(error).rstrip("."), stops=False)
             continue
         splits.append(inspect_split(split, records, findings, decode=decode, ask=ask))
+        if split == "train" and records.images:
+            _look_at_max_boxes(records, findings, config, pieces)
     _compare_classes(splits, across)
     files = [(found.split, image.id, image.path) for found in splits for image in found.images if image.readable]
     look_for_shared_files(files, across, ask)
@@ -121,6 +133,18 @@ def inspect_split(split: Split, records: Records, findings: Findings, *, decode:
         _decode(found, ask)
     look_for_copies([(split, image.id, image.path) for image in images if image.readable], findings, ask)
     return found
+
+
+def _is_absent(config: DataConfig, split: Split, error: UserError) -> bool:
+    """Whether a split cannot be opened because the data set has none: nobody names one, and none is there."""
+    if isinstance(error, MissingSplitError):
+        return True
+    default, annotations = DataConfig(), f"{split}_annotations"
+    named = any(getattr(config, name) != getattr(default, name) for name in (f"{split}_images", annotations))
+    if named or kind_of(config) != "coco":
+        return False
+    root = stored_path(config.root)
+    return not (root / getattr(config, annotations)).exists() and next(annotation_files(root), None) is None
 
 
 def _findings_of(splits: Sequence[SplitInspection]) -> list[Finding]:
@@ -198,6 +222,14 @@ def _look_at_use(found: SplitInspection) -> None:
             found.findings.warning("class without objects", detail)
 
 
+def _look_at_max_boxes(records: Records, findings: Findings, config: DataConfig, pieces: int) -> None:
+    """Training stops at an image with more boxes than the setting allows."""
+    try:
+        padded_boxes(AnnotatedImages(records, Findings(records.name)), config, pieces)
+    except UserError as error:
+        findings.error("more boxes than data.max_boxes", str(error).rstrip("."))
+
+
 def _decode(found: SplitInspection, ask: Ask) -> None:
     def problem(image: InspectedImage) -> str | None:
         try:
@@ -235,13 +267,17 @@ def _compare_classes(splits: Sequence[SplitInspection], across: Findings) -> Non
 
 
 def _look_for_unlisted(splits: Sequence[SplitInspection], across: Findings) -> None:
-    """Notes image files that no split lists, in the folders of the listed images."""
+    """Notes image files that no split lists, in the folders of the listed images, and folders that are left out."""
+    said = {finding.file for finding in _findings_of(splits)}
     listed = {str(image.path) for found in splits for image in found.images}
     for folder in sorted({str(found.records.raw.folder) for found in splits}):
         files = ImageFiles(folder)
         if files.is_remote:
             continue
         below = [str(files.folder / path) for path in files.below()]
+        new = [one for one in files.skipped if str(files.folder / one.path) not in said]
+        report_skipped(str(files.folder), new, across)
+        said.update(str(files.folder / one.path) for one in new)
         own_parents = {str(epath.Path(path).parent) for path in listed}
         unlisted = [path for path in below if path not in listed and str(epath.Path(path).parent) in own_parents]
         for path in unlisted:

@@ -1,5 +1,6 @@
 """What an inspection of a data set found, as text, as JSON and as pictures."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -106,11 +107,18 @@ def size_arrays(found: SplitInspection) -> tuple[np.ndarray, np.ndarray]:
     return _boxes(found)[:, 2:], np.array([len(image.boxes) for image in found.images])
 
 
-def class_counts(found: SplitInspection) -> dict[str, int]:
-    """The number of objects of each class."""
-    names = found.records.categories.names
-    counts = np.bincount([place for image in found.images for place in image.classes], minlength=len(names)).tolist()
-    return dict(zip(names, counts, strict=True))
+def class_counts(found: SplitInspection) -> list[int]:
+    """The number of objects of each class, in the order of the classes."""
+    places = [place for image in found.images for place in image.classes]
+    return np.bincount(places, minlength=len(found.records.categories.names)).tolist()
+
+
+def counts_by_name(found: SplitInspection) -> dict[str, int]:
+    """The number of objects by class name. Classes of one name count together."""
+    counts: Counter[str] = Counter()
+    for name, count in zip(found.records.categories.names, class_counts(found), strict=True):
+        counts[name] += count
+    return dict(counts)
 
 
 def _chosen(found: SplitInspection, count: int) -> list[InspectedImage]:
@@ -159,10 +167,10 @@ def _split_to_dict(found: SplitInspection) -> dict[str, Any]:
         "images_folder": str(found.records.raw.folder),
         "images": len(found.images),
         "annotations": found.num_annotations,
-        "objects": sum(counts.values()),
+        "objects": sum(counts),
         "crowd_regions": found.num_crowds,
         "classes": [
-            {"id": number, "name": name, "objects": counts[name]}
-            for number, name in zip(categories.ids, categories.names, strict=True)
+            {"id": number, "name": name, "objects": count}
+            for number, name, count in zip(categories.ids, categories.names, counts, strict=True)
         ],
     }

@@ -4,13 +4,14 @@ Names may have a folder before them (`val2017/`, `C:\\Users\\me\\`), be percent-
 differ by case (`.JPG` for `.jpg`). A file is taken where only one can be meant.
 """
 
+import dataclasses
 import difflib
 import os
 import posixpath
 import unicodedata
 import urllib.parse
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from etils import epath
 
@@ -19,6 +20,7 @@ from anchordetr_jax.data.records.findings import Findings
 
 DEPTH = 6
 """The depth of folders that are looked through."""
+NOT_LOOKED_THROUGH = "folder not looked through"
 COMPARED = 20_000
 """File names among which the nearest one to a missing name is looked for."""
 
@@ -42,6 +44,8 @@ class ImageFiles:
         self._names: dict[str, frozenset[str]] = {}
         self._below: list[str] | None = None
         self._by_key: dict[str, list[str]] = {}
+        self.skipped: list[Skipped] = []
+        """What `below` leaves out."""
 
     def find(self, names: Sequence[str]) -> list[str | None]:
         """The path of each listed name, relative to the folder; None where it is missing, or several can be meant.
@@ -72,7 +76,7 @@ class ImageFiles:
     def below(self) -> list[str]:
         """The paths of all image files in the folder and in folders in it, relative to the folder, sorted."""
         if self._below is None:
-            self._below = sorted(image_files(str(self.folder)))
+            self._below = sorted(image_files(str(self.folder), self.skipped))
             by_key = defaultdict(list)
             for path in self._below:
                 by_key[name_key(posixpath.basename(path))].append(path)
@@ -101,34 +105,45 @@ class ImageFiles:
         return candidates[0] if len(candidates) == 1 else None
 
 
-def report_circles(links: Sequence[str], findings: Findings) -> None:
-    """Notes the links that `folders_below` does not follow."""
-    for link in links:
-        findings.note("link in a circle", "it leads to a folder that it lies in, and is not followed", link)
+@dataclasses.dataclass(frozen=True)
+class Skipped:
+    """A link or folder that `folders_below` leaves out."""
+
+    path: str
+    """Relative to the folder that is looked through."""
+    kind: str
+    why: str
 
 
-def image_files(folder: str, circles: list[str] | None = None) -> list[str]:
+def report_skipped(folder: str, skipped: Iterable[Skipped], findings: Findings) -> None:
+    """Notes the links and folders in a folder that are not looked through."""
+    for one in skipped:
+        findings.note(one.kind, one.why, posixpath.join(folder, one.path))
+
+
+def image_files(folder: str, skipped: list[Skipped] | None = None) -> list[str]:
     """The paths of all image files in a folder and in folders in it, relative to it, with slashes.
 
-    `circles` gets the links that are not followed, as in `folders_below`.
+    `skipped` gets what is left out, as in `folders_below`.
     """
     found: list[str] = []
-    for relative in folders_below(folder, circles):
+    for relative in folders_below(folder, skipped):
         with os.scandir(os.path.join(folder, relative)) as entries:
             found += [posixpath.join(relative, entry.name) for entry in entries if is_image(entry.name)]
     return found
 
 
-def folders_below(folder: str, circles: list[str] | None = None) -> list[str]:
+def folders_below(folder: str, skipped: list[Skipped] | None = None) -> list[str]:
     """A folder (as "") and the folders in it, relative to it, the nearer ones first.
 
-    Hidden folders are left out, and each folder is there once. A link to a folder that it lies in is not followed, as
-    it would lead in a circle; `circles` gets its path, relative to the folder.
+    Hidden folders are left out, and each folder is there once. Left out are also folders that are too deep or cannot be
+    listed, and links to a folder that they lie in, as these would lead in a circle: `skipped` gets them.
     """
     found: list[str] = []
+    skipped = [] if skipped is None else skipped
     seen: set[str] = set()
     level = [""]
-    for _ in range(DEPTH + 1):
+    for depth in range(DEPTH + 2):
         below: list[str] = []
         for relative in level:
             path = os.path.join(folder, relative)
@@ -136,18 +151,25 @@ def folders_below(folder: str, circles: list[str] | None = None) -> list[str]:
             if real in seen:
                 continue
             seen.add(real)
+            if depth > DEPTH:
+                skipped.append(Skipped(relative, NOT_LOOKED_THROUGH, f"it lies more than {DEPTH} folders deep"))
+                continue
             try:
                 entries = sorted(os.scandir(path), key=lambda entry: entry.name)
-            except OSError:
+            except OSError as error:
+                why = f"it cannot be listed ({error.strerror or error})"
+                skipped.append(Skipped(relative, NOT_LOOKED_THROUGH, why))
                 continue
             found.append(relative)
             for entry in entries:
                 if entry.name.startswith((".", "__MACOSX")) or not _is_dir(entry):
                     continue
+                inner = posixpath.join(relative, entry.name)
                 if not entry.is_symlink() or not _holds(os.path.realpath(entry.path), real):
-                    below.append(posixpath.join(relative, entry.name))
-                elif circles is not None:
-                    circles.append(posixpath.join(relative, entry.name))
+                    below.append(inner)
+                else:
+                    why = "it leads to a folder that it lies in, and is not followed"
+                    skipped.append(Skipped(inner, "link in a circle", why))
         level = below
     return found
 

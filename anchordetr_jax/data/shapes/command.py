@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from anchordetr_jax.data.shapes.outlines import CLASSES, FIRST_CLASSES, SECOND_CLASSES
 from anchordetr_jax.data.shapes.settings import ShapesConfig
 from anchordetr_jax.data.shapes.writing import write_shapes_dataset
+from anchordetr_jax.errors import UserError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Writes the data set that the command line describes."""
+    """Writes the data set that the command line describes. Raises `UserError` where it makes no sense."""
     defaults = ShapesConfig()
     parser = argparse.ArgumentParser(prog="anchordetr shapes", description="Draw a COCO-format data set of shapes.")
     parser.add_argument("out", help="folder to write")
@@ -46,6 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes that draw")
     options = parser.parse_args(arguments)
+    for flag, least in (("train", 1), ("val", 1), ("processes", 1), ("seed", 0)):
+        if getattr(options, flag) < least:
+            raise UserError(f"--{flag} must be at least {least}, not {getattr(options, flag)}.")
     groups = {"first": FIRST_CLASSES, "second": SECOND_CLASSES}
     config = ShapesConfig(
         classes=tuple(name for choice in options.classes for name in groups.get(choice, (choice,))),

@@ -38,5 +38,14 @@ class ShapesConfig:
             raise UserError(
                 f"The shortest and longest short side and the longest side must rise and be at least 32, not {sizes}."
             )
+        if not 0 < self.object_size[0] <= self.object_size[1] <= 1:
+            sizes = f"{self.object_size[0]:g} and {self.object_size[1]:g}"
+            raise UserError(
+                f"The smallest and largest size of an object must rise, be above 0 and at most 1, not {sizes}."
+            )
+        if not 0 <= self.hue_by_class <= 1:
+            raise UserError(
+                f"The probability that an object has the hue of its class must be 0 to 1, not {self.hue_by_class:g}."
+            )
         if self.max_objects < 1:
             raise UserError(f"The most objects of an image must be at least 1, not {self.max_objects}.")

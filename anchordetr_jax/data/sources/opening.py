@@ -57,6 +57,11 @@ def open_source(config: DataConfig, split: Split, categories: Categories | None 
         return ImageFolder(config.root, categories or coco_categories(config.labels))
     dataset: DetectionSource
     if config.source == "tfds":
+        if config.val_fraction > 0 and split != "test":
+            raise UserError(
+                "data.val_fraction has no effect on data.source=tfds: leave it out, and hold images out with "
+                "data.tfds_train='train[:90%]' and data.tfds_val='train[90%:]'."
+            )
         split_name = {"train": config.tfds_train, "val": config.tfds_val, "test": config.tfds_test}[split]
         directory = find_prepared(config.root, config.tfds_name)
         dataset = TfdsDataset(directory, split_name, split, labels=config.labels, categories=categories)
@@ -86,7 +91,9 @@ def open_for_evaluation(
         UserError: like `open_source`.
     """
     lines = []
-    if split != "test" and _has_its_own_validation_images(config, trained):
+    if config.source == "tfds" and config.val_fraction == trained.val_fraction:
+        config = dataclasses.replace(config, val_fraction=0.0)  # It is about the files of the run.
+    elif split != "test" and _has_its_own_validation_images(config, trained):
         lines.append(
             f"{config.root} has validation images of its own, so data.val_fraction={config.val_fraction:g} of the "
             "detector's run does not count."
@@ -137,16 +144,18 @@ def raw_split(config: DataConfig, split: Split) -> RawSplit:
 
 
 def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
-    """The settings, and a line for the person if they were changed.
+    """The settings, and a line for the person if they were changed, or if validation images are not used.
 
     Where a data set in files has no validation images, a tenth of the training images is held out. Call it for a
     training that evaluates.
     """
-    if config.source not in IN_FILES or config.val_fraction > 0:
+    if config.source not in IN_FILES:
         return config, ""
     try:
-        _find_validation_images(config)
+        file = _find_validation_images(config)
     except MissingSplitError:
+        if config.val_fraction > 0:
+            return config, ""
         line = (
             f"{config.root} has no validation images: {HELD_OUT:.0%} of the training images are held out "
             f"(data.val_fraction={HELD_OUT:g})."
@@ -154,15 +163,24 @@ def with_validation_images(config: DataConfig) -> tuple[DataConfig, str]:
         return dataclasses.replace(config, val_fraction=HELD_OUT), line
     except UserError:
         return config, ""  # Whoever opens the images raises it again.
+    if config.val_fraction > 0 and (file is None or file.is_file()):
+        line = (
+            f"{config.root} has validation images of its own. They are not used, as data.val_fraction="
+            f"{config.val_fraction:g} holds training images out instead; data.val_fraction=0 takes them."
+        )
+        return config, line
     return config, ""
 
 
-def _find_validation_images(config: DataConfig) -> None:
-    """Raises `MissingSplitError` where a data set in files has none, and `UserError` where they cannot be read."""
+def _find_validation_images(config: DataConfig) -> epath.Path | None:
+    """The file of their annotations, if it is one file. In a bucket, or where a setting names it, it may be missing.
+
+    Raises `MissingSplitError` where a data set in files has none, and `UserError` where they cannot be read.
+    """
     if kind_of(config) == "coco":
-        split_files(config, "val")
-    else:
-        raw_split(config, "val")
+        return split_files(config, "val").annotations
+    raw_split(config, "val")
+    return None
 
 
 def _has_its_own_validation_images(config: DataConfig, trained: DataConfig) -> bool:

@@ -19,7 +19,7 @@ from xml.etree import ElementTree
 from etils import epath
 
 from anchordetr_jax.data.records.findings import Findings
-from anchordetr_jax.data.records.locating import folders_below, image_files, name_key, report_circles
+from anchordetr_jax.data.records.locating import Skipped, folders_below, image_files, name_key, report_skipped
 from anchordetr_jax.data.records.raw import WHERE, RawSplit
 from anchordetr_jax.data.records.values import number, short, text_problem, whole_number, yes_or_no
 from anchordetr_jax.data.source import MissingSplitError, Split
@@ -42,7 +42,7 @@ def xml_folders(root: epath.Path) -> dict[str, list[str]]:
         with os.scandir(os.path.join(root, folder)) as entries:
             names = sorted(entry.name for entry in entries if entry.name.lower().endswith(".xml"))
         names = [name for name in names if not name.startswith(".")]
-        if names and any(_is_annotation(root / folder / name) for name in names[:5]):
+        if names and any(_is_annotation(root / folder / name) for name in names):
             found[folder] = names
     return found
 
@@ -228,12 +228,12 @@ class _ImageFinder:
         self.root, self.findings = root, findings
         self.by_stem: dict[str, list[str]] = defaultdict(list)
         self.by_name: dict[str, list[str]] = defaultdict(list)
-        circles: list[str] = []
-        for path in image_files(str(root), circles):
+        skipped: list[Skipped] = []
+        for path in image_files(str(root), skipped):
             last = posixpath.basename(path)
             self.by_stem[name_key(posixpath.splitext(last)[0])].append(path)
             self.by_name[name_key(last)].append(path)
-        report_circles([str(root / link) for link in circles], findings)
+        report_skipped(str(root), skipped, findings)
 
     def image_of(self, path: str, content: VocFile) -> str:
         """The path of the image, relative to the root. Where there is none, the path that it should have."""

@@ -18,11 +18,12 @@ from etils import epath
 from anchordetr_jax.data.records.findings import Findings
 from anchordetr_jax.data.records.locating import (
     ImageFiles,
+    Skipped,
     folders_below,
     image_files,
     is_image,
     listed_name,
-    report_circles,
+    report_skipped,
 )
 from anchordetr_jax.data.records.raw import RawSplit
 from anchordetr_jax.data.records.values import text_problem, whole_number
@@ -171,9 +172,9 @@ def _images_of(
         place = description.place_of(entry)
         remarks.append(f"{place} names {moved!r}: {path} is taken, as only this can be meant.")
     if os.path.isdir(path):
-        circles: list[str] = []
-        found = [posixpath.join(path, name) for name in image_files(path, circles)]
-        report_circles([posixpath.join(path, link) for link in circles], findings)
+        skipped: list[Skipped] = []
+        found = [posixpath.join(path, name) for name in image_files(path, skipped)]
+        report_skipped(path, skipped, findings)
         if not found:
             raise UserError(f"{path}, which {description.file} names, holds no image.")
         return found, [path]

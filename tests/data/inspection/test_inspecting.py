@@ -63,6 +63,97 @@ def test_what_a_file_says_of_two_splits_is_there_once(tmp_path: Path) -> None:
     assert len(found.remarks) == len(set(found.remarks)) == 2
 
 
+def write_splits(root: Path, *splits: str) -> dict[str, Path]:
+    """A COCO data set in Roboflow's layout; the annotation files by split."""
+    files = {}
+    for seed, split in enumerate(splits):
+        files[split] = root / split / "_annotations.coco.json"
+        content = data_set(root / split, split, seed)
+        files[split].write_text(json.dumps(content))
+    return files
+
+
+def inspected_folder(root: Path, *, evaluated: bool = True, **settings: Any) -> DataSetInspection:
+    config = DataConfig(root=str(root), **{"source": "auto", **settings})
+    return inspect_dataset(config, decode=False, evaluated=evaluated, ask=silently)
+
+
+@pytest.mark.parametrize(("split", "evaluated"), [("test", True), ("test", False), ("val", False)])
+def test_a_split_that_cannot_be_opened_is_an_error(tmp_path: Path, split: str, evaluated: bool) -> None:
+    files = write_splits(tmp_path, "train", "val", "test")
+    files[split].write_text('{"images": [{"file_name": ')
+    settings: dict[str, Any] = {f"{split}_images": split, f"{split}_annotations": f"{split}/_annotations.coco.json"}
+    found = inspected_folder(tmp_path, evaluated=evaluated, **settings, source="coco")
+    errors = [(finding.kind, finding.detail) for finding in found.findings if finding.severity == "error"]
+    assert [kind for kind, _ in errors] == [f"{split} images cannot be opened"]
+    assert f"{files[split]} is not valid JSON" in errors[0][1]
+
+
+def test_a_test_folder_that_a_description_names_and_is_not_there_is_an_error(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "path: .\ntrain: images/train\ntest: images/test\nnames: [cat, dog]\n")
+    (error,) = [finding for finding in inspected_folder(tmp_path).findings if finding.severity == "error"]
+    assert error.kind == "test images cannot be opened"
+    assert "names 'images/test'" in error.detail
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_data_set_without_test_images_has_no_problem(tmp_path: Path, evaluated: bool) -> None:
+    write_splits(tmp_path, "train")
+    assert inspected_folder(tmp_path, evaluated=evaluated).findings == []
+
+
+@pytest.mark.parametrize("evaluated", [True, False])
+def test_a_remark_says_that_validation_images_are_not_used(tmp_path: Path, evaluated: bool) -> None:
+    write_splits(tmp_path, "train", "val")
+    remarks = inspected_folder(tmp_path, evaluated=evaluated, val_fraction=0.5).remarks
+    assert remarks[0].startswith(f"{tmp_path} has validation images of its own. They are not used")
+
+
+@pytest.mark.parametrize(("max_boxes", "pieces", "detail"), [(0, 4, ""), (1, 1, ""), (3, 4, "can have 4 boxes but")])
+def test_fewer_boxes_than_a_mosaic_can_have_are_an_error(
+    max_boxes: int, pieces: int, detail: str, tmp_path: Path
+) -> None:
+    write_splits(tmp_path, "train", "val")
+    config = DataConfig(root=str(tmp_path), max_boxes=max_boxes)
+    found = inspect_dataset(config, decode=False, evaluated=True, ask=silently, pieces=pieces)
+    kinds = {finding.kind: finding.detail for finding in found.findings}
+    assert list(kinds) == (["more boxes than data.max_boxes"] if detail else [])
+    assert detail in "".join(kinds.values())
+
+
+def test_an_image_with_more_boxes_than_the_setting_allows_is_an_error(tmp_path: Path) -> None:
+    files = write_splits(tmp_path, "train", "val")
+    for file in files.values():
+        content = json.loads(file.read_text())
+        content["annotations"].append({**box(20, [1, 1, 5, 5]), "image_id": 2})
+        file.write_text(json.dumps(content))
+    (error,) = inspected_folder(tmp_path, max_boxes=1).findings
+    assert (error.severity, error.kind, error.stops) == ("error", "more boxes than data.max_boxes", True)
+    assert "train2.png has 2 boxes but data.max_boxes is 1" in error.detail
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_a_folder_that_is_not_looked_through_is_noted_once(tmp_path: Path, kind: str) -> None:
+    if kind == "coco":
+        write_splits(tmp_path, "train", "val")
+    else:
+        write_yolo(tmp_path, "train: images/train\nval: images/train\nnames: [cat, dog]\n")
+        tmp_path /= "images"
+    deep = tmp_path.joinpath("train", *"1234567")
+    deep.mkdir(parents=True)
+    root = tmp_path if kind == "coco" else tmp_path.parent
+    notes = [one.file for one in inspected_folder(root).findings if one.kind == "folder not looked through"]
+    assert notes == [str(deep)]
+
+
+def test_test_images_that_nobody_names_are_no_problem_where_annotations_lie_elsewhere(tmp_path: Path) -> None:
+    files = write_splits(tmp_path / "annotations", "train", "val")
+    (tmp_path / "images").mkdir()
+    settings: dict[str, Any] = {f"{split}_annotations": str(files[split]) for split in ("train", "val")}
+    settings |= {f"{split}_images": str(files[split].parent) for split in ("train", "val")}
+    assert inspected_folder(tmp_path / "images", **settings).findings == []
+
+
 def test_a_sound_data_set_has_no_problems(tmp_path: Path) -> None:
     found = inspected(tmp_path, data_set(tmp_path), decode=True)
     assert found.findings.all == []

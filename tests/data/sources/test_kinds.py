@@ -95,6 +95,24 @@ def test_validation_images_that_are_there_are_used(tmp_path: Path) -> None:
     assert with_validation_images(DataConfig(root=str(tmp_path))) == (DataConfig(root=str(tmp_path)), "")
 
 
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_line_says_that_validation_images_are_not_used_where_images_are_held_out(tmp_path: Path, kind: str) -> None:
+    write_with_validation(tmp_path, kind)
+    config = DataConfig(root=str(tmp_path), val_fraction=0.5)
+    line = (
+        f"{tmp_path} has validation images of its own. They are not used, as data.val_fraction=0.5 holds training "
+        "images out instead; data.val_fraction=0 takes them."
+    )
+    assert with_validation_images(config) == (config, line)
+
+
+@pytest.mark.parametrize("kind", WRITERS)
+def test_a_fraction_for_a_data_set_without_validation_images_is_taken_without_a_line(tmp_path: Path, kind: str) -> None:
+    WRITERS[kind](tmp_path)
+    config = DataConfig(root=str(tmp_path), val_fraction=0.5)
+    assert with_validation_images(config) == (config, "")
+
+
 @pytest.fixture
 def held_out(tmp_path: Path) -> DataConfig:
     """The settings of a run that held images out, because its data set has no validation images."""

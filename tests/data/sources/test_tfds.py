@@ -22,7 +22,7 @@ from anchordetr_jax.data.source import Split
 from anchordetr_jax.data.sources import tfds, tfds_index
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
 from anchordetr_jax.data.sources.coco_categories import COCO_NAMES
-from anchordetr_jax.data.sources.opening import open_source
+from anchordetr_jax.data.sources.opening import open_for_evaluation, open_source
 from anchordetr_jax.data.sources.tfds import TfdsDataset, match_categories
 from anchordetr_jax.data.sources.tfds_index import TfdsIndex, pixel_areas, pixel_boxes
 from anchordetr_jax.data.sources.tfds_records import StoredRecords, find_prepared
@@ -338,6 +338,19 @@ def edit(file: Path, *keys: str, value: Any) -> None:
         target = target[key]
     target[keys[-1]] = value
     file.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_fraction_that_has_no_effect_is_refused(prepared: Path, split: Split) -> None:
+    config = DataConfig(source="tfds", root=str(prepared), val_fraction=0.1)
+    with pytest.raises(UserError, match=r"val_fraction has no effect.*tfds_train='train\[:90%\]' and data\.tfds_val="):
+        open_source(config, split)
+
+
+def test_a_detector_whose_run_held_files_out_is_evaluated_on_tfds(prepared: Path) -> None:
+    config = DataConfig(source="tfds", root=str(prepared), tfds_name="photos/2017", val_fraction=0.1)
+    found = open_for_evaluation(config, "val", trained=DataConfig(val_fraction=0.1))
+    assert len(found) == len(open_source(dataclasses.replace(config, val_fraction=0.0), "val"))
 
 
 def test_a_data_set_that_is_not_there_is_answered_with_the_command_that_prepares_it(prepared: Path) -> None:

@@ -1,5 +1,6 @@
 """Pascal VOC folders as tools write them, and what is wrong in them."""
 
+import errno
 import os
 from pathlib import Path
 from typing import Any
@@ -136,6 +137,15 @@ def test_a_wrong_file_is_named_with_its_line(tmp_path: Path, text: str, message:
         opened(tmp_path)
 
 
+def test_a_folder_is_read_though_its_first_files_are_empty(tmp_path: Path) -> None:
+    for folder in ("train", "valid"):
+        write_loose(tmp_path, folder, folder)
+    for number in range(5):
+        (tmp_path / "valid" / f"0{number}.xml").touch()
+    with pytest.raises(UserError, match=r"valid/00\.xml: it is no XML that can be read.*There are 5 of this kind"):
+        opened(tmp_path, "val")
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "latin-1"])
 def test_encodings_that_a_file_declares_are_read(tmp_path: Path, encoding: str) -> None:
     write_voc(tmp_path)
@@ -165,6 +175,23 @@ def test_a_missing_image_is_named_where_it_should_be(tmp_path: Path) -> None:
     (tmp_path / "JPEGImages" / "a.png").unlink()
     said = [remark for remark in opened(tmp_path).remarks if "missing file: 1" in remark]
     assert str(tmp_path / "JPEGImages" / "a.png") in said[0]
+
+
+def test_a_folder_that_cannot_be_listed_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_voc(tmp_path)
+    locked = tmp_path / "JPEGImages" / "locked"
+    locked.mkdir()
+    list_folder = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if Path(path) == locked:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return list_folder(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    dataset = opened(tmp_path)
+    said = f"folder not looked through: 1, such as {locked}: it cannot be listed (Permission denied)"
+    assert any(said in remark for remark in dataset.remarks)
 
 
 def test_a_link_in_a_circle_is_said(tmp_path: Path) -> None:

@@ -205,6 +205,16 @@ def test_two_images_of_one_label_file_are_named(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
+def test_a_folder_that_is_too_deep_is_said(tmp_path: Path) -> None:
+    write_yolo(tmp_path)
+    deep = tmp_path / "images" / "train" / "1" / "2" / "3" / "4" / "5" / "6"
+    write_images(deep / "7" / "8")
+    dataset = opened(tmp_path)
+    assert len(dataset) == 3
+    said = f"folder not looked through: 1, such as {deep}/7: it lies more than 6 folders deep"
+    assert any(said in remark for remark in dataset.remarks)
+
+
 def test_a_link_in_a_circle_is_not_followed_and_said(tmp_path: Path) -> None:
     write_yolo(tmp_path)
     write_images(tmp_path / "images" / "val")
