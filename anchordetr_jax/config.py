@@ -14,7 +14,7 @@ from typing import Any, Literal
 import ml_collections
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.settings.checks import checked_settings, require, require_pattern
+from anchordetr_jax.settings.checks import checked_settings, require, require_pattern, require_weight
 from anchordetr_jax.settings.names import with_present_names
 
 Kernels = Literal["auto", "none", "cpu", "tpu"]
@@ -118,6 +118,10 @@ class MatcherConfig:
     """`host`: SciPy, by one callback per device. `device`: inside the compiled program, for platforms whose callbacks
     are slow or missing."""
 
+    def __post_init__(self) -> None:
+        for name in ("class_cost", "box_cost", "giou_cost"):
+            require_weight(f"matcher.{name}", getattr(self, name))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -137,6 +141,11 @@ class LossConfig:
     focal_gamma: float = 2.0
     """Exponent of the focal loss. The larger it is, the less a class counts that is already predicted well. In the
     IoU-aware loss it concerns only classes that are not the object's."""
+
+    def __post_init__(self) -> None:
+        for name in ("class_weight", "box_weight", "giou_weight", "focal_gamma"):
+            require_weight(f"loss.{name}", getattr(self, name))
+        require(0 <= self.focal_alpha <= 1, "loss.focal_alpha", self.focal_alpha, "between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -316,8 +325,9 @@ class OptimizerConfig:
     """Regular expressions. Parameters whose whole path matches one of them are not trained."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
-            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+        for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm"):
+            require_weight(f"optimizer.{name}", getattr(self, name))
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
         require(self.drop_epoch >= 1, "optimizer.drop_epoch", self.drop_epoch, "at least 1")
         for name in ("muon_parameters", "freeze"):
             for pattern in getattr(self, name):
