@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anchordetr_jax.config import AugmentConfig, Config, ModelConfig, TrainConfig
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.experiments import read_experiment
 from anchordetr_jax.training.fitted_settings import (
     FEW_IMAGES,
@@ -26,6 +27,8 @@ GPU = Config(fit="gpu")
 
 class Squares:
     """Images of 480x640 pixels with one square each, or as many in one place as `box_counts` says."""
+
+    categories = Categories(ids=(1, 2), names=("a", "b"))
 
     def __init__(self, images: int, *sides: float):
         """`sides`: of the squares, in pixels; they repeat."""
@@ -157,6 +160,17 @@ def test_long_runs_have_lower_learning_rates(config: Config) -> None:
     )
     assert short.optimizer.learning_rate > long.optimizer.learning_rate
     assert short.optimizer.backbone_learning_rate > long.optimizer.backbone_learning_rate
+
+
+@pytest.mark.parametrize("config", [CPU, GPU])
+def test_images_that_come_more_often_count_in_the_length_and_the_learning_rates(config: Config) -> None:
+    dataset = Squares(100, 100)
+    dataset.classes[0] = 1  # In a hundredth of the images, so it comes ten times.
+    rare = dataclasses.replace(config, data=DataConfig(repeat_threshold=1.0))
+    result, lines = fitted(rare, dataset)
+    assert any("train.epochs=" in line and " 110 images an epoch" in line for line in lines)
+    steps = result.train.epochs * 110 // result.train.batch_size
+    assert any("optimizer.learning_rate=" in line and f"the run has {steps} steps." in line for line in lines)
 
 
 @pytest.mark.parametrize("preset", ["finetune", "finetune-cpu"])
