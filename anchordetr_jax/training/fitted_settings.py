@@ -75,6 +75,11 @@ FITTED = frozenset(
     }
 )
 """The settings that may follow from a data set."""
+SWITCHED = {
+    "augment.mosaic_probability": ("augment.mosaic_epochs",),
+    "augment.scale_jitter_probability": ("augment.scale_jitter_min", "augment.scale_jitter_max"),
+}
+"""Settings without effect, and so without a choice, where a person set this one to 0."""
 
 
 class Choice(NamedTuple):
@@ -101,8 +106,12 @@ def fitted_settings(
     if before is not None:
         return _with(config, [Choice(name, _value(before, name), "") for name in FITTED - set(given)]), ()
     choices: list[Choice] = []
+    kept = set(given)
+    for switch, names in SWITCHED.items():
+        if switch in given and not _value(config, switch):
+            kept.update(names)
     for choose in (_anchors, _image_size, _scales, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
-        chosen = [choice for choice in choose(config, dataset) if choice.name not in given]
+        chosen = [choice for choice in choose(config, dataset) if choice.name not in kept]
         config = _with(config, chosen)
         choices += chosen
     lines = [f"Chosen for this data set: {choice.name}={choice.value!r}, {choice.reason}" for choice in choices]

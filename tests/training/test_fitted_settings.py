@@ -251,6 +251,15 @@ def test_what_a_person_sets_stays_and_the_rest_follows_from_it() -> None:
     assert not any("train.epochs=" in line for line in lines)
 
 
+@pytest.mark.parametrize("name", ["mosaic", "scale_jitter"])
+def test_what_a_person_switches_off_has_no_further_choices(name: str) -> None:
+    off = dataclasses.replace(CPU, augment=AugmentConfig(**{f"{name}_probability": 0.0}))  # type: ignore[arg-type]
+    assert any(f"augment.{name}" in line for line in fitted(off, Squares(100, 200))[1])
+    assert not any(
+        f"augment.{name}" in line for line in fitted(off, Squares(100, 200), f"augment.{name}_probability")[1]
+    )
+
+
 def test_a_run_that_continues_keeps_what_was_chosen() -> None:
     before, _ = fitted(CPU, Squares(100, 200))
     now, lines = fitted(CPU, Squares(400, 30), before=before)
