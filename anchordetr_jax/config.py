@@ -137,7 +137,8 @@ class LossConfig:
     giou_weight: float = 2.0
     """Weight of the generalised-IoU loss of matched boxes."""
     focal_alpha: float = 0.25
-    """Weight of an object's own class in the focal loss. All other classes have the weight 1 - alpha."""
+    """Weight of an object's own class in the focal loss. All other classes have the weight 1 - alpha. It has no
+    effect with `classification="iou_aware"`."""
     focal_gamma: float = 2.0
     """Exponent of the focal loss. The larger it is, the less a class counts that is already predicted well. In the
     IoU-aware loss it concerns only classes that are not the object's."""
@@ -187,7 +188,7 @@ class DataConfig:
     orientation: Literal["auto", "shown", "stored"] = "auto"
     """How pictures are read that EXIF turns, where their size does not tell how they were annotated. `shown`:
     as viewers show them. `stored`: as their pixels are stored. `auto`: as most other pictures of the data set, or
-    `shown`."""
+    `shown`. It has no effect for the sources `tfds` (always `stored`) and `folder` (always `shown`)."""
     labels: Literal["raw", "contiguous"] = "contiguous"
     """`raw`: the category id itself is the class output (as in the official checkpoints: 91 outputs for COCO's ids up
     to 90). `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
