@@ -14,7 +14,7 @@ from typing import Any, Literal
 import ml_collections
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.settings.checks import checked_settings, require, require_pattern
+from anchordetr_jax.settings.checks import checked_settings, require, require_pattern, require_weight
 from anchordetr_jax.settings.names import with_present_names
 
 Kernels = Literal["auto", "none", "cpu", "tpu"]
@@ -118,6 +118,10 @@ class MatcherConfig:
     """`host`: SciPy, by one callback per device. `device`: inside the compiled program, for platforms whose callbacks
     are slow or missing."""
 
+    def __post_init__(self) -> None:
+        for name in ("class_cost", "box_cost", "giou_cost"):
+            require_weight(f"matcher.{name}", getattr(self, name))
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LossConfig:
@@ -133,10 +137,16 @@ class LossConfig:
     giou_weight: float = 2.0
     """Weight of the generalised-IoU loss of matched boxes."""
     focal_alpha: float = 0.25
-    """Weight of an object's own class in the focal loss. All other classes have the weight 1 - alpha."""
+    """Weight of an object's own class in the focal loss. All other classes have the weight 1 - alpha. It has no
+    effect with `classification="iou_aware"`."""
     focal_gamma: float = 2.0
     """Exponent of the focal loss. The larger it is, the less a class counts that is already predicted well. In the
     IoU-aware loss it concerns only classes that are not the object's."""
+
+    def __post_init__(self) -> None:
+        for name in ("class_weight", "box_weight", "giou_weight", "focal_gamma"):
+            require_weight(f"loss.{name}", getattr(self, name))
+        require(0 <= self.focal_alpha <= 1, "loss.focal_alpha", self.focal_alpha, "between 0 and 1")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -178,7 +188,7 @@ class DataConfig:
     orientation: Literal["auto", "shown", "stored"] = "auto"
     """How pictures are read that EXIF turns, where their size does not tell how they were annotated. `shown`:
     as viewers show them. `stored`: as their pixels are stored. `auto`: as most other pictures of the data set, or
-    `shown`."""
+    `shown`. It has no effect for the sources `tfds` (always `stored`) and `folder` (always `shown`)."""
     labels: Literal["raw", "contiguous"] = "contiguous"
     """`raw`: the category id itself is the class output (as in the official checkpoints: 91 outputs for COCO's ids up
     to 90). `contiguous`: outputs are numbered 0, 1, 2, … in the order of the category ids."""
@@ -316,8 +326,9 @@ class OptimizerConfig:
     """Regular expressions. Parameters whose whole path matches one of them are not trained."""
 
     def __post_init__(self) -> None:
-        for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm", "warmup_steps"):
-            require(getattr(self, name) >= 0, f"optimizer.{name}", getattr(self, name), "0 or more")
+        for name in ("learning_rate", "backbone_learning_rate", "weight_decay", "clip_norm"):
+            require_weight(f"optimizer.{name}", getattr(self, name))
+        require(self.warmup_steps >= 0, "optimizer.warmup_steps", self.warmup_steps, "0 or more")
         require(self.drop_epoch >= 1, "optimizer.drop_epoch", self.drop_epoch, "at least 1")
         for name in ("muon_parameters", "freeze"):
             for pattern in getattr(self, name):

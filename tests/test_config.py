@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -87,7 +88,22 @@ def test_a_wrong_name_or_type_is_named(settings: dict[str, Any], sentence: str) 
         ("augment", "train_sizes", ()),
         ("augment", "crop_min", 700),
         ("optimizer", "learning_rate", -1.0),
+        ("optimizer", "learning_rate", math.inf),
+        ("optimizer", "backbone_learning_rate", math.nan),
+        ("optimizer", "weight_decay", math.inf),
+        ("optimizer", "clip_norm", math.inf),
+        ("optimizer", "warmup_steps", -1),
         ("optimizer", "drop_epoch", 0),
+        ("matcher", "class_cost", math.nan),
+        ("matcher", "box_cost", math.inf),
+        ("matcher", "giou_cost", -2.0),
+        ("loss", "class_weight", -1.0),
+        ("loss", "box_weight", math.inf),
+        ("loss", "giou_weight", math.nan),
+        ("loss", "focal_alpha", -1.0),
+        ("loss", "focal_alpha", 1.5),
+        ("loss", "focal_gamma", -0.5),
+        ("loss", "focal_gamma", math.inf),
         ("train", "batch_size", 0),
         ("train", "evaluate_every", -1),
         ("eval", "max_detections", 0),

@@ -33,7 +33,7 @@ def repeats_of(source: DetectionSource, threshold: float) -> Repeats | None:
     labels = [source.labels(row) for row in range(len(source))]
     shares = class_shares(labels, source.categories.num_labels)
     factors = repeat_factors(labels, shares, threshold)
-    return Repeats(factors, describe_repeats(factors, shares, source.categories, threshold))
+    return Repeats(factors, describe_repeats(factors, labels, shares, source.categories, threshold))
 
 
 def class_shares(labels: Iterable[np.ndarray], num_labels: int) -> np.ndarray:
@@ -70,16 +70,19 @@ def repeated_rows(factors: np.ndarray, generator: np.random.Generator) -> np.nda
     return np.repeat(np.arange(len(factors)), times)
 
 
-def describe_repeats(factors: np.ndarray, shares: np.ndarray, categories: Categories, threshold: float) -> str:
+def describe_repeats(
+    factors: np.ndarray, labels: Iterable[np.ndarray], shares: np.ndarray, categories: Categories, threshold: float
+) -> str:
     """For the log: how many images come more often because of which classes, and how long an epoch is."""
-    rare = [label for label in np.argsort(shares, kind="stable").tolist() if 0 < shares[label] < threshold]
+    is_rare = (shares > 0) & (shares < threshold)
+    rare = [label for label in np.argsort(shares, kind="stable").tolist() if is_rare[label]]
     if not rare:
         return f"no class is in less than {threshold:.3g} of the images, so none comes more often"
-    repeated = factors > factors.min()
+    repeated = sum(is_rare[of_image].any() for of_image in labels)
     counts = np.round(shares * len(factors)).astype(int)
     names = [f"{categories.name_of(label)} (in {counts[label]})" for label in rare[:_NAMED]]
     names += ["…"] if len(rare) > _NAMED else []
     return (
-        f"{repeated.sum()} of the images come up to {factors.max():.1f} times in an epoch, which then has "
+        f"{repeated} of the images come up to {factors.max():.1f} times in an epoch, which then has "
         f"{round(factors.sum())} images, for {len(rare)} rare class{'es' if len(rare) > 1 else ''}: {', '.join(names)}"
     )

@@ -1,6 +1,7 @@
 """Checks settings by name, type and value: a wrong one is named in a sentence."""
 
 import dataclasses
+import math
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
@@ -16,6 +17,11 @@ def require(condition: bool, name: str, value: Any, what: str) -> None:
     """Raises `UserError` unless the condition holds that the value of the setting `name` must be `what`."""
     if not condition:
         raise UserError(f"Setting '{name}' must be {what}, not {value!r}.")
+
+
+def require_weight(name: str, value: float) -> None:
+    """Raises `UserError` for a weight or rate that is negative or not finite: it would spoil a sum without a word."""
+    require(0 <= value < math.inf, name, value, "0 or more, and finite")
 
 
 def require_pattern(pattern: str, name: str, entry: str) -> None:

@@ -14,6 +14,7 @@ from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.sources.opening import open_source, with_validation_images
 from anchordetr_jax.devices import make_mesh
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
 from anchordetr_jax.experiments import Experiment
@@ -73,6 +74,12 @@ def run_experiment(
         UserError: settings, weights, data and workdir do not fit together.
     """
     config, folder = experiment.config, stored_path(workdir)
+    # Not in `TrainConfig`: an older version chose negatives alone, and its checkpoints must load.
+    if config.train.denoising_negatives and not config.train.denoising_groups:
+        raise UserError(
+            "train.denoising_negatives has no effect without train.denoising_groups: set the groups to 1 or more "
+            "(4 is usual), or the negatives to False."
+        )
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     first = jax.process_index() == 0

@@ -13,6 +13,7 @@ import numpy as np
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.records.values import counted
+from anchordetr_jax.data.repeats import repeats_of
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import resized_sizes
 
@@ -74,6 +75,11 @@ FITTED = frozenset(
     }
 )
 """The settings that may follow from a data set."""
+SWITCHED = {
+    "augment.mosaic_probability": ("augment.mosaic_epochs",),
+    "augment.scale_jitter_probability": ("augment.scale_jitter_min", "augment.scale_jitter_max"),
+}
+"""Settings without effect, and so without a choice, where a person set this one to 0."""
 
 
 class Choice(NamedTuple):
@@ -100,8 +106,12 @@ def fitted_settings(
     if before is not None:
         return _with(config, [Choice(name, _value(before, name), "") for name in FITTED - set(given)]), ()
     choices: list[Choice] = []
+    kept = set(given)
+    for switch, names in SWITCHED.items():
+        if switch in given and not _value(config, switch):
+            kept.update(names)
     for choose in (_anchors, _image_size, _scales, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
-        chosen = [choice for choice in choose(config, dataset) if choice.name not in given]
+        chosen = [choice for choice in choose(config, dataset) if choice.name not in kept]
         config = _with(config, chosen)
         choices += chosen
     lines = [f"Chosen for this data set: {choice.name}={choice.value!r}, {choice.reason}" for choice in choices]
@@ -218,22 +228,29 @@ def _buckets(dataset: DetectionSource) -> Choice:
     return Choice("data.num_buckets", 2, "because some images lie and some are upright.")
 
 
+def _images(config: Config, dataset: DetectionSource) -> tuple[int, str]:
+    """The number of images in an epoch, with those that come more often, and the same in words."""
+    repeats = repeats_of(dataset, config.data.repeat_threshold)
+    images = len(dataset) if repeats is None else repeats.total
+    return images, f"{images} images" + ("" if repeats is None else " an epoch")
+
+
 def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
-    images = len(dataset)
+    images, named = _images(config, dataset)
     if config.fit == "cpu":
         yield _batch_size(dataset)
         passes = CPU_PIXELS / (config.augment.eval_size * config.augment.max_size * images)
         epochs = int(min(max(passes, LEAST_EPOCHS), MOST_EPOCHS))
         if passes < LEAST_EPOCHS:
             longer = f"{epochs / passes:.1f} times as long as 15 to 30 minutes on two CPU cores"
-            why = f"because fewer passes learn too little. {images} images then take {longer}."
+            why = f"because fewer passes learn too little. {named} then take {longer}."
         else:
             time = "15 to 30 minutes" if passes <= MOST_EPOCHS else "less than 15 to 30 minutes"
-            why = f"because {images} images then take {time} on two CPU cores."
+            why = f"because {named} then take {time} on two CPU cores."
         yield Choice("train.epochs", epochs, why)
     else:
         epochs = int(min(max(950 / math.sqrt(images), 12), 100))
-        yield Choice("train.epochs", epochs, f"because there are {images} images: the fewer, the more passes.")
+        yield Choice("train.epochs", epochs, f"because there are {named}: the fewer, the more passes.")
 
 
 def _batch_size(dataset: DetectionSource) -> Choice:
@@ -252,7 +269,7 @@ def _evaluations(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 
 
 def _learning_rate(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
-    steps = config.train.epochs * len(dataset) // config.train.batch_size
+    steps = config.train.epochs * _images(config, dataset)[0] // config.train.batch_size
     short = steps < SHORT_RUN[config.fit]
     why = f"because the run has {steps} steps."
     if config.fit == "cpu":

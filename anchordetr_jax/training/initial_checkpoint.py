@@ -46,7 +46,7 @@ def prepare_initial_weights(
 
     Raises:
         UserError: there is nothing at `init_from`, it is neither a checkpoint nor a weight file, or the file does not
-            say something that must be known.
+            say something that must be known; or `classes.map` is set and `init_from` is not.
     """
     follows = config.architecture == "init_from"
     kept = given if follows else ()
@@ -57,12 +57,16 @@ def prepare_initial_weights(
             config = _with_freeze(config, before.optimizer.freeze)
         return (config if config.architecture == "config" else _with_architecture(config, before.model, kept)), ()
     if not config.init_from:
-        if not follows:
-            return config, ()
-        raise UserError(
-            "Setting 'init_from' is empty: name the weights to fine-tune, such as "
-            "--config.init_from=anchordetr-r50-dc5 (a published model), a run's workdir, or a weight file."
-        )
+        if follows:
+            raise UserError(
+                "Setting 'init_from' is empty: name the weights to fine-tune, such as "
+                "--config.init_from=anchordetr-r50-dc5 (a published model), a run's workdir, or a weight file."
+            )
+        if config.classes.map:
+            raise UserError(
+                "Setting 'classes.map' has no effect without initial weights: name them in 'init_from', or remove it."
+            )
+        return config, ()
     remarks: tuple[str, ...] = ()
     location = locate(config.init_from, setting="init_from")
     if location.kind == "checkpoint":

@@ -13,6 +13,7 @@ from anchordetr_jax.config import Config, config_to_dict
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
+from anchordetr_jax.data.mosaic import PIECES
 from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
@@ -136,9 +137,19 @@ class Run:
             f"{epochs.images / epochs.batch_size:.1f} per epoch; "
             f"{self.mesh.size} device(s), {jax.process_count()} process(es)."
         )
+        warmup, steps = self.config.optimizer.warmup_steps, self.total_steps
+        if warmup >= max(steps, 2):  # A warm-up of one step is none.
+            say(
+                f"Warning: optimizer.warmup_steps={warmup} is as long as the run or longer ({counted(steps, 'step')}): "
+                f"learning rates rise until its end, to at most {steps / warmup:.0%} of their values. Lower it, or "
+                "raise train.epochs."
+            )
 
     def check_data(self) -> None:
-        """Raises `UserError` if there is nothing to train on. Says which images have more objects than queries."""
+        """Raises `UserError` if there is nothing to train on. Says which images have more objects than queries.
+
+        Images that become mosaics can have more objects than any image of the data set.
+        """
         train, counts, model = self.config.train, self.data.box_counts, self.config.model
         if self.total_steps == 0:
             raise UserError(
@@ -159,6 +170,12 @@ class Run:
                 f"only {queries} objects of an image can be matched, the others are not learned. The fullest is "
                 f"{self.data.describe_image(fullest)} with {counts[fullest]} objects: set model.num_anchors to at "
                 f"least {math.ceil(counts[fullest] / model.num_patterns)}."
+            )
+        if self.config.augment.mosaic_probability > 0 and (most := PIECES * int(counts.max())) > queries:
+            say(
+                f"Warning: a mosaic of {PIECES} images can have up to {most} objects, more than the model has queries "
+                f"({queries}): then some of them are not learned. A larger model.num_anchors mends it, or "
+                "augment.mosaic_probability=0."
             )
 
     def is_evaluation_step(self, step: int) -> bool:

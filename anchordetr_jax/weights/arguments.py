@@ -7,7 +7,7 @@ made with. The proofs run the official code with them.
 from collections.abc import Mapping
 from typing import Any
 
-from anchordetr_jax.config import Config, config_from_dict, config_to_dict
+from anchordetr_jax.config import Config, LossConfig, config_from_dict, config_to_dict
 from anchordetr_jax.errors import UserError
 
 SETTINGS = {
@@ -106,6 +106,9 @@ def settings_from_arguments(arguments: Mapping[str, Any]) -> dict[str, Any]:
         settings["optimizer.freeze"] = (FROZEN_BACKBONE,)
     if arguments.get("clip_max_norm", 1) < 0:
         settings["optimizer.clip_norm"] = 0.0
+    if (arguments.get("focal_alpha") or 0) < 0:  # The official code then weights all classes alike, with 1.
+        settings["loss.focal_alpha"] = 0.5
+        settings["loss.class_weight"] = 2 * settings.get("loss.class_weight", LossConfig().class_weight)
     return settings
 
 

@@ -85,12 +85,19 @@ def test_images_that_come_more_than_once_are_augmented_each_time_anew() -> None:
 
 
 def test_rare_classes_and_repeated_images_are_counted_and_named() -> None:
-    line = describe_repeats(factors(), class_shares(LABELS, 4), CATEGORIES, THRESHOLD)
+    line = describe_repeats(factors(), LABELS, class_shares(LABELS, 4), CATEGORIES, THRESHOLD)
     assert line == (
         "5 of the images come up to 2.3 times in an epoch, which then has 13 images, for 3 rare classes: "
         "whale (in 1), crane (in 1), dog (in 4)"
     )
-    assert "none comes more often" in describe_repeats(np.ones(10), class_shares(LABELS, 4), CATEGORIES, 0.01)
+    assert "none comes more often" in describe_repeats(np.ones(10), LABELS, class_shares(LABELS, 4), CATEGORIES, 0.01)
+
+
+def test_where_every_image_has_a_rare_class_all_are_counted() -> None:
+    labels = [np.array([0])] * 8 + [np.array([1])] * 2
+    shares = class_shares(labels, 4)
+    line = describe_repeats(repeat_factors(labels, shares, 0.9), labels, shares, CATEGORIES, 0.9)
+    assert line.startswith("10 of the images come up to 2.2 times in an epoch, which then has 13 images, for 2 rare")
 
 
 def test_a_threshold_that_is_no_share_is_refused() -> None:

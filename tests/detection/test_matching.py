@@ -64,7 +64,7 @@ def test_costs_are_the_weighted_sum_of_their_parts():
     parts = {
         2.0: dataclasses.replace(nothing, class_cost=1),
         5.0: dataclasses.replace(nothing, box_cost=1),
-        -3.0: dataclasses.replace(nothing, giou_cost=-1),
+        3.0: dataclasses.replace(nothing, giou_cost=1),
     }
     expected = sum(weight * jitted_costs(*case, config=config)[:, 0] for weight, config in parts.items())
     weighted = MatcherConfig(class_cost=2, box_cost=5, giou_cost=3)

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anchordetr_jax.config import AugmentConfig, Config, ModelConfig, TrainConfig
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.experiments import read_experiment
 from anchordetr_jax.training.fitted_settings import (
     FEW_IMAGES,
@@ -26,6 +27,8 @@ GPU = Config(fit="gpu")
 
 class Squares:
     """Images of 480x640 pixels with one square each, or as many in one place as `box_counts` says."""
+
+    categories = Categories(ids=(1, 2), names=("a", "b"))
 
     def __init__(self, images: int, *sides: float):
         """`sides`: of the squares, in pixels; they repeat."""
@@ -159,6 +162,17 @@ def test_long_runs_have_lower_learning_rates(config: Config) -> None:
     assert short.optimizer.backbone_learning_rate > long.optimizer.backbone_learning_rate
 
 
+@pytest.mark.parametrize("config", [CPU, GPU])
+def test_images_that_come_more_often_count_in_the_length_and_the_learning_rates(config: Config) -> None:
+    dataset = Squares(100, 100)
+    dataset.classes[0] = 1  # In a hundredth of the images, so it comes ten times.
+    rare = dataclasses.replace(config, data=DataConfig(repeat_threshold=1.0))
+    result, lines = fitted(rare, dataset)
+    assert any("train.epochs=" in line and " 110 images an epoch" in line for line in lines)
+    steps = result.train.epochs * 110 // result.train.batch_size
+    assert any("optimizer.learning_rate=" in line and f"the run has {steps} steps." in line for line in lines)
+
+
 @pytest.mark.parametrize("preset", ["finetune", "finetune-cpu"])
 def test_a_preset_that_fits_leaves_its_choices_open(preset: str) -> None:
     experiment = read_experiment(preset)
@@ -235,6 +249,15 @@ def test_what_a_person_sets_stays_and_the_rest_follows_from_it() -> None:
     assert max(config.augment.train_sizes) == 96
     assert any("because the run has 50 steps" in line for line in lines)
     assert not any("train.epochs=" in line for line in lines)
+
+
+@pytest.mark.parametrize("name", ["mosaic", "scale_jitter"])
+def test_what_a_person_switches_off_has_no_further_choices(name: str) -> None:
+    off = dataclasses.replace(CPU, augment=AugmentConfig(**{f"{name}_probability": 0.0}))  # type: ignore[arg-type]
+    assert any(f"augment.{name}" in line for line in fitted(off, Squares(100, 200))[1])
+    assert not any(
+        f"augment.{name}" in line for line in fitted(off, Squares(100, 200), f"augment.{name}_probability")[1]
+    )
 
 
 def test_a_run_that_continues_keeps_what_was_chosen() -> None:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, read_meta, save_variables, saved_shapes
-from anchordetr_jax.config import Config, ModelConfig, OptimizerConfig
+from anchordetr_jax.config import ClassesConfig, Config, ModelConfig, OptimizerConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.kernels.building import definition_of
@@ -114,6 +114,14 @@ def test_a_run_with_checkpoints_does_not_need_its_initial_weights(checkpoint: Pa
     save_variables(tmp_path / CHECKPOINTS_FOLDER / "7", {"class_head/bias": np.zeros(2, np.float32)}, CELLS, START)
     config, _ = prepare_initial_weights(starting_from(tmp_path / "gone.pth"), (), tmp_path)
     assert config.model.num_anchors == NETWORK.num_anchors
+
+
+def test_a_map_of_classes_is_refused_where_a_new_run_has_no_initial_weights(tmp_path: Path) -> None:
+    config = Config(classes=ClassesConfig(map=("rbc=red",)))
+    with pytest.raises(UserError, match=r"'classes\.map' has no effect .* name them in 'init_from'"):
+        prepare_initial_weights(config, (), tmp_path)
+    save_variables(tmp_path / CHECKPOINTS_FOLDER / "7", {"class_head/bias": np.zeros(2, np.float32)}, CELLS, START)
+    assert prepare_initial_weights(config, (), tmp_path) == (config, ())
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from anchordetr_jax.training.loop import Outcome, resolve_classes, train
 from anchordetr_jax.training.run import changed_settings
 from tests.training.saved_arrays import saved_arrays
 from tests.training.shared_runs import share_runs
-from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, equal
+from tests.training.tiny import CATEGORIES, CONFIG, NoiseData, StandIn, changed, equal
 
 
 @pytest.fixture(autouse=True)
@@ -189,6 +189,19 @@ def test_epochs_that_are_done_stay_done_when_the_data_set_grows(
     assert "the training images: 40 -> 80" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("warmup", "warned"),
+    [(4, ""), (5, "as long as the run or longer (5 steps)"), (20, "to at most 25% of their values")],
+)
+def test_a_warm_up_that_lasts_until_the_end_of_the_run_is_named(
+    warmup: int, warned: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(tmp_path, config=changed(settings(epochs=1), optimizer={"warmup_steps": warmup}))
+    output = capsys.readouterr().out
+    assert (f"Warning: optimizer.warmup_steps={warmup} is" in output) == bool(warned)
+    assert warned in output
+
+
 def test_images_with_more_objects_than_queries_are_counted_before_the_first_step(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -198,6 +211,18 @@ def test_images_with_more_objects_than_queries_are_counted_before_the_first_step
     output = capsys.readouterr().out
     assert "2 training image(s) have more objects than the model has queries (8)" in output
     assert "image39.jpg with 11 objects: set model.num_anchors to at least 11" in output
+
+
+@pytest.mark.parametrize(("probability", "objects", "warned"), [(0.3, 3, True), (0.3, 2, False), (0.0, 3, False)])
+def test_mosaics_that_can_have_more_objects_than_queries_are_named(
+    probability: float, objects: int, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = NoiseData()
+    data.box_counts = np.full(40, objects)
+    run(tmp_path, data, config=changed(settings(epochs=1), augment={"mosaic_probability": probability}))
+    output = capsys.readouterr().out
+    sentence = "Warning: a mosaic of 4 images can have up to 12 objects, more than the model has queries (8)"
+    assert (sentence in output) == ("Warning: a mosaic" in output) == warned
 
 
 def test_training_images_without_any_box_are_refused(tmp_path: Path) -> None:

@@ -74,6 +74,12 @@ def test_without_a_backbone_learning_rate_the_backbone_is_frozen_as_in_the_offic
     assert arguments_from_config(config)["lr_backbone"] == 0
 
 
+@pytest.mark.parametrize("given", [{}, {"cls_loss_coef": 3.0}])
+def test_a_focal_loss_without_weights_of_classes_is_twice_one_that_weights_all_with_a_half(given: Any) -> None:
+    plain, ours = config_from(**given), config_from(focal_alpha=-1, **given)
+    assert ours.loss == dataclasses.replace(plain.loss, focal_alpha=0.5, class_weight=2 * plain.loss.class_weight)
+
+
 def test_the_batch_of_all_gpus_counts() -> None:
     assert config_from(batch_size=2, world_size=8).train.batch_size == 16
 
