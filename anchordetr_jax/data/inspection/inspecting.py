@@ -107,7 +107,8 @@ def inspect_dataset(
             if split == "val" and evaluated:
                 across.error("no validation images", str(error).rstrip("."))
             elif not _is_absent(config, split, error):
-                across.error(f"{split} images cannot be opened", str(error).rstrip("."), stops=False)
+                # Neither training nor its scores need them.
+                across.warning(f"{split} images cannot be opened", str(error).rstrip("."))
             continue
         splits.append(inspect_split(split, records, findings, decode=decode, ask=ask))
         if split == "train" and records.images:
