@@ -284,7 +284,7 @@ def test_a_saved_detector_detects_the_same(checkpoint: Path, tmp_path: Path) -> 
 
 
 def test_the_card_of_a_detector_with_a_part_of_its_classes_names_these(checkpoint: Path, tmp_path: Path) -> None:
-    names = {np.int64(1): "wolf"}  # As numpy gives them.
+    names: dict[Any, str] = {np.int64(1): "wolf"}  # As numpy gives them.
     Detector.from_pretrained(checkpoint, names=names).save_pretrained(tmp_path)
     assert "- Detects 1 class: wolf" in (tmp_path / "README.md").read_text()
 
