@@ -46,6 +46,10 @@ def test_the_start_of_a_run_is_found_under_its_older_name() -> None:
     assert config_from_dict({"train": {"init_from": ""}, "init_from": "runs/b"}).init_from == "runs/b"
 
 
+def test_negatives_that_an_older_version_chose_without_groups_still_load() -> None:
+    assert config_from_dict({"train": {"denoising_negatives": True}}).train.denoising_groups == 0
+
+
 def test_a_whole_number_will_do_for_a_float() -> None:
     value = config_from_dict({"optimizer": {"clip_norm": 1}}).optimizer.clip_norm
     assert value == 1.0
