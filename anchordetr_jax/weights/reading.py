@@ -29,12 +29,13 @@ from anchordetr_jax.weights.state_dict_file import StateDictFile, read_state_dic
 
 NAMES_ARGUMENT, OUTPUTS_ARGUMENT, LABELS_ARGUMENT = "categories", "class_outputs", "labels"
 BORDER_ARGUMENT = "anchor_border"
+"""Entries of an exported file's `args` that official files do not have. An import then gives the same detector."""
 EVALUATION_ARGUMENTS = {
     "eval_size": "augment.eval_size",
     "max_size": "augment.max_size",
     "max_detections": "eval.max_detections",
 }
-"""Entries of an exported file's `args` that official files do not have. An import then gives the same detector."""
+"""More of these entries, and the settings that they keep."""
 COCO_OUTPUTS: Mapping[Form, int] = {"official": OFFICIAL_OUTPUTS, "detrex": 80}
 """Class outputs of detectors of COCO's classes: by category id up to 90, or one per class in the order of the ids."""
 SCHEMES: Mapping[Form, LabelScheme] = {"official": "raw", "detrex": "contiguous"}
