@@ -34,7 +34,7 @@ def evaluation_config(trained: Config, given: Config) -> Config:
 def check_categories(checkpoint: Categories | None, dataset: Categories, annotations_file: str) -> None:
     """Raises `UserError`, which names the first difference, unless a data set has the classes of a checkpoint.
 
-    The class outputs that stand for them must be the same, too.
+    Each class must also have the same class output in both.
 
     Args:
         checkpoint: its classes; None (converted weights without class names) fits every data set.

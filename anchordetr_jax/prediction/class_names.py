@@ -14,15 +14,13 @@ Names = Mapping[int, str] | Sequence[str]
 def class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
     """Names by class output, without the outputs that stand for no class."""
     if names is not None:
-        if isinstance(names, str) or not isinstance(names, Mapping | Sequence):
-            raise UserError(f"names cannot be a {type(names).__name__}: give {{output: name}}, or a list of names.")
-        if not isinstance(names, Mapping) and len(names) != num_classes:
+        given = _by_output(names)
+        if not isinstance(names, Mapping) and len(given) != num_classes:
             raise UserError(
-                f"names is a list of {len(names)}, but the detector has {num_classes} class outputs, from 0 to "
+                f"names is a list of {len(given)}, but the detector has {num_classes} class outputs, from 0 to "
                 f"{num_classes - 1}: give {{output: name}}, such as names={{1: 'person', 3: 'car'}}. The outputs of "
                 "official weights are category ids."
             )
-        given = _by_output(names)
         if beyond := [label for label in given if not 0 <= label < num_classes]:
             raise UserError(
                 f"names has class output {beyond[0]}, but the {num_classes} outputs of the detector have the numbers 0 "
@@ -50,6 +48,8 @@ def renamed_categories(categories: Categories | None, names: Names | None) -> Ca
 
 
 def _by_output(names: Names) -> dict[int, str]:
+    if isinstance(names, str) or not isinstance(names, Mapping | Sequence):
+        raise UserError(f"names cannot be a {type(names).__name__}: give {{output: name}}, or a list of names.")
     given = dict(names.items() if isinstance(names, Mapping) else enumerate(names))
     try:
         numbers = [operator.index(label) for label in given]

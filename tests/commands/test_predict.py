@@ -9,25 +9,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anchordetr_jax import Detector, cli
+from anchordetr_jax import cli
 from anchordetr_jax.commands import predict
-from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.prediction.detections import Detections
-from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.prediction.video import VideoReader
+from tests.detector import StandInDetector
 
 av = pytest.importorskip("av")
 FRAMES = 60
 EVEN = [number / 10 for number in range(FRAMES)]
 
 
-class OneDetector(Detector):
+class OneDetector(StandInDetector):
     """Stands in for a trained detector: it finds one object in every frame."""
-
-    def __init__(self) -> None:
-        self.thresholds = None
-        self.names, self.category_ids = {0: "square"}, {0: 1}
-        self.shapes = StaticShapes(AugmentConfig())
 
     def predict(self, images: Any, threshold: float | None = None, **_: Any) -> Any:
         found = Detections(

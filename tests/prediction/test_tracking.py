@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from anchordetr_jax import Detector, UserError, cli
+from anchordetr_jax import UserError, cli
 from anchordetr_jax.commands import predict
-from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.prediction import tracking
 from anchordetr_jax.prediction.detections import Detections
-from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.prediction.tracking import Tracker
 from anchordetr_jax.prediction.video import VideoReader, VideoWriter
+from tests.detector import StandInDetector
 
 
 class SupervisionDetections:
@@ -154,13 +153,8 @@ def test_a_missing_package_and_a_lack_of_videos_are_named(
         tracking.require()
 
 
-class SquareDetector(Detector):
+class SquareDetector(StandInDetector):
     """Stands in for a trained detector: it finds the bright squares of a drawn frame."""
-
-    def __init__(self) -> None:
-        self.thresholds = None
-        self.names, self.category_ids = {0: "square"}, {0: 1}
-        self.shapes = StaticShapes(AugmentConfig())
 
     def predict(self, images: Any, threshold: float | None = None, **_: Any) -> Any:
         assert threshold == pytest.approx(0.25 * 0.5)
