@@ -57,6 +57,7 @@ ARCHITECTURE = {
 """Options of `official` and `detrex`: the settings that they are."""
 RELEASED = tuple(model.name for model in MODELS if model.dilation is not None and model.sources[-1].drive_id)
 """The four models that the official project publishes."""
+SIZES = " ".join(f"{height}x{width}" for height, width in Trial.sizes)
 PHOTOGRAPHS = 2
 """How many photographs of a folder are taken if nobody says it."""
 
@@ -101,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--short-side", type=at_least(1), help=f"size of photographs for the comparison ({Trial.short_side})"
     )
     shared.add_argument(
-        "--sizes", type=image_size, nargs="+", default=Trial.sizes, metavar="HxW", help="sizes of synthetic images"
+        "--sizes", type=image_size, nargs="+", metavar="HxW", help=f"sizes of synthetic images ({SIZES})"
     )
     shared.add_argument("--dtype", choices=DTYPES, nargs="+", default=DTYPES, help="(both)")
     shared.add_argument("--seed", type=at_least(0), default=0, help="of synthetic weights, images and targets")
@@ -163,8 +164,14 @@ def parser() -> argparse.ArgumentParser:
 
 
 def refuse_unused(options: argparse.Namespace) -> None:
-    """Raises `UserError` for flags about photographs where the images are synthetic."""
-    if not hasattr(options, "images") or options.images:
+    """Raises `UserError` for flags about photographs where the images are synthetic, and the other way round."""
+    if not hasattr(options, "images"):
+        return
+    if options.images:
+        if options.sizes:
+            raise UserError(
+                "Only synthetic images have --sizes: leave it out, or --images. Photographs have --short-side."
+            )
         return
     unused = [flag for flag, value in (("--count", options.count), ("--short-side", options.short_side)) if value]
     if unused:
@@ -215,7 +222,7 @@ def with_images(trial: Trial, options: argparse.Namespace) -> Trial:
         trial,
         photographs=image_files(options.images, options.count or PHOTOGRAPHS) if options.images else (),
         short_side=options.short_side or Trial.short_side,
-        sizes=tuple(options.sizes),
+        sizes=tuple(options.sizes or Trial.sizes),
         seed=options.seed,
         steps=0,
     )

@@ -53,6 +53,8 @@ def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
 
 
 CLASS_ERROR = "Class error at matched queries (%)"
+LINES = ("-", "--", "-.")
+"""Lines of runs: when all colours are taken, the next runs have the colours again, with another line."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,10 +146,10 @@ def _runs_figure(runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
         style_panel(panel, title, axis)
         for number, (name, entries) in enumerate(runs.items()):
             x, y = _series(entries, key, axis, positive=key == "loss")
-            colour = COLOURS[number % len(COLOURS)]
+            colour, line = COLOURS[number % len(COLOURS)], LINES[number // len(COLOURS) % len(LINES)]
             if key.startswith("val/") and len(y):
                 panel.axhline(y.max(), color=colour, linewidth=0.7, linestyle=":", alpha=0.6)
-            _draw_series(panel, x, y, name, colour, smooth=key == "loss")
+            _draw_series(panel, x, y, name, colour, line, smooth=key == "loss")
         if not panel.has_data():
             say_nothing_yet(panel)
     if axes[0, 0].has_data():
@@ -185,14 +187,17 @@ def _series(
     return x, y
 
 
-def _draw_series(panel: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str, *, smooth: bool) -> None:
+def _draw_series(
+    panel: Axes, x: np.ndarray, y: np.ndarray, label: str, colour: str, line: str = "-", *, smooth: bool
+) -> None:
     if len(x) == 0:
         return
     if len(x) <= 40 or not smooth:
-        panel.plot(x, y, color=colour, label=label, marker="o" if len(x) <= 40 else "", markersize=3, linewidth=1.5)
+        marker = "o" if len(x) <= 40 else ""
+        panel.plot(x, y, line, color=colour, label=label, marker=marker, markersize=3, linewidth=1.5)
         return
     panel.plot(x, y, color=colour, alpha=0.22, linewidth=0.8)
-    panel.plot(x, _smoothed(y), color=colour, label=label, linewidth=1.6)
+    panel.plot(x, _smoothed(y), line, color=colour, label=label, linewidth=1.6)
 
 
 def _smoothed(y: np.ndarray) -> np.ndarray:

@@ -1,5 +1,7 @@
 """Flags of `anchordetr verify` that make no sense are refused before anything is computed."""
 
+from pathlib import Path
+
 import pytest
 
 from anchordetr_jax.commands.verify import main, parser
@@ -39,6 +41,12 @@ def test_a_number_that_makes_no_sense_is_refused(flags: str, least: int, capsys:
 def test_flags_about_photographs_need_photographs(command: str, flags: str, named: str) -> None:
     with pytest.raises(UserError, match=rf"^Only photographs have {named}: add --images DIR"):
         main([command, "--repo", "there", *flags.split()])
+
+
+@pytest.mark.parametrize("command", ["official", "detrex", "released"])
+def test_sizes_need_synthetic_images(command: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"^Only synthetic images have --sizes: leave it out, or --images"):
+        main([command, "--repo", "there", "--images", str(tmp_path), "--sizes", "64x64"])
 
 
 def test_zero_steps_and_all_images_have_a_meaning() -> None:

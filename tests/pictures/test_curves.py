@@ -104,6 +104,13 @@ def test_runs_lie_over_one_another_with_one_legend(drawn: list[Figure], tmp_path
     assert (tmp_path / "runs.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_many_runs_are_told_apart_by_colour_and_line(drawn: list[Figure], tmp_path: Path) -> None:
+    curves.plot_runs({f"run{number}": [{"step": 1, "loss": 2.0}] for number in range(20)}, tmp_path / "runs.png")
+    (figure,) = drawn
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(looks) == 20
+
+
 def test_runs_without_any_line_are_drawn_as_empty(tmp_path: Path) -> None:
     curves.plot_runs({"begun": []}, tmp_path / "runs.png")
     assert (tmp_path / "runs.png").exists()

@@ -20,11 +20,8 @@ from anchordetr_jax.data.records.locating import ImageFiles, report_skipped
 from anchordetr_jax.data.records.reading import Records
 from anchordetr_jax.data.source import MissingSplitError, Split
 from anchordetr_jax.data.sources.annotated import AnnotatedImages
-from anchordetr_jax.data.sources.kinds import kind_of
-from anchordetr_jax.data.sources.layouts import annotation_files
 from anchordetr_jax.data.sources.opening import SPLITS, open_records, with_validation_images
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import stored_path
 
 NEAR_COPIES_UP_TO = 20_000
 """With more images than this, nearly equal images are looked for only where all pixels are decoded anyway."""
@@ -106,7 +103,7 @@ def inspect_dataset(
                 raise
             if split == "val" and evaluated:
                 across.error("no validation images", str(error).rstrip("."))
-            elif not _is_absent(config, split, error):
+            elif not isinstance(error, MissingSplitError):
                 # Neither training nor its scores need them.
                 across.warning(f"{split} images cannot be opened", str(error).rstrip("."))
             continue
@@ -134,18 +131,6 @@ def inspect_split(split: Split, records: Records, findings: Findings, *, decode:
         _decode(found, ask)
     look_for_copies([(split, image.id, image.path) for image in images if image.readable], findings, ask)
     return found
-
-
-def _is_absent(config: DataConfig, split: Split, error: UserError) -> bool:
-    """Whether a split cannot be opened because the data set has none: nobody names one, and none is there."""
-    if isinstance(error, MissingSplitError):
-        return True
-    default, annotations = DataConfig(), f"{split}_annotations"
-    named = any(getattr(config, name) != getattr(default, name) for name in (f"{split}_images", annotations))
-    if named or kind_of(config) != "coco":
-        return False
-    root = stored_path(config.root)
-    return not (root / getattr(config, annotations)).exists() and next(annotation_files(root), None) is None
 
 
 def _findings_of(splits: Sequence[SplitInspection]) -> list[Finding]:

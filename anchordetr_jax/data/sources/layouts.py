@@ -49,7 +49,8 @@ def split_files(config: DataConfig, split: Split) -> SplitFiles:
     """The folder of images and the annotation file of a split.
 
     Raises:
-        UserError: there is no folder `data.root`, or no file can be meant, or several files can be meant.
+        MissingSplitError: no file can be meant.
+        UserError: there is no folder `data.root`; several files can be meant; a file that a setting names is missing.
     """
     if not config.root:
         raise UserError("Setting 'data.root' is empty; set it to the folder of a COCO-format data set.")
@@ -221,10 +222,10 @@ def _folders(root: epath.Path) -> list[epath.Path]:
     return [root / folder for folder in folders_below(str(root))]
 
 
-def _nothing_found(root: epath.Path) -> UserError:
+def _nothing_found(root: epath.Path) -> MissingSplitError:
     names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
-    return UserError(
+    return MissingSplitError(
         f"{root} holds no annotation file in COCO's form (a .json file with images, annotations and categories), only "
         f"{shown}: set data.root to the folder of a COCO-format data set, or data.source to 'auto'."
     )
