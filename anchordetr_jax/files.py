@@ -65,6 +65,17 @@ def stored_path(path: str | os.PathLike[str]) -> epath.Path:
     return LiteralPath(text)
 
 
+def path_here(path: str | os.PathLike[str]) -> Path:
+    """A path on this machine, where "~" is the home folder.
+
+    Raises `UserError` for an address (`gs://…`), which `Path` takes for a folder of this machine.
+    """
+    text = os.fspath(path)
+    if "://" in text:
+        raise UserError(f"{text} is not on this machine: give a path here, and copy what is written there afterwards.")
+    return Path(text).expanduser()
+
+
 def user_cache() -> Path:
     """This project's folder among the user's caches: `$XDG_CACHE_HOME/anchordetr_jax` or `~/.cache/anchordetr_jax`."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchordetr_jax"

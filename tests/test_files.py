@@ -1,11 +1,12 @@
 import json
 import os
+from pathlib import Path
 
 import fsspec
 import pytest
 
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import stored_path, write_atomically, write_json
+from anchordetr_jax.files import path_here, stored_path, write_atomically, write_json
 
 
 @pytest.mark.parametrize(
@@ -20,6 +21,13 @@ def test_a_url_that_cannot_be_read_is_named_with_the_remedy(url, message, monkey
     monkeypatch.setattr(fsspec, "get_filesystem_class", _refuse)
     with pytest.raises(UserError, match=message):
         stored_path(url)
+
+
+def test_an_address_is_no_path_on_this_machine(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert path_here("~/runs") == Path("/home/me/runs")
+    with pytest.raises(UserError, match=r"^gs://bucket/run is not on this machine: give a path here"):
+        path_here("gs://bucket/run")
 
 
 def _refuse(scheme):

@@ -16,7 +16,6 @@ import dataclasses
 import re
 import sys
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -39,7 +38,7 @@ from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, eva
 from anchordetr_jax.evaluation.shares import EvaluationResult
 from anchordetr_jax.export.evaluating import Outputs, evaluate_folder
 from anchordetr_jax.export.folder import ExportedFolder, is_exported, read_exported
-from anchordetr_jax.files import write_json
+from anchordetr_jax.files import path_here, write_json
 from anchordetr_jax.prediction.run_folder import better_checkpoint
 from anchordetr_jax.prediction.tiled_evaluation import evaluate_in_tiles
 from anchordetr_jax.weights.pretrained import open_pretrained
@@ -137,6 +136,7 @@ def main(arguments: list[str]) -> None:
     journal = Journal(f"{output}.partial")
     if RESTART.value:
         journal.remove()
+        process_zero_says(True)  # All wait: none writes a new part while another one still removes.
     if tiles is None:
         evaluator = Evaluator(dataset, config, mesh)
         if jax.process_index() == 0:
@@ -184,9 +184,9 @@ def evaluate_exported(exported: ExportedFolder) -> None:
         raise UserError("--predictions is for checkpoints: leave it out, or give --report.")
     if REPORT.value and dataset.ground_truth() is None:
         raise UserError(f"{dataset.name} has no annotations to report on: leave --report out.")
-    results = Path(OUTPUT.value or "results.json")
-    scores = Path(SCORES.value) if SCORES.value else results.with_suffix(".scores.json")
-    outputs = Outputs(results, scores, Path(REPORT.value) if REPORT.value else None)
+    results = path_here(OUTPUT.value or "results.json")
+    scores = path_here(SCORES.value) if SCORES.value else results.with_suffix(".scores.json")
+    outputs = Outputs(results, scores, path_here(REPORT.value) if REPORT.value else None)
     print(*evaluate_folder(exported, dataset, config, outputs, compare=COMPARE.value), sep="\n")
 
 

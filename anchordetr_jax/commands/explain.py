@@ -19,6 +19,7 @@ from anchordetr_jax import cli
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.explanation.explain import Explanation, explain
 from anchordetr_jax.explanation.pictures import anchor_picture, attention_picture, pattern_picture
+from anchordetr_jax.files import path_here
 from anchordetr_jax.prediction.inputs import gather_images
 from anchordetr_jax.prediction.output_names import output_names
 
@@ -49,6 +50,7 @@ def main(arguments: list[str]) -> None:
     if not arguments:
         raise UserError("Say which images: anchordetr explain IMAGE_OR_FOLDER... --checkpoint ... --output DIR.")
     images, _ = gather_images(arguments)
+    output = path_here(OUTPUT.value)
     cli.prepare_computation()
     detector = read_detector()
     layers = detector.model.config.decoder_layers
@@ -66,11 +68,11 @@ def main(arguments: list[str]) -> None:
             tqdm.write(f"{error} It is left out.", file=sys.stderr)
             continue
         if len(explanations) < PICTURES.value:
-            draw(explanation, Path(OUTPUT.value) / Path(name).stem)
+            draw(explanation, output / Path(name).stem)
         explanations.append(explanation.without_attention())
     if not explanations:
         raise UserError(f"None of the {len(images)} images could be read.")
-    pattern_picture(explanations, Path(OUTPUT.value) / "patterns.png", threshold=THRESHOLD.value)
+    pattern_picture(explanations, output / "patterns.png", threshold=THRESHOLD.value)
     skipped = len(images) - len(explanations)
     print(
         f"Pictures of {min(len(explanations), PICTURES.value)} images, and patterns.png of {len(explanations)}, are in "

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 from absl import flags
+from etils import epath
 from tqdm.auto import tqdm
 
 from anchordetr_jax import cli
@@ -27,7 +28,7 @@ from anchordetr_jax.data.images import SUFFIXES
 from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
-from anchordetr_jax.files import write_json
+from anchordetr_jax.files import path_here, write_json
 from anchordetr_jax.prediction.detections import Detections, nothing_found_sentence, thresholds_sentence
 from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
@@ -74,7 +75,7 @@ def main(arguments: list[str]) -> None:
         raise UserError("--track is for videos, and there is none: leave it out.")
     if TRACK.value:
         require()
-    output = Path(OUTPUT.value)
+    output = path_here(OUTPUT.value)
     targets = dict(zip(paths, output_names(paths), strict=True))
     check_output(output, targets)
     cli.prepare_computation()
@@ -163,8 +164,8 @@ def all_files(arguments: Sequence[str]) -> list[str]:
     found: dict[str, str] = {}
     for argument in arguments:
         path = local_path(argument)
-        for file in list_folder(path, (*SUFFIXES, *VIDEO_SUFFIXES)) if os.path.isdir(path) else [path]:
-            found.setdefault(os.path.realpath(file), file)
+        for file in list_folder(path, (*SUFFIXES, *VIDEO_SUFFIXES)) if epath.Path(path).is_dir() else [path]:
+            found.setdefault(file if "://" in file else os.path.realpath(file), file)
     return list(found.values())
 
 

@@ -24,7 +24,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.export import onnx as export_onnx
 from anchordetr_jax.export import sample as export_sample
 from anchordetr_jax.export.folder import ANY, METADATA_FILE
-from anchordetr_jax.files import write_atomically, write_json
+from anchordetr_jax.files import path_here, write_atomically, write_json
 from anchordetr_jax.kernels.building import ModelDefinition, definition_of, variables_of
 from anchordetr_jax.prediction.detector import Detector
 
@@ -85,7 +85,7 @@ def export_detector(
         raise UserError("JAX needs the package flatbuffers to write programs: pip install flatbuffers.")
     if onnx:
         export_onnx.require()
-    folder = Path(output)
+    folder = path_here(output)
     _clear(folder)
     variables = variables_of(detector.model)
     write_atomically(folder / PIXELS_FILE, inspect.getsource(pixels).encode())

@@ -99,7 +99,7 @@ def detect_in_tiles(
     pool: Executor,
     settings: TileSettings,
 ) -> Iterator[tuple[int, ImageDetections | UserError]]:
-    """(index, merged detections) of each picture, in their order; or the error that says why it cannot be read.
+    """(index, merged detections) of each picture when it is finished; or (index, why it cannot be read).
 
     Args:
         pictures: functions that give the pixels uint8 [h, w, 3] of each picture, or raise `UserError`.

@@ -131,7 +131,7 @@ class VideoWriter:
             picture = self._av.VideoFrame.from_ndarray(np.ascontiguousarray(frame[:height, :width]), format="rgb24")
             self._container.mux(self._stream.encode(picture))
         except self._errors as error:
-            raise UserError(f"Cannot write {self.path} ({_reason(error)}); check the folder and its disk.") from None
+            raise self._not_written(error) from None
 
     def __enter__(self) -> "VideoWriter":
         return self
@@ -141,13 +141,21 @@ class VideoWriter:
     ) -> None:
         try:
             if self._container is not None:
-                if error is None:
-                    self._container.mux(self._stream.encode())
-                self._container.close()
+                try:
+                    if error is None:
+                        self._container.mux(self._stream.encode())
+                finally:
+                    self._container.close()
                 if error is None:
                     os.replace(self._partial, self.path)
+        except self._errors as problem:
+            if error is None:  # Otherwise the first error is the one to report.
+                raise self._not_written(problem) from None
         finally:
             self._partial.unlink(missing_ok=True)
+
+    def _not_written(self, error: Exception) -> UserError:
+        return UserError(f"Cannot write {self.path} ({_reason(error)}); check the folder and its disk.")
 
 
 def _import_av(path: str | os.PathLike[str]) -> Any:

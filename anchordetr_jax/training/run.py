@@ -19,7 +19,6 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_json
 from anchordetr_jax.kernels.building import InitialKeys, ModelDefinition, build, count
 from anchordetr_jax.model.anchor_detr import AnchorDETR
-from anchordetr_jax.model.positions import grid_points
 from anchordetr_jax.settings.names import flat_settings
 from anchordetr_jax.training.best import Best
 from anchordetr_jax.training.initial_weights import load_initial_weights
@@ -161,20 +160,22 @@ class Run:
                 f"None of the {len(counts)} training images has a box to train on: check the annotations with "
                 "anchordetr inspect."
             )
-        anchors = model.num_anchors if model.spatial_prior == "learned" else len(grid_points(model.num_anchors))
-        queries = anchors * model.num_patterns
+        queries = model.num_anchor_points * model.num_patterns
         if (crowded := counts > queries).any():
             fullest = int(counts.argmax())
+            needed = math.ceil(counts[fullest] / model.num_patterns)
+            if model.spatial_prior == "grid":  # Which is a square.
+                needed = math.ceil(math.sqrt(needed)) ** 2
             say(
                 f"Warning: {crowded.sum()} training image(s) have more objects than the model has queries ({queries}): "
                 f"only {queries} objects of an image can be matched, the others are not learned. The fullest is "
                 f"{self.data.describe_image(fullest)} with {counts[fullest]} objects: set model.num_anchors to at "
-                f"least {math.ceil(counts[fullest] / model.num_patterns)}."
+                f"least {needed}."
             )
         if self.config.augment.mosaic_probability > 0 and (most := PIECES * int(counts.max())) > queries:
             say(
                 f"Warning: a mosaic of {PIECES} images can have up to {most} objects, more than the model has queries "
-                f"({queries}): then some of them are not learned. A larger model.num_anchors mends it, or "
+                f"({queries}): then some of them are not learned. A larger model.num_anchors solves this, or "
                 "augment.mosaic_probability=0."
             )
 

@@ -102,7 +102,10 @@ class CheckpointWriter:
         complete_save(self._root / str(step), response, shapes)
         if jax.process_index() == 0:
             for old in saved_steps(self._root)[: -self._keep]:
-                (self._root / str(old)).rmtree()
+                try:
+                    (self._root / str(old)).rmtree()
+                except OSError as error:  # The new checkpoint is complete all the same.
+                    logging.warning("The old checkpoint %s could not be removed: %s", self._root / str(old), error)
 
     def __enter__(self) -> "CheckpointWriter":
         return self

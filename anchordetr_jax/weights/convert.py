@@ -12,6 +12,7 @@ from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, ModelConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.sources.coco import read_categories
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import path_here
 from anchordetr_jax.settings.names import flat_settings
 from anchordetr_jax.weights.architecture import (
     BORDERS,
@@ -55,7 +56,7 @@ def import_weights(name: str | Path, out: str | Path, *, overwrite: bool = False
     Raises:
         UserError: like `open_pretrained`. Or `out` exists and may not be replaced, or cannot be written.
     """
-    out = Path(out)
+    out = path_here(out)
     if out.exists() and not overwrite and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} exists: give another folder, or --overwrite if it is a checkpoint to be replaced.")
     found = open_pretrained(name, **options)

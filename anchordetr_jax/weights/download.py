@@ -19,7 +19,7 @@ from anchordetr_jax.errors import UserError
 CONNECT_SECONDS, READ_SECONDS = 20, 60
 """A server that does not answer, or sends nothing, for this long counts as broken."""
 ATTEMPTS = 4
-"""So often in a row a download may break without any new byte."""
+"""This many failures in a row, without a new byte, end a download."""
 FIRST_PAUSE = 1.0
 """Seconds before the second attempt; each further pause is twice as long."""
 _CHUNK = 1 << 16
@@ -67,6 +67,8 @@ def download(url: str, partial: Path) -> None:
             except _BrokenError as error:
                 broken = 1 if _size(partial) > before else broken + 1
                 if broken >= ATTEMPTS:
+                    if not _arrived(url, partial):
+                        raise UnreachableError(f"{url} cannot be reached ({error}).") from None
                     raise UserError(
                         f"The download of {url} broke off ({error}); what arrived is kept: give the same command "
                         "again, and it goes on from there."
@@ -91,7 +93,7 @@ def discard_part(partial: Path) -> None:
 def _continue(url: str, partial: Path) -> None:
     """Downloads what is missing. Raises `_BrokenError` if the connection ends early."""
     known = _read_record(partial)
-    start = _size(partial) if known.get("url") == url else 0
+    start = _arrived(url, partial)
     headers = {"Accept-Encoding": "identity"}  # Sizes and ranges then mean the file itself.
     if start:
         headers |= {"Range": f"bytes={start}-"}
@@ -208,6 +210,11 @@ def _read_record(partial: Path) -> dict[str, Any]:
         if isinstance(record, dict):
             return record
     return {}
+
+
+def _arrived(url: str, partial: Path) -> int:
+    """The number of bytes of this address that are there."""
+    return _size(partial) if _read_record(partial).get("url") == url else 0
 
 
 def _size(path: Path) -> int:

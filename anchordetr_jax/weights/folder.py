@@ -22,7 +22,7 @@ from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.config import Config, config_from_dict
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import write_atomically, write_json
+from anchordetr_jax.files import path_here, write_atomically, write_json
 from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
 from anchordetr_jax.weights.torch_file import read_safetensors
@@ -66,13 +66,16 @@ def write_folder(folder: str | os.PathLike[str], detector: SavedDetector, card: 
     Raises:
         UserError: the folder cannot be written, or it has a README.md that is not such a card.
     """
-    folder = Path(folder).expanduser()
+    folder = path_here(folder)
     old_card = folder / CARD_FILE
-    if old_card.exists() and f"library_name: {LIBRARY}" not in old_card.read_text(errors="replace"):
-        raise UserError(f"{old_card} is not a model card of {LIBRARY}, so it is not replaced: give another folder.")
     arrays = {path: np.ascontiguousarray(value) for path, value in detector.variables.items()}
-    # The settings come last: a folder without them is not taken for a detector.
-    (folder / CONFIG_FILE).unlink(missing_ok=True)
+    try:
+        if old_card.exists() and f"library_name: {LIBRARY}" not in old_card.read_text(errors="replace"):
+            raise UserError(f"{old_card} is not a model card of {LIBRARY}, so it is not replaced: give another folder.")
+        # The settings come last: a folder without them is not taken for a detector.
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"Cannot write into {folder} ({error.strerror}): give another folder.") from None
     write_atomically(folder / WEIGHTS_FILE, safetensors.numpy.save(arrays, metadata={"format": LIBRARY}))
     write_json(folder / PREPROCESSOR_FILE, _preprocessor(detector.config), indent=2)
     write_atomically(folder / CARD_FILE, card.encode())

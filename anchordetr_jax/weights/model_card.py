@@ -45,7 +45,8 @@ def model_card(
         header["license"] = license
     if data:
         header["datasets"] = [_slug(data)]
-    shown = {metric: round(float(scores[metric]), 4) for metric in METRICS if scores and metric in scores}
+    known = {metric: float(scores[metric]) for metric in METRICS if scores and metric in scores}
+    shown = {metric: round(score, 4) for metric, score in known.items() if score >= 0}  # -1: nothing to measure.
     if shown:
         results = {
             "task": {"type": "object-detection"},

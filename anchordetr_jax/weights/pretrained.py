@@ -76,7 +76,7 @@ class Pretrained:
         )
 
     def variables(self) -> Mapping[str, np.ndarray]:
-        """All arrays by variable path, on the host and in the dtype in which they are kept."""
+        """All arrays by variable path, on the host; in float32 from a checkpoint, else in the dtype of the file."""
         if self.arrays is not None:
             return self.arrays
         assert self.checkpoint is not None

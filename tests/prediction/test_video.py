@@ -1,9 +1,11 @@
 import fractions
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from anchordetr_jax.errors import UserError
 from anchordetr_jax.prediction.video import UnreadableVideoError, VideoReader, VideoWriter
 
 pytest.importorskip("av")
@@ -30,6 +32,16 @@ def test_a_video_that_fails_half_way_leaves_no_file(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), VideoWriter(tmp_path / "a.mp4", RATE) as writer:  # noqa: PT012
         writer.add(np.zeros((32, 48, 3), np.uint8))
         raise RuntimeError
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_disk_that_is_full_at_the_end_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full_disk(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full_disk)
+    with pytest.raises(UserError, match=r"Cannot write .*a\.mp4 \(No space left on device\)"):
+        write(tmp_path / "a.mp4", 2)
     assert list(tmp_path.iterdir()) == []
 
 

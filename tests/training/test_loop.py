@@ -213,6 +213,17 @@ def test_images_with_more_objects_than_queries_are_counted_before_the_first_step
     assert "image39.jpg with 11 objects: set model.num_anchors to at least 11" in output
 
 
+def test_a_grid_that_is_too_small_is_answered_with_a_square_that_is_not(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crowded = NoiseData()
+    crowded.box_counts = np.array([8] * 39 + [11])
+    run(tmp_path, crowded, config=changed(settings(epochs=1), model={"spatial_prior": "grid", "num_anchors": 9}))
+    output = capsys.readouterr().out
+    assert "more objects than the model has queries (9)" in output
+    assert "with 11 objects: set model.num_anchors to at least 16" in output
+
+
 @pytest.mark.parametrize(("probability", "objects", "warned"), [(0.3, 3, True), (0.3, 2, False), (0.0, 3, False)])
 def test_mosaics_that_can_have_more_objects_than_queries_are_named(
     probability: float, objects: int, warned: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]

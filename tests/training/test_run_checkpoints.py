@@ -15,6 +15,7 @@ from anchordetr_jax.checkpoints.integrity import CHECKSUMS_FILE
 from anchordetr_jax.config import Config
 from anchordetr_jax.devices import global_batch
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import LiteralPath
 from anchordetr_jax.training.run_checkpoints import CheckpointWriter, restore_newest
 from tests.training.tiny import CATEGORIES, CONFIG, RECORD, Trainer, batch, equal, to_host, trainer
 
@@ -72,6 +73,20 @@ def test_a_state_is_restored_on_another_number_of_devices(
 def test_only_the_newest_checkpoints_are_kept(trained: Trainer, tmp_path: Path) -> None:
     save(tmp_path, trained, [1, 2, 3, 10])
     assert saved_steps(tmp_path / "checkpoints") == [3, 10]
+
+
+def test_an_old_checkpoint_that_cannot_be_removed_is_named_and_the_new_one_counts(
+    trained: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    save(tmp_path, trained, [1, 2])
+
+    def busy(path: epath.Path, missing_ok: bool = False) -> None:
+        raise OSError(39, "Directory not empty")
+
+    monkeypatch.setattr(LiteralPath, "rmtree", busy)
+    save(tmp_path, trained, [3])
+    assert saved_steps(tmp_path / "checkpoints") == [1, 2, 3]
+    assert f"The old checkpoint {tmp_path / 'checkpoints' / '1'} could not be removed" in caplog.text
 
 
 def test_a_run_without_checkpoints_has_none_to_restore(trained: Trainer, tmp_path: Path) -> None:

@@ -22,6 +22,8 @@ from anchordetr_jax.weights.torch_file import write_torch_file
 from tests.weights.file_server import FileServer, serving
 
 ROOT = Path(__file__).parents[2]
+PIECE = 1 << 16
+"""Bytes that a download takes at once."""
 R50_DC5 = "converted_anchor_detr_r50_dc5_50ep.pth"
 
 
@@ -147,6 +149,11 @@ def test_the_next_source_is_tried_where_the_first_has_nothing(mirror: FileServer
     assert [name for name, _ in mirror.requests] == [R50_DC5, "anchordetr-r50-dc5.pth"]
 
 
+def test_the_next_source_is_tried_where_the_first_never_sends_a_byte(mirror: FileServer, content: bytes) -> None:
+    mirror.files, mirror.cuts = {R50_DC5: content, "anchordetr-r50-dc5.pth": content}, [0, 0, 0, 0]
+    assert fetch(model()).name == "anchordetr-r50-dc5.pth"
+
+
 def test_a_mirror_may_be_a_folder(
     folder: Path, tmp_path: Path, content: bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -185,10 +192,10 @@ def test_gdown_never_sees_a_part_that_a_broken_mirror_left(
 ) -> None:
     drive_only = dataclasses.replace(model(), sources=model().sources[1:])
     name = drive_only.sources[0].file
-    mirror.files, mirror.cuts = {name: content}, [100, *[0] * 10]
+    mirror.files, mirror.cuts = {name: bytes(2 * PIECE)}, [PIECE, *[0] * 10]
     with pytest.raises(UserError, match="broke off"):
         fetch(drive_only)
-    assert (folder / f"{name}.partial").exists()
+    assert (folder / f"{name}.partial").stat().st_size == PIECE
 
     def download(*, id: str, output: str, resume: bool) -> str:
         assert not Path(output).exists()

@@ -98,8 +98,14 @@ def test_a_slow_server_is_waited_for(server: FileServer, partial: Path) -> None:
 def test_a_silent_server_counts_as_broken(server: FileServer, partial: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "READ_SECONDS", 0.1)
     monkeypatch.setattr(module, "ATTEMPTS", 1)
-    server.silent_after = 0
+    server.silent_after = PIECE
     with pytest.raises(UserError, match="broke off"):
+        download(f"{server.url}/f.pth", partial)
+
+
+def test_a_server_that_never_sends_a_byte_cannot_be_reached(server: FileServer, partial: Path) -> None:
+    server.cuts = [0, 0, 0, 0]
+    with pytest.raises(UnreachableError, match=r"/f\.pth cannot be reached"):
         download(f"{server.url}/f.pth", partial)
 
 

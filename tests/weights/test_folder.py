@@ -103,6 +103,13 @@ def test_the_card_counts_the_points_of_a_grid(tmp_path: Path) -> None:
     assert "2 patterns × 289 anchor points" in (tmp_path / "README.md").read_text()
 
 
+def test_the_card_leaves_out_scores_of_which_there_was_nothing_to_measure(tmp_path: Path) -> None:
+    save_detector(tmp_path, detector(), CardFacts(scores={"AP": 0.5, "APs": -1.0}))
+    card = (tmp_path / "README.md").read_text()
+    assert "APs" not in card
+    assert "| AP |" in card
+
+
 def test_names_that_a_person_changes_are_read(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     config["id2label"]["1"] = "wolf"

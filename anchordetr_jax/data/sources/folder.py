@@ -43,7 +43,7 @@ class ImageFolder:
         names = sorted(
             path.name
             for path in self.folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".")
+            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
         )
         if not names:
             raise UserError(f"Folder {folder} holds no image ({', '.join(SUFFIXES)}); set data.root to one that does.")

@@ -69,10 +69,17 @@ class RunWatch:
             self._draw_curves(with_page=is_evaluation)
 
     def predictions(self, step: int, dataset: DetectionSource, results: Sequence[Mapping[str, Any]]) -> None:
-        """Draws predictions beside the ground truth, always of the same images."""
+        """Draws predictions beside the ground truth, always of the same images.
+
+        An error in drawing does not end the run: it is logged.
+        """
         path = self._workdir / PREDICTIONS_FOLDER / f"step_{step:06d}.png"
-        write_predictions(path, dataset, results)
-        write_atomically(self._workdir / PREDICTIONS_FILE, path.read_bytes())
+        try:
+            write_predictions(path, dataset, results)
+            write_atomically(self._workdir / PREDICTIONS_FILE, path.read_bytes())
+        except Exception as error:
+            logging.warning("The picture of predictions could not be drawn: %s", error)
+            return
         for logger in self._loggers:
             logger.images(step, {"val/predictions": path})
 

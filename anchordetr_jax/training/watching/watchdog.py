@@ -22,6 +22,7 @@ import jax
 from absl import logging
 from jax._src import distributed  # The only way to the key-value store; Orbax takes it too.
 
+import anchordetr_jax
 from anchordetr_jax.checkpoints.checkpoint import UnfinishedSaveError
 from anchordetr_jax.errors import UserError
 
@@ -29,7 +30,7 @@ _FOLDER = "anchordetr_jax/alive/"
 _RUNNING, _DONE, _LEFT = "running", "done", "left"
 _STUCK_FACTOR = 10
 """A process that answers but takes no step gets this many times `timeout_seconds`: it may be compiling."""
-_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+_PACKAGE = os.path.dirname(os.path.abspath(anchordetr_jax.__file__)) + os.sep
 
 
 @dataclasses.dataclass(frozen=True)

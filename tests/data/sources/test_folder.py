@@ -29,9 +29,10 @@ def save(path: Path, height: int, width: int, orientation: int = 1) -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Three images, an unrelated file, a hidden one and a folder."""
+    """Three images, an unrelated file, a hidden one, a folder, and one with the name of an image."""
     images = tmp_path / "images"
     (images / "more").mkdir(parents=True)
+    (images / "album.jpg").mkdir()
     save(images / "b.JPG", 10, 20)
     save(images / "a.png", 30, 40)
     save(images / "c.webp", 10, 20)

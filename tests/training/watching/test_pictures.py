@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from anchordetr_jax.data.source import DetectionSource
@@ -87,6 +88,17 @@ def test_every_evaluation_writes_a_grid_and_the_newest_has_a_fixed_name(tmp_path
         *(("images", step, {"val/predictions": grid}) for step, grid in zip((5, 10), grids, strict=True)),
         ("close", False),
     ]
+
+
+def test_a_grid_that_cannot_be_drawn_does_not_end_the_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = one_image(tmp_path)
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "predictions").write_text("a file in the place of the folder")
+    logger = KeepingLogger()
+    with RunWatch(tmp_path / "run", [logger]) as watch:
+        watch.predictions(5, dataset, [])
+    assert "The picture of predictions could not be drawn" in caplog.text
+    assert logger.calls == [("close", False)]
 
 
 class KeepingLogger:

@@ -1,8 +1,11 @@
 """What the reports of several processes say about them."""
 
 import dataclasses
+import re
+import threading
 
-from anchordetr_jax.training.watching.watchdog import Peer, Report, Watchdog, find_fault
+from anchordetr_jax.errors import result_or_error
+from anchordetr_jax.training.watching.watchdog import Peer, Report, Watchdog, _place, find_fault
 
 TIMEOUT = 10.0
 
@@ -51,6 +54,23 @@ def test_a_process_that_answers_but_begins_no_step_is_named() -> None:
     assert (
         find_fault(heard(found, 201), 0, 201, TIMEOUT) == "Process 1 answers but has been stuck before step 7 for 101 s"
     )
+
+
+def test_the_place_of_a_thread_is_its_innermost_line_of_this_package_in_whatever_folder() -> None:
+    begun, end = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        begun.set()
+        end.wait()
+
+    thread = threading.Thread(target=result_or_error, args=(wait,))
+    thread.start()
+    begun.wait()
+    place, mark = _place(thread.ident)
+    end.set()
+    thread.join()
+    assert re.fullmatch(r"errors\.py:\d+", place)
+    assert mark
 
 
 def test_processes_stuck_in_the_same_step_are_reported_with_their_places() -> None:
