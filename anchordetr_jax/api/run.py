@@ -13,10 +13,16 @@ from PIL import Image
 
 from anchordetr_jax.api.table import Table
 from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, CHECKPOINTS_FOLDER, saved_steps
+from anchordetr_jax.checkpoints.run_metrics import (
+    EVALUATION_PREFIX,
+    METRICS_FILE,
+    is_evaluation,
+    read_evaluations,
+    read_metrics,
+)
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
-from anchordetr_jax.pictures.curves import plot_curves, read_metrics
-from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE, read_evaluations
+from anchordetr_jax.pictures.curves import plot_curves
 from anchordetr_jax.training.watching.pictures import PREDICTIONS_FILE
 
 if TYPE_CHECKING:
@@ -51,10 +57,10 @@ class TrainingRun:
         lines = read_metrics(self.workdir / METRICS_FILE)
         rows, loss = [], {}
         for line in lines:
-            scores = {name.removeprefix(EVALUATION_PREFIX): value for name, value in line.items()}
-            if scores.keys() == line.keys():
+            if not is_evaluation(line):
                 loss = line
             else:
+                scores = {name.removeprefix(EVALUATION_PREFIX): value for name, value in line.items()}
                 rows.append({**{name: value for name, value in loss.items() if name.startswith("loss")}, **scores})
         return Table(rows or lines, COLUMNS)
 
@@ -62,7 +68,7 @@ class TrainingRun:
         """The losses, the AP, the class error and the learning rate over the epochs."""
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "curves.png"
-            plot_curves(self.workdir / METRICS_FILE, path)
+            plot_curves(read_metrics(self.workdir / METRICS_FILE), path)
             return _picture(path.read_bytes())
 
     def predictions(self) -> Image.Image:

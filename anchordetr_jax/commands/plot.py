@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from anchordetr_jax import cli
+from anchordetr_jax.checkpoints.run_metrics import METRICS_FILE, read_metrics
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.pictures.curves import plot_runs, read_metrics
-from anchordetr_jax.training.watching.metrics_file import METRICS_FILE
+from anchordetr_jax.pictures.curves import plot_runs
 
 FLAGS = flags.FlagValues()
 OUTPUT = flags.DEFINE_string("output", "runs.png", "PNG file.", flag_values=FLAGS)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from etils import epath
 
-from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures.panels import (
     COLOURS,
     LEGEND,
@@ -26,30 +24,6 @@ from anchordetr_jax.pictures.text import plot_fonts, plot_label
 if TYPE_CHECKING:  # Matplotlib takes half a second to import, and most commands draw no figure at once.
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
-
-
-def read_metrics(path: epath.PathLike) -> list[dict[str, Any]]:
-    """The lines of a run's `metrics.jsonl`, in the order of their steps.
-
-    A line that is not complete JSON, such as the last line of a killed run, is left out. Where a resumed run wrote
-    steps again, the later lines count. Raises `UserError` when the file cannot be read.
-    """
-    try:
-        text = epath.Path(path).read_text()
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"Cannot read the metrics of a run from {path}: give the metrics.jsonl of a workdir."
-        ) from error
-    latest: dict[tuple[int, bool], dict[str, Any]] = {}
-    for line in text.splitlines():
-        try:
-            entry = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(entry, dict) and isinstance(entry.get("step"), int):
-            is_evaluation = any(key.startswith("val/") for key in entry)
-            latest[entry["step"], is_evaluation] = entry
-    return [latest[key] for key in sorted(latest)]
 
 
 CLASS_ERROR = "Class error at matched queries (%)"
@@ -79,12 +53,11 @@ _PANELS = (
 )
 
 
-def plot_curves(metrics_jsonl: epath.PathLike, path: epath.PathLike) -> None:
-    """Draws the losses, the AP, the class error and the learning rate of a run over its epochs, from `metrics.jsonl`.
+def plot_curves(entries: Sequence[Mapping[str, Any]], path: epath.PathLike) -> None:
+    """Draws the losses, the AP, the class error and the learning rate of a run over its epochs into a PNG file.
 
-    The run can be finished, running or killed. A panel whose values the file does not have yet stays empty.
+    `entries` are the lines of its `metrics.jsonl`. A panel whose values they do not have yet stays empty.
     """
-    entries = read_metrics(metrics_jsonl)
     figure = new_figure(11, 7)
     for axes, panel in zip(figure.subplots(2, 2).flat, _PANELS, strict=True):
         _draw_panel(axes, panel, entries)
@@ -92,7 +65,7 @@ def plot_curves(metrics_jsonl: epath.PathLike, path: epath.PathLike) -> None:
 
 
 def curve_pngs(entries: Sequence[Mapping[str, Any]]) -> dict[str, bytes]:
-    """The panels of `plot_curves` as the contents of one PNG file each, by title. `entries`: see `read_metrics`."""
+    """The panels of `plot_curves` as the contents of one PNG file each, by title."""
     pictures = {}
     for panel in _PANELS:
         figure = new_figure(6.4, 4.2)
@@ -125,7 +98,7 @@ def plot_runs(runs: Mapping[str, Sequence[Mapping[str, Any]]], path: epath.PathL
     """Draws the curves of several runs into the same panels: training loss, AP, AP50 and learning rate.
 
     Args:
-        runs: the lines of each run's metrics (`read_metrics`), by the run's name for the legend.
+        runs: the lines of each run's `metrics.jsonl`, by the run's name for the legend.
         path: the PNG file.
     """
     with plot_fonts(runs):

@@ -12,7 +12,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     is_checkpoint,
     saved_steps,
 )
-from anchordetr_jax.training.watching.metrics_file import read_evaluations
+from anchordetr_jax.checkpoints.run_metrics import read_evaluations
 
 
 def better_checkpoint(path: str | os.PathLike[str]) -> str | None:

@@ -9,10 +9,11 @@ from etils import epath
 from jax.experimental import multihost_utils
 
 from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, absolute, save_variables, saved_steps
+from anchordetr_jax.checkpoints.run_metrics import read_evaluations
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.training.state import TrainState, evaluated_variables
-from anchordetr_jax.training.watching.metrics_file import read_evaluations, rounded
+from anchordetr_jax.training.watching.metrics_file import rounded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,6 +9,7 @@ import jax
 from etils import epath
 
 from anchordetr_jax.checkpoints.checkpoint import CHECKPOINTS_FOLDER, find_checkpoint, read_meta, saved_steps
+from anchordetr_jax.checkpoints.scores import EVALUATION_FILE
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.loader import TrainingBatches
@@ -140,7 +141,7 @@ def make_evaluate(
     def evaluate(model: AnchorDETR, step: int) -> dict[str, float]:
         result = evaluator.run(model)
         if watch is not None and result.scores is not None:
-            write_json(workdir / "evaluation.json", {"step": step, **result.scores.to_dict()}, indent=2)
+            write_json(workdir / EVALUATION_FILE, {"step": step, **result.scores.to_dict()}, indent=2)
             watch.predictions(step, validation, result.results)
             watch.report(step, validation, result.results, result.scores)
         return result.metrics

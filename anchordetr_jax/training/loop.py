@@ -11,6 +11,7 @@ import jax
 from etils import epath
 from jax.sharding import Mesh
 
+from anchordetr_jax.checkpoints.run_metrics import EVALUATION_PREFIX
 from anchordetr_jax.checkpoints.scores import store_scores
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import Batch
@@ -24,7 +25,7 @@ from anchordetr_jax.training.run_checkpoints import CheckpointWriter
 from anchordetr_jax.training.run_record import RunRecord
 from anchordetr_jax.training.state import evaluated_variables
 from anchordetr_jax.training.step import make_train_step
-from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, MetricsFile
+from anchordetr_jax.training.watching.metrics_file import MetricsFile
 from anchordetr_jax.training.watching.progress import Progress
 from anchordetr_jax.training.watching.stopping import StopRequest
 from anchordetr_jax.training.watching.watchdog import Watchdog

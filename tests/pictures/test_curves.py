@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from anchordetr_jax.checkpoints.run_metrics import read_metrics
 from anchordetr_jax.commands.plot import names_of
-from anchordetr_jax.errors import UserError
 from anchordetr_jax.pictures import curves
 
 
@@ -33,36 +33,14 @@ def write_metrics(path: Path, num_steps: int) -> None:
 @pytest.mark.parametrize("num_steps", [0, 1, 3, 100])
 def test_curves_are_drawn_however_long_the_run(tmp_path: Path, num_steps: int) -> None:
     write_metrics(tmp_path / "metrics.jsonl", num_steps)
-    curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    curves.plot_curves(read_metrics(tmp_path / "metrics.jsonl"), tmp_path / "curves.png")
     assert opened(tmp_path / "curves.png").width > 800
-
-
-def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    write_metrics(path, 5)
-    whole = curves.read_metrics(path)
-    with open(path, "a") as file:
-        file.write('{"step": 6, "loss": 3')
-    assert curves.read_metrics(path) == whole
-    assert len(whole) == 6
-    curves.plot_curves(path, tmp_path / "curves.png")
-
-
-def test_steps_written_again_by_a_resumed_run_count_once(tmp_path: Path) -> None:
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": 5}\n{"step": 2, "loss": 4}\n{"step": 2, "loss": 3}\n{"step": 3, "loss": 2}\n')
-    assert [entry["loss"] for entry in curves.read_metrics(path)] == [5, 3, 2]
-
-
-def test_curves_of_a_missing_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"metrics\.jsonl"):
-        curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
 
 
 def test_values_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": 3.0}\n{"step": 3, "loss": Infinity}\n')
-    curves.plot_curves(path, tmp_path / "curves.png")
+    curves.plot_curves(read_metrics(path), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 
 
@@ -70,7 +48,7 @@ def test_pyplot_is_left_alone(tmp_path: Path) -> None:
     import matplotlib.pyplot as plt
 
     write_metrics(tmp_path / "metrics.jsonl", 5)
-    curves.plot_curves(tmp_path / "metrics.jsonl", tmp_path / "curves.png")
+    curves.plot_curves(read_metrics(tmp_path / "metrics.jsonl"), tmp_path / "curves.png")
     assert plt.get_fignums() == []
 
 

@@ -1,6 +1,5 @@
 """Part f: a real training from nothing by `anchordetr train`, for the time that is left, and its AP over time."""
 
-import json
 import signal
 import subprocess
 import sys
@@ -12,6 +11,7 @@ from anchordetr_jax.benchmark.gpu.results import Results
 from anchordetr_jax.benchmark.gpu.settings import Settings
 from anchordetr_jax.benchmark.machine import cores
 from anchordetr_jax.benchmark.plots import plot_lines
+from anchordetr_jax.checkpoints.run_metrics import METRICS_FILE, is_evaluation, read_metrics
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 
 REPOSITORY = Path(__file__).parents[3]
@@ -103,17 +103,12 @@ def _command(settings: Settings, root: str, workdir: Path) -> list[str]:
 
 def _add_rows(results: Results, rows: list[dict[str, str | float | None]], workdir: Path, seconds: float) -> None:
     """Adds the evaluations that the run has written since the last call."""
-    path = workdir / "metrics.jsonl"
-    lines = path.read_text().splitlines() if path.exists() else []
+    path = workdir / METRICS_FILE
     speed = None
     evaluations: list[dict[str, Any]] = []
-    for text in lines:
-        try:
-            line = json.loads(text)
-        except ValueError:
-            break  # The run is writing this line.
+    for line in read_metrics(path) if path.exists() else ():
         speed = line.get("images_per_second", speed)
-        if "val/AP" in line:
+        if is_evaluation(line):
             evaluations.append(line | {"speed": speed})
     for line in evaluations[len(rows) :]:
         rows.append(

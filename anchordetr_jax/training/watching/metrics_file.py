@@ -1,22 +1,19 @@
-"""`metrics.jsonl`: one JSON object per line, ordered by `step`, also if the run is stopped and resumed."""
+"""Writes `metrics.jsonl`, ordered by `step`, also if the run is stopped and resumed."""
 
 import contextlib
 import json
 import math
 import os
-import sys
 import time
 from collections.abc import Mapping
 from typing import Any, Self
 
 from etils import epath
 
+from anchordetr_jax.checkpoints.run_metrics import METRICS_FILE
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import write_atomically
 
-METRICS_FILE = "metrics.jsonl"
-EVALUATION_PREFIX = "val/"
-"""Stands before the names of the numbers of an evaluation."""
 _REMOTE_SECONDS = 60
 """How often the file is written in a bucket, where nothing can be appended."""
 
@@ -71,18 +68,6 @@ class MetricsFile:
         if self._file is not None:
             with contextlib.suppress(OSError):  # Every line was flushed already, or `write` has reported the error.
                 self._file.close()
-
-
-def read_evaluations(workdir: epath.PathLike, last_step: int = sys.maxsize) -> list[tuple[int, float]]:
-    """(step, AP) of each evaluation up to a step, from the metrics of a run. AP is -inf if it is not a number."""
-    path = epath.Path(workdir) / METRICS_FILE
-    lines = path.read_text().splitlines() if path.exists() else []
-    evaluations = []
-    for line in lines:
-        if EVALUATION_PREFIX in line and (step := _step_of(line)) <= last_step:
-            ap = json.loads(line).get(EVALUATION_PREFIX + "AP")
-            evaluations.append((int(step), -math.inf if ap is None else ap))
-    return evaluations
 
 
 def _step_of(line: str) -> float:

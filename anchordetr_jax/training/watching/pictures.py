@@ -9,15 +9,15 @@ from typing import Any, Self
 from absl import logging
 from etils import epath
 
+from anchordetr_jax.checkpoints.run_metrics import EVALUATION_PREFIX, METRICS_FILE, is_evaluation, read_metrics
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.evaluation.coco_metrics import Scores
 from anchordetr_jax.evaluation.report import PAGE, report_sections, write_predictions
 from anchordetr_jax.files import write_atomically
-from anchordetr_jax.pictures.curves import curve_pngs, plot_curves, read_metrics
+from anchordetr_jax.pictures.curves import curve_pngs, plot_curves
 from anchordetr_jax.pictures.html import Html, page, picture, pictures, section
 from anchordetr_jax.training.watching.loggers import Logger
-from anchordetr_jax.training.watching.metrics_file import EVALUATION_PREFIX, METRICS_FILE
 from anchordetr_jax.training.watching.training_images import TRAINING_IMAGES_FILE, write_training_images
 
 CURVES_FILE = "curves.png"
@@ -64,9 +64,9 @@ class RunWatch:
         }
         for logger in self._loggers:
             logger.scalars(step, numbers)
-        is_evaluation = any(name.startswith(EVALUATION_PREFIX) for name in values)
-        if is_evaluation or time.monotonic() - self._drawn >= self._between:
-            self._draw_curves(with_page=is_evaluation)
+        with_page = is_evaluation(values)
+        if with_page or time.monotonic() - self._drawn >= self._between:
+            self._draw_curves(with_page=with_page)
 
     def predictions(self, step: int, dataset: DetectionSource, results: Sequence[Mapping[str, Any]]) -> None:
         """Draws predictions beside the ground truth, always of the same images.
@@ -111,11 +111,12 @@ class RunWatch:
             self._drawing = self._thread.submit(self._draw, self._sections if with_page else None)
 
     def _draw(self, sections: Future[tuple[Html, ...]] | None) -> None:
-        plot_curves(self._workdir / METRICS_FILE, self._workdir / CURVES_FILE)
+        lines = read_metrics(self._workdir / METRICS_FILE)
+        plot_curves(lines, self._workdir / CURVES_FILE)
         if sections is None or sections.cancelled():  # No evaluation yet, or a newer one comes.
             return
-        panels = curve_pngs(read_metrics(self._workdir / METRICS_FILE))
-        curves = section("The run", pictures([picture(image, title) for title, image in panels.items()], wide=True))
+        panels = curve_pngs(lines).items()
+        curves = section("The run", pictures([picture(image, title) for title, image in panels], wide=True))
         contents = page(f"Training: {self._workdir.name}", curves, *sections.result())
         write_atomically(self._workdir / REPORT_FOLDER / PAGE, contents.encode())
 

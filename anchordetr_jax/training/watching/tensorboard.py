@@ -1,7 +1,6 @@
 """The numbers and pictures of a run for TensorBoard, written without TensorFlow."""
 
 import contextlib
-import json
 import sys
 import time
 from collections.abc import Mapping
@@ -13,7 +12,7 @@ from absl import logging
 from etils import epath
 from PIL import Image
 
-from anchordetr_jax.training.watching.metrics_file import METRICS_FILE
+from anchordetr_jax.checkpoints.run_metrics import METRICS_FILE, read_metrics
 
 # Where PyTorch is installed, tensorboardX loads it when it is imported: four seconds in every process that trains or
 # reads images, for nothing that is used here. So PyTorch is hidden from it.
@@ -106,7 +105,7 @@ class TensorBoard:
     def _first_step_taken_again(self, step: int) -> int:
         """The step after the last one before `step` in `metrics.jsonl`, which has lost its later lines by now."""
         path = self._workdir / METRICS_FILE
-        kept = [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
+        kept = [line["step"] for line in read_metrics(path)] if path.exists() else []
         return max((number for number in kept if number < step), default=-1) + 1
 
     def _give_up(self, error: OSError) -> None:

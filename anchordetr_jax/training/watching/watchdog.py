@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import traceback
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
@@ -22,7 +23,6 @@ import jax
 from absl import logging
 from jax._src import distributed  # The only way to the key-value store; Orbax takes it too.
 
-import anchordetr_jax
 from anchordetr_jax.checkpoints.checkpoint import UnfinishedSaveError
 from anchordetr_jax.errors import UserError
 
@@ -30,7 +30,7 @@ _FOLDER = "anchordetr_jax/alive/"
 _RUNNING, _DONE, _LEFT = "running", "done", "left"
 _STUCK_FACTOR = 10
 """A process that answers but takes no step gets this many times `timeout_seconds`: it may be compiling."""
-_PACKAGE = os.path.dirname(os.path.abspath(anchordetr_jax.__file__)) + os.sep
+_PACKAGE = str(Path(__file__).resolve().parents[2]) + os.sep
 
 
 @dataclasses.dataclass(frozen=True)

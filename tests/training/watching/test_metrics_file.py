@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from anchordetr_jax.checkpoints.run_metrics import read_evaluations
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.training.watching.metrics_file import MetricsFile, read_evaluations, rounded
+from anchordetr_jax.training.watching.metrics_file import MetricsFile, rounded
 
 
 def steps(workdir: Path) -> list[int]:
