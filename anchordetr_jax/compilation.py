@@ -1,9 +1,10 @@
 """JAX's persistent cache of compiled programs."""
 
 import os
-from pathlib import Path
 
 import jax
+
+from anchordetr_jax.files import user_cache
 
 MIN_SECONDS = 0.5
 """Shortest compilation, in seconds, whose result is kept. `JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS` sets another."""
@@ -11,17 +12,10 @@ MIN_SECONDS = 0.5
 _HIT_EVENT = "/jax/compilation_cache/cache_hits"
 
 
-def keep_compilations(folder: str | os.PathLike[str] | None = None) -> None:
-    """Turns the persistent compilation cache on.
-
-    Args:
-        folder: for compiled programs. The default is `JAX_COMPILATION_CACHE_DIR` if it is set, else
-            `$XDG_CACHE_HOME/anchordetr_jax` (`~/.cache/anchordetr_jax`).
-    """
-    if folder is None and "JAX_COMPILATION_CACHE_DIR" not in os.environ:
-        folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchordetr_jax"
-    if folder is not None:
-        jax.config.update("jax_compilation_cache_dir", os.fspath(folder))
+def keep_compilations() -> None:
+    """Turns the persistent compilation cache on, in `JAX_COMPILATION_CACHE_DIR` if it is set, else in `user_cache`."""
+    if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
+        jax.config.update("jax_compilation_cache_dir", os.fspath(user_cache()))
     if "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS" not in os.environ:
         jax.config.update("jax_persistent_cache_min_compile_time_secs", MIN_SECONDS)
 

@@ -30,7 +30,7 @@ class ModelConfig:
     demos, which trains from random weights."""
     dilation: bool = True
     """True (DC5): the last stage dilates instead of striding, output stride 16. False (C5): output stride 32. With
-    `efficientnet_lite0`, True joins the features of strides 16 and 32 at stride 16."""
+    `efficientnet_lite0`, True joins the features of strides 16 and 32 at stride 16. `compact` has strides 8 and 16."""
     num_feature_levels: int = 1
     """1, or 3 (the last three backbone stages; with `dilation` only)."""
     attention: Literal["rcda", "standard"] = "rcda"
@@ -93,6 +93,12 @@ class ModelConfig:
                 "model.kernels='tpu' needs model.attention='rcda' and a multiple of 16 channels per head "
                 "(model.hidden_dim / model.num_heads)."
             )
+
+    @property
+    def stride(self) -> int:
+        """The side of a feature cell, in pixels of the network's input."""
+        dilated = 8 if self.backbone == "compact" else 16
+        return dilated if self.dilation else 2 * dilated
 
     @property
     def num_anchor_points(self) -> int:

@@ -1,5 +1,6 @@
 """Devices as a mesh with the axes `data` and `fsdp`, and batches that are split over both."""
 
+import os
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -16,6 +17,11 @@ BATCH_AXES = ("data", FSDP_AXIS)
 """Mesh axes over which the images of a batch are split."""
 
 Tree = TypeVar("Tree")
+
+
+def processors() -> int:
+    """The processors that this process may use. Containers and schedulers often give less than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def initialize_distributed(

@@ -87,11 +87,6 @@ def read_experiment(
     return Experiment(change_config(settings, changes), frozenset(given))
 
 
-def load_config(name: str, changes: Iterable[str] = ()) -> Config:
-    """The settings of `read_experiment`. Raises like it."""
-    return read_experiment(name, changes).config
-
-
 def change_config(settings: dict[str, Any], changes: Iterable[str]) -> Config:
     """`settings` (nested dicts, changed in place) with texts such as "train.epochs=20", checked.
 

@@ -17,7 +17,7 @@ from anchordetr_jax.config import (
     default_config,
 )
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.experiments import load_config
+from anchordetr_jax.experiments import read_experiment
 
 CONFIGS = sorted((Path(__file__).parents[1] / "configs").glob("*.py"))
 OFFICIAL = {
@@ -127,7 +127,7 @@ def test_three_levels_need_dilation() -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_an_experiment_file_loads_from_any_folder(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    assert isinstance(load_config(str(path)), Config)
+    assert isinstance(read_experiment(str(path)).config, Config)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -139,9 +139,17 @@ def test_an_experiment_file_says_how_to_run_it_and_what_to_expect(path: Path) ->
 
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_the_released_models_have_the_official_recipe(name: str) -> None:
-    config = load_config(str(CONFIGS[0].parent / f"{name}.py"))
+    config = read_experiment(str(CONFIGS[0].parent / f"{name}.py")).config
     assert (config.model.backbone, config.model.dilation) == OFFICIAL[name]
     assert (config.model.num_classes, config.data.labels) == (91, "raw")
     assert (config.train.epochs, config.train.batch_size, config.optimizer.drop_epoch) == (50, 8, 40)
     assert config.optimizer == Config().optimizer
     assert config.augment == Config().augment
+
+
+@pytest.mark.parametrize(
+    ("backbone", "dilation", "pixels"),
+    [("resnet50", True, 16), ("resnet50", False, 32), ("compact", True, 8), ("efficientnet_lite0", False, 32)],
+)
+def test_a_feature_cell_is_as_large_as_the_stride(backbone: Any, dilation: bool, pixels: int) -> None:
+    assert ModelConfig(backbone=backbone, dilation=dilation).stride == pixels

@@ -6,7 +6,7 @@ import pytest
 
 from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.experiments import find_experiment, load_config, preset_names, read_experiment
+from anchordetr_jax.experiments import find_experiment, preset_names, read_experiment
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -33,7 +33,7 @@ def test_a_preset_is_found_by_its_name(name: str) -> None:
 def test_a_file_counts_more_than_the_preset_of_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     Path("finetune").write_text(EXPERIMENT.format(line="config.train.epochs = 4"))
-    assert load_config("finetune").train.epochs == 4
+    assert read_experiment("finetune").config.train.epochs == 4
 
 
 def test_the_file_of_a_preset_that_is_not_here_is_answered_with_its_name() -> None:
@@ -55,7 +55,7 @@ def test_texts_and_values_change_settings_and_are_known_as_given(tmp_path: Path)
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"none\.py' does not exist"):
-        load_config(str(tmp_path / "none.py"))
+        read_experiment(str(tmp_path / "none.py"))
 
 
 @pytest.mark.parametrize(
@@ -74,6 +74,6 @@ def test_a_broken_file_is_named_with_the_line(tmp_path: Path, text: str, sentenc
     path = tmp_path / "broken.py"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
-        load_config(str(path))
+        read_experiment(str(path))
     assert sentence in str(raised.value)
     assert "\n" not in str(raised.value)

@@ -12,9 +12,9 @@ from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
 from anchordetr_jax.model.resnet import BLOCKS
 from anchordetr_jax.verification.cases import ImageTargets
 from anchordetr_jax.verification.synthetic import official_shapes, synthetic_state_dict, synthetic_tensor
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 from anchordetr_jax.weights.state_dict import variables_from_state_dict
 
-COCO_CLASSES = 91
 """Class outputs of a detector for COCO: its category ids go up to 90."""
 MAX_BOXES = 100
 """Targets that each image is padded to."""
@@ -29,7 +29,7 @@ def measured_config(
     backend: Literal["host", "device"] = "host",
 ) -> Config:
     """The official architecture with COCO's 91 class outputs. `backend` is that of the matcher."""
-    model = ModelConfig(backbone=backbone, dilation=dilation, num_classes=COCO_CLASSES)
+    model = ModelConfig(backbone=backbone, dilation=dilation, num_classes=OFFICIAL_OUTPUTS)
     return Config(model=model, matcher=MatcherConfig(backend=backend))
 
 
@@ -63,7 +63,7 @@ def random_batch(images: int, shape: tuple[int, int]) -> tuple[Batch, tuple[Imag
     targets = tuple(
         ImageTargets(
             np.concatenate([rng.uniform(0.3, 0.7, size), rng.uniform(0.1, 0.5, size)], -1),
-            rng.integers(1, COCO_CLASSES, OBJECTS_PER_IMAGE),
+            rng.integers(1, OFFICIAL_OUTPUTS, OBJECTS_PER_IMAGE),
         )
         for _ in range(images)
     )

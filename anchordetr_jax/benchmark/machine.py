@@ -1,7 +1,6 @@
 """What a measurement ran on: hardware, versions, date and command. Without them a figure means nothing."""
 
 import datetime
-import os
 import platform
 import shlex
 import shutil
@@ -10,6 +9,8 @@ import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from anchordetr_jax.devices import processors
 
 PACKAGES = ("jax", "jaxlib", "jax-cuda12-plugin", "jax-cuda13-plugin", "flax", "numpy", "scipy", "torch")
 
@@ -49,12 +50,7 @@ def processor() -> str:
                 break
     except OSError:
         model = platform.processor()
-    return f"cpu ({model or platform.machine()}, {cores()} cores)"
-
-
-def cores() -> int:
-    """The number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return f"cpu ({model or platform.machine()}, {processors()} cores)"
 
 
 def graphics_cards() -> list[str]:

@@ -6,12 +6,13 @@ from typing import Literal
 import jax.numpy as jnp
 import numpy as np
 
-from anchordetr_jax.benchmark.inputs import COCO_CLASSES, MAX_BOXES
+from anchordetr_jax.benchmark.inputs import MAX_BOXES
 from anchordetr_jax.benchmark.programs import matching_program
 from anchordetr_jax.benchmark.tables import Row
 from anchordetr_jax.benchmark.timing import Contestant, alternate, median, ratio
 from anchordetr_jax.config import MatcherConfig
 from anchordetr_jax.detection.matching import Targets
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 
 QUERIES = 900
 BACKENDS: tuple[Literal["host", "device"], ...] = ("host", "device")
@@ -28,12 +29,12 @@ def compare_backends(
     rng = np.random.default_rng(0)
     rows: list[Row] = []
     for depth in layers:
-        logits = rng.normal(-3, 1.5, (depth, images, QUERIES, COCO_CLASSES)).astype(np.float32)
+        logits = rng.normal(-3, 1.5, (depth, images, QUERIES, OFFICIAL_OUTPUTS)).astype(np.float32)
         boxes = rng.uniform(0.1, 0.6, (depth, images, QUERIES, 4)).astype(np.float32)
         for count in objects:
             targets = Targets(
                 jnp.asarray(rng.uniform(0.1, 0.6, (images, MAX_BOXES, 4)), jnp.float32),
-                jnp.asarray(rng.integers(1, COCO_CLASSES, (images, MAX_BOXES)), jnp.int32),
+                jnp.asarray(rng.integers(1, OFFICIAL_OUTPUTS, (images, MAX_BOXES)), jnp.int32),
                 jnp.full(images, count, jnp.int32),
             )
             programs = {

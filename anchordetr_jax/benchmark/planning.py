@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh
 
-from anchordetr_jax.benchmark.inputs import COCO_CLASSES
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.devices import BATCH_AXES, batch_sharding, check_fsdp
@@ -17,6 +16,7 @@ from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.state import abstract_state
 from anchordetr_jax.training.step import make_train_step
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 
 _STEPS_PER_EPOCH = 1000  # Any number: it only decides at which steps the learning rate drops.
 
@@ -45,7 +45,7 @@ def lower_train_step(
 
 def with_classes(config: Config) -> Config:
     """The settings with COCO's 91 class outputs if the data set would decide their number."""
-    model = dataclasses.replace(config.model, num_classes=config.model.num_classes or COCO_CLASSES)
+    model = dataclasses.replace(config.model, num_classes=config.model.num_classes or OFFICIAL_OUTPUTS)
     return dataclasses.replace(config, model=model)
 
 

@@ -9,7 +9,7 @@ from etils import epath
 from anchordetr_jax.checkpoints.scores import newest_scores, scores_of_checkpoint
 
 USUAL = 0.5
-"""The threshold where no evaluation tells a better one."""
+"""The threshold of predictions where no evaluation tells a better one."""
 
 
 @dataclasses.dataclass(frozen=True)

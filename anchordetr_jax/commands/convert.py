@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
         "--class-outputs", type=int, metavar="N", help="class outputs of the file (91 in the official form)"
     )
     exports.add_argument("--annotations", metavar="FILE.json", help="categories, where the checkpoint has no names")
-    exports.add_argument("--license", help="for the model card: its licence, such as apache-2.0")
+    exports.add_argument("--license", help="for the model card: its license, such as apache-2.0")
     exports.add_argument("--data", metavar="NAME", help="for the model card: the data set that it was trained on")
     exports.add_argument(
         "--scores",

@@ -20,6 +20,7 @@ from anchordetr_jax.errors import UserError
 from anchordetr_jax.explanation.explain import Explanation, explain
 from anchordetr_jax.explanation.pictures import anchor_picture, attention_picture, pattern_picture
 from anchordetr_jax.files import path_here
+from anchordetr_jax.prediction.detections import check_threshold
 from anchordetr_jax.prediction.inputs import gather_images
 from anchordetr_jax.prediction.output_names import output_names
 
@@ -43,8 +44,7 @@ PICTURES = flags.DEFINE_integer(
 
 
 def main(arguments: list[str]) -> None:
-    if not 0 <= THRESHOLD.value <= 1:
-        raise UserError(f"--threshold must be a score between 0 and 1, not {THRESHOLD.value:g}.")
+    check_threshold(THRESHOLD.value)
     if DETECTIONS.value < 1:
         raise UserError(f"--detections must be at least 1, not {DETECTIONS.value}.")
     if not arguments:

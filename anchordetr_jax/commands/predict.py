@@ -33,6 +33,7 @@ from anchordetr_jax.prediction.detections import Detections, nothing_found_sente
 from anchordetr_jax.prediction.detector import Detector
 from anchordetr_jax.prediction.inputs import VIDEO_SUFFIXES, is_video, list_folder, local_path
 from anchordetr_jax.prediction.output_names import output_names
+from anchordetr_jax.prediction.selection import check_limits
 from anchordetr_jax.prediction.tracking import Tracker, require
 from anchordetr_jax.prediction.video import UnreadableVideoError, VideoReader, VideoWriter
 
@@ -65,10 +66,7 @@ Item = TypeVar("Item")
 
 
 def main(arguments: list[str]) -> None:
-    if THRESHOLD.value is not None and not 0 <= THRESHOLD.value <= 1:
-        raise UserError(f"--threshold must be a score between 0 and 1, not {THRESHOLD.value:g}.")
-    if BATCH_SIZE.value < 1:
-        raise UserError(f"--batch_size must be at least 1, not {BATCH_SIZE.value}.")
+    check_limits(THRESHOLD.value, BATCH_SIZE.value)
     read_tiles()
     paths = all_files(arguments)
     if TRACK.value and not any(map(is_video, paths)):

@@ -37,10 +37,10 @@ from anchordetr_jax.verification.proofs import (
 )
 from anchordetr_jax.weights.architecture import BORDERS
 from anchordetr_jax.weights.arguments import config_with
+from anchordetr_jax.weights.class_outputs import COCO_OUTPUTS
 from anchordetr_jax.weights.correspondence import Form
 from anchordetr_jax.weights.locating import ACCEPTED
 from anchordetr_jax.weights.published import MODELS
-from anchordetr_jax.weights.reading import COCO_OUTPUTS
 
 DTYPES = ("float64", "float32")
 ARCHITECTURE = {

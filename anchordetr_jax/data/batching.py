@@ -39,9 +39,9 @@ class Batch(NamedTuple):
     num_boxes: np.ndarray
     """int32 [B]: the number of real boxes and labels; the others are padding"""
     rows: np.ndarray
-    """int32 [B]: the image's row in its data set; -1: a dummy, which fills the batch"""
+    """int32 [B]: the image's row in its data set; -1: a filler of the batch"""
     valid: np.ndarray
-    """bool [B]: False for dummies and for images that could not be read. These have no pixels and no boxes."""
+    """bool [B]: False for fillers and for images that could not be read. These have no pixels and no boxes."""
     original_sizes: np.ndarray
     """int32 [B, 2]: (h, w) of the image in its data set, before resizing"""
 
@@ -51,7 +51,7 @@ class PlannedBatch:
     """A batch whose images are not read yet."""
 
     rows: np.ndarray
-    """int32 [B]: -1 is a dummy."""
+    """int32 [B]: -1 is a filler."""
     draws: Draws
     """What is done to each image."""
     bucket: tuple[int, int]
@@ -110,7 +110,7 @@ def plan_epoch(
     A very small data set may have none. `sizes` int [n, 2] are the (h, w) of the images in the data set. The
     augmentation of an image depends only on the seed, the permutation and the row. `factors` [n], from
     `repeats.repeat_factors`, say how often an image comes in a permutation, which has `epochs.images` images, each time
-    with another augmentation. None: it comes once.
+    with another resize, crop and flip. None: it comes once.
 
     Each image goes into the smallest bucket that holds its drawn size. A bucket's images make whole batches. The images
     that remain move to the next larger bucket that holds them. The images that remain in the largest buckets (an
@@ -182,7 +182,7 @@ def plan_evaluation(
 
 
 def describe_plan(plan: Sequence[PlannedBatch]) -> str:
-    """One line for the log: the number of batches, their shapes and the share of padding, dummies included."""
+    """One line for the log: the number of batches, their shapes and the share of padding, fillers included."""
     shapes = sorted({batch.bucket for batch in plan}, key=lambda shape: (shape[0] * shape[1], shape))
     images = sum(int((batch.rows >= 0).sum()) for batch in plan)
     pixels = sum(int(batch.draws.size[batch.rows >= 0].astype(np.int64).prod(axis=1).sum()) for batch in plan)

@@ -17,7 +17,7 @@ Rectangle = tuple[float, float, float, float]
 
 
 def draw_rectangles(uniforms: np.ndarray, config: AugmentConfig) -> np.ndarray:
-    """The rectangles of n images, float [n, 4] (`Rectangle`); zeros where chance says none. `uniforms` is [n, 5]."""
+    """The rectangles of n images, float [n, 4] (`Rectangle`); zeros for images without one. `uniforms` is [n, 5]."""
     chance_u, area_u, ratio_u, y_u, x_u = uniforms.T
     area = AREA[0] + area_u * (AREA[1] - AREA[0])
     ratio = np.exp(np.log(RATIO[0]) + ratio_u * (np.log(RATIO[1]) - np.log(RATIO[0])))

@@ -29,7 +29,7 @@ def has_further(config: AugmentConfig) -> bool:
 
 
 def draw_further(
-    draws: Draws, uniforms: np.ndarray, sizes: np.ndarray, passes: np.ndarray, images: int, config: AugmentConfig
+    draws: Draws, uniforms: np.ndarray, sizes: np.ndarray, permutations: np.ndarray, images: int, config: AugmentConfig
 ) -> tuple[Draws, Mosaics]:
     """Adds these augmentations to the draws of n images. An image in a mosaic has no jitter of its own.
 
@@ -37,12 +37,12 @@ def draw_further(
         draws: DETR's augmentation.
         uniforms: random numbers in [0, 1), float [n, NUM_UNIFORMS].
         sizes: (h, w) before any change, int [n, 2].
-        passes: int [n]: how many times the data set was passed through before.
+        permutations: int [n]: how many times the data set was passed through before.
         images: the number of images of the data set.
         config: the settings.
     """
     of_mosaic, of_jitter, of_erasing, of_flip = np.split(uniforms, _PARTS, axis=1)
-    early = (passes < config.mosaic_epochs) | (config.mosaic_epochs == 0)
+    early = (permutations < config.mosaic_epochs) | (config.mosaic_epochs == 0)
     mosaics = mosaic.draw_mosaics(of_mosaic, early, images, config)
     jittered = scale_jitter.with_scale_jitter(draws, of_jitter, sizes, config, allowed=~mosaics.present)
     further = dataclasses.replace(

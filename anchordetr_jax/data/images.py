@@ -16,12 +16,12 @@ Orientation = Literal["shown", "stored"]
 """`shown`: the picture as EXIF says that viewers show it. `stored`: the pixels as they lie in the file."""
 
 SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".heic", ".heif")
-"""The names of image files end so. HEIC needs a plug-in of Pillow; without it each such file is named as unreadable."""
+"""Endings of the names of image files. HEIC needs a plug-in of Pillow; without it these files count as unreadable."""
 
 DARK = 4096
 """An array with 16 bits whose values are all below this is most likely of another range: of 8 bits, or of 12."""
 SAID = 10
-"""So many of these arrays are named; then there is no further word of them."""
+"""The number of such arrays that are named. Further ones are not named."""
 
 _LARGEST = Image.MAX_IMAGE_PIXELS or 0
 """Pillow warns of an image with more pixels than this, and refuses one with more than twice as many."""

@@ -176,7 +176,7 @@ def evaluation_plan(
 ) -> list[PlannedBatch]:
     """All global batches of an evaluation; see `plan_evaluation`.
 
-    Every batch has `eval.batch_size` images, dummies included, unless `multiple` (the number of devices of all
+    Every batch has `eval.batch_size` images, fillers included, unless `multiple` (the number of devices of all
     processes) allows other sizes. With `rows` (int [m]) only these images are in the plan, in the shapes for all.
     """
     chosen = np.arange(len(source)) if rows is None else rows

@@ -14,7 +14,7 @@ NUM_UNIFORMS = 5
 def with_scale_jitter(
     draws: Draws, uniforms: np.ndarray, sizes: np.ndarray, config: AugmentConfig, *, allowed: np.ndarray
 ) -> Draws:
-    """The draws of n images, where chance says so with jitter in the place of their resize and crop.
+    """The draws of n images. Some images, chosen at random, have jitter in the place of their resize and crop.
 
     An image is resized by a random factor, beside its resize to one of `train_sizes`. Where it is then larger than
     without the factor, it is cropped at random to that size.

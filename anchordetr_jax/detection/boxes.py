@@ -18,17 +18,6 @@ def cxcywh_to_xyxy(boxes: jax.Array) -> jax.Array:
     return jnp.concatenate([centre - 0.5 * size, centre + 0.5 * size], axis=-1)
 
 
-def xyxy_to_cxcywh(boxes: jax.Array) -> jax.Array:
-    """Boxes [..., 4] from (left, top, right, bottom) to (centre x, centre y, width, height)."""
-    top_left, bottom_right = boxes[..., :2], boxes[..., 2:]
-    return jnp.concatenate([(top_left + bottom_right) / 2, bottom_right - top_left], axis=-1)
-
-
-def box_area(boxes: jax.Array) -> jax.Array:
-    """Areas [...] of xyxy boxes [..., 4]."""
-    return _area(_edges(boxes))
-
-
 def iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
     """Intersection over union [...] of xyxy boxes [..., 4] with others, one by one; 0 if neither has an area."""
     return _overlap(_edges(boxes), _edges(others))[0]
@@ -41,11 +30,6 @@ def giou(boxes: jax.Array, others: jax.Array) -> jax.Array:
     apart. Neither it nor its gradient is ever NaN: a union or an enclosing box without area adds 0.
     """
     return _giou(_edges(boxes), _edges(others))
-
-
-def pairwise_iou(boxes: jax.Array, others: jax.Array) -> jax.Array:
-    """Intersection over union [..., N, M] of all xyxy boxes [..., N, 4] with all others [..., M, 4]."""
-    return _overlap(*_paired(boxes, others))[0]
 
 
 def pairwise_giou(boxes: jax.Array, others: jax.Array) -> jax.Array:

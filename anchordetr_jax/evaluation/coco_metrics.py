@@ -173,9 +173,9 @@ def class_table(scores: Scores) -> str:
     width = max([len("class"), *map(len, names)])
     lines = [f" {'class':<{width}}  objects     AP   AP50   AP75  threshold     F1"]
     for score in scores.per_class:
-        figures = "".join(f"  {_figure(value):>5}" for value in (score.ap, score.ap50, score.ap75))
+        figures = "".join(f"  {figure(value):>5}" for value in (score.ap, score.ap50, score.ap75))
         best = score.threshold
-        used, f1 = ("-", "-") if best is None else (_figure(best.score), _figure(best.f1))
+        used, f1 = ("-", "-") if best is None else (figure(best.score), figure(best.f1))
         lines.append(f" {score.name:<{width}}  {score.objects:>7}{figures}  {used:>9}  {f1:>5}")
     return "\n".join(lines)
 
@@ -185,7 +185,8 @@ def summary_line(metrics: Mapping[str, float]) -> str:
     return f"AP={metrics['AP']:.3f} AP50={metrics['AP50']:.3f}"
 
 
-def _figure(value: float) -> str:
+def figure(value: float) -> str:
+    """A score with three decimals; `-` where there is nothing to measure."""
     return "-" if value < 0 else f"{value:.3f}"
 
 

@@ -24,7 +24,7 @@ from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.version import __version__
 
 SECONDS_BETWEEN_PARTS = 5.0
-"""Detections are written after this time at the latest, so a killed evaluation loses no more."""
+"""The shortest time between two parts. A killed evaluation loses what it found since the last part."""
 
 
 def fingerprint(

@@ -7,8 +7,8 @@ from typing import Any
 from anchordetr_jax.checkpoints.thresholds import Thresholds
 from anchordetr_jax.evaluation.pairing import IOU_THRESHOLD, by_image, pair
 
-UNKNOWN = Thresholds(0.3)
-"""The thresholds where no evaluation tells better ones."""
+FOR_REPORTS = Thresholds(0.3)
+"""The thresholds of reports where no evaluation tells better ones. They are low, so that uncertain detections show."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +35,7 @@ def find_mistakes(
     entries: Sequence[Mapping[str, Any]],
     *,
     iou_threshold: float = IOU_THRESHOLD,
-    thresholds: Thresholds = UNKNOWN,
+    thresholds: Thresholds = FOR_REPORTS,
 ) -> Mistakes:
     """Matches the detections of an image to its objects (`pairing.pair`).
 
@@ -62,7 +62,7 @@ def worst_images(
     results: Sequence[Mapping[str, Any]],
     count: int,
     *,
-    thresholds: Thresholds = UNKNOWN,
+    thresholds: Thresholds = FOR_REPORTS,
 ) -> list[Mistakes]:
     """The images with the largest `Mistakes.cost`, in descending order. Images without mistakes are left out.
 

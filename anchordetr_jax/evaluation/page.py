@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from anchordetr_jax.evaluation.coco_metrics import Scores
+from anchordetr_jax.evaluation.coco_metrics import Scores, figure
 from anchordetr_jax.evaluation.confusion import BACKGROUND, Confusion
 from anchordetr_jax.evaluation.threshold import MIN_OBJECTS, Threshold, all_together
 from anchordetr_jax.pictures.confidence import ConfidenceCurves, confidence_pngs
@@ -51,11 +51,6 @@ def evaluation_sections(
         *_hardest(examples.hardest),
         *_predicted(examples.predicted),
     )
-
-
-def figure(value: float) -> str:
-    """A score with three decimals; `-` where there is nothing to measure."""
-    return "-" if value < 0 else f"{value:.3f}"
 
 
 def _summary(scores: Scores, facts: Sequence[tuple[str, str]]) -> Html:

@@ -15,15 +15,13 @@ from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.coco_metrics import RECALL_POINTS, Scores
 from anchordetr_jax.evaluation.confusion import BACKGROUND, Confusion, confusion
-from anchordetr_jax.evaluation.mistakes import UNKNOWN, Mistakes, worst_images
+from anchordetr_jax.evaluation.mistakes import FOR_REPORTS, Mistakes, worst_images
 from anchordetr_jax.evaluation.page import Examples, evaluation_sections
 from anchordetr_jax.files import write_atomically
 from anchordetr_jax.pictures.grids import Boxes, Example, ImageMistakes, mistakes_grid, prediction_grid
 from anchordetr_jax.pictures.html import Html, page
 from anchordetr_jax.pictures.precision_recall import PrecisionRecall, plot_precision_recall
 
-MIN_SCORE = 0.3
-"""Detections with a lower score are not drawn in grids that compare models."""
 PAGE = "index.html"
 _HARDEST, _PREDICTED = 12, 6
 """The numbers of images on a page."""
@@ -80,7 +78,7 @@ def report_sections(
 def confusion_of(dataset: DetectionSource, results: Sequence[Mapping[str, Any]], scores: Scores) -> Confusion:
     """The confusion matrix at the thresholds that the scores recommend."""
     categories = {score.category_id: score.name for score in scores.per_class}
-    return confusion(categories, _annotations(dataset), results, scores.thresholds or UNKNOWN)
+    return confusion(categories, _annotations(dataset), results, scores.thresholds or FOR_REPORTS)
 
 
 def precision_recall(scores: Scores) -> PrecisionRecall:
@@ -104,7 +102,7 @@ def prediction_examples(
     dataset: DetectionSource,
     results: Sequence[Mapping[str, Any]],
     count: int,
-    thresholds: Thresholds = Thresholds(MIN_SCORE),  # noqa: B008 (it is frozen)
+    thresholds: Thresholds = FOR_REPORTS,
 ) -> list[Example]:
     """Images from the whole data set, with their truth and the predictions that reach the threshold of their class.
 
@@ -136,7 +134,7 @@ def worst_examples(
     results: Sequence[Mapping[str, Any]],
     count: int,
     *,
-    thresholds: Thresholds = UNKNOWN,
+    thresholds: Thresholds = FOR_REPORTS,
 ) -> list[ImageMistakes]:
     """The readable images with the worst mistakes (`mistakes.worst_images`), the worst one first."""
     row_of = {image_id: row for row, image_id in enumerate(dataset.image_ids)}

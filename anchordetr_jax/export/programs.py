@@ -143,7 +143,7 @@ def _detect(definition: ModelDefinition, max_detections: int) -> export_onnx.Det
 
 
 def _check_shape(config: ModelConfig, shape: tuple[int, int]) -> None:
-    stride = (8 if config.backbone == "compact" else 16) * (1 if config.dilation else 2)
+    stride = config.stride
     if any(side < 1 or side % stride for side in shape):
         height, width = (max(-(-side // stride), 1) * stride for side in shape)
         raise UserError(

@@ -14,7 +14,7 @@ Settings = TypeVar("Settings")
 
 
 def require(condition: bool, name: str, value: Any, what: str) -> None:
-    """Raises `UserError` unless the condition holds that the value of the setting `name` must be `what`."""
+    """Raises `UserError` if `condition` is false. `what` describes the allowed values of the setting `name`."""
     if not condition:
         raise UserError(f"Setting '{name}' must be {what}, not {value!r}.")
 

@@ -24,6 +24,7 @@ from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.fitted_settings import fitted_settings
 from anchordetr_jax.training.initial_checkpoint import INITIAL_WEIGHTS_FOLDER, prepare_initial_weights
 from anchordetr_jax.training.loop import Evaluate, Outcome, train
+from anchordetr_jax.training.run import say
 from anchordetr_jax.training.watching.loggers import open_loggers
 from anchordetr_jax.training.watching.pictures import RunWatch
 from anchordetr_jax.training.watching.watchdog import Watchdog
@@ -91,18 +92,18 @@ def run_experiment(
             initial(folder / INITIAL_WEIGHTS_FOLDER)
             config = dataclasses.replace(config, init_from=str(folder / INITIAL_WEIGHTS_FOLDER))
         config, remarks = prepare_initial_weights(config, experiment.given, folder)
-        if first:
-            print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
+        for remark in remarks:
+            say(remark)
         if config.train.evaluate_every:
             settings, line = with_validation_images(config.data)
             config = dataclasses.replace(config, data=settings)
-            if line and first:
-                print(line, flush=True)
+            if line:
+                say(line)
         dataset = open_source(config.data, "train")
         before = settings_before(folder) if config.fit != "off" else None
         config, remarks = fitted_settings(config, dataset, experiment.given, before)
-        if first:
-            print(*remarks, sep="\n", end="\n" if remarks else "", flush=True)
+        for remark in remarks:
+            say(remark)
         data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
         mesh = make_mesh(config.mesh)
         watch = stack.enter_context(RunWatch(folder, open_loggers(config, folder))) if first else None

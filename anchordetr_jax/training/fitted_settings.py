@@ -1,7 +1,6 @@
 """Settings that follow from the data set (`Config.fit`): length, learning rate, image sizes and augmentation.
 
-Few images need many passes, much augmentation and, so that they are passed often enough in a short time, small images.
-Small objects need large images.
+Few images need many passes and much augmentation; small images make many passes fast. Small objects need large images.
 """
 
 import dataclasses
@@ -118,12 +117,6 @@ def fitted_settings(
     return config, (*lines, *_small_objects(config, dataset))
 
 
-def cell_pixels(config: Config) -> int:
-    """The side of a feature cell in pixels of the resized image."""
-    stride = 8 if config.model.backbone == "compact" else 16
-    return stride if config.model.dilation else 2 * stride
-
-
 def object_sides(dataset: DetectionSource) -> np.ndarray:
     """The square root of the area of each box, relative to the short side of its image; float [number of boxes]."""
     sides = [np.zeros(0)]
@@ -154,7 +147,7 @@ def small_object(dataset: DetectionSource) -> float:
 def size_spread(dataset: DetectionSource) -> float:
     """How much the sides of objects differ within their class: the standard deviation of their logarithm.
 
-    0.1 means by a tenth. Sides are relative to the short side of the image. Infinite without objects.
+    0.1 means by a tenth. Sides are relative to the short side of the image. Infinite if there are too few objects.
     """
     sides = object_sides(dataset)
     labels, logarithms = object_labels(dataset)[sides > 0], np.log(sides[sides > 0])
@@ -178,7 +171,7 @@ def _anchors(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 
 
 def _image_size(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
-    cell = cell_pixels(config)
+    cell = config.model.stride
     least, largest = SHORT_SIDES[config.fit]
     small = small_object(dataset)
     size = int(min(max(math.ceil(CELLS * cell / small / 32) * 32, least), largest))
@@ -313,7 +306,7 @@ def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:
     """A warning where objects are smaller than a feature cell."""
     if not dataset.box_counts.any():
         return
-    augment, cell = config.augment, cell_pixels(config)
+    augment, cell = config.augment, config.model.stride
     resized = resized_sizes(dataset.sizes, augment.eval_size, augment.max_size).min(axis=1)
     sides = object_sides(dataset)
     small = int((sides * np.repeat(resized, dataset.box_counts) < cell).sum())
@@ -324,7 +317,7 @@ def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:
     longest = math.ceil(size * float((dataset.sizes.max(axis=1) / dataset.sizes.min(axis=1)).max()))
     yield (
         f"Warning: {small} of {len(sides)} objects are smaller than a feature cell ({cell} pixels) in images of these "
-        f"sizes, and hard to find. Larger images mend it, and take longer: --config.augment.eval_size={size} "
+        f"sizes, and hard to find. Larger images solve this, and take longer: --config.augment.eval_size={size} "
         f"--config.augment.train_sizes={size} --config.augment.max_size={longest}"
     )
 

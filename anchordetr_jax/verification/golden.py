@@ -24,8 +24,8 @@ from anchordetr_jax.config import Config
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.verification.cases import Case, DetectionArrays, ImageTargets, Outputs, synthetic_case
 from anchordetr_jax.weights.arguments import config_with, is_argument, refuse_unknown, settings_from_arguments
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 
-OFFICIAL_CLASSES = 91
 REQUIRED = ("args", "weight_seed", "image_sizes", "image_seeds")
 UNDERSTOOD = (*REQUIRED, "name", "note", "layers_kept", "stage_shapes", "grad_norms", "param_norms_after")
 ARRAYS = re.compile(
@@ -54,7 +54,7 @@ def read_golden(path: str | Path) -> Golden:
     arguments = {name: value for name, value in meta.items() if is_argument(name)} | meta["args"]
     refuse_unknown(arguments, str(path))
     config = config_with(Config(), settings_from_arguments(arguments))
-    classes = arrays["logits"].shape[-1] if "logits" in arrays else OFFICIAL_CLASSES
+    classes = arrays["logits"].shape[-1] if "logits" in arrays else OFFICIAL_OUTPUTS
     config = config_with(config, {"model.num_classes": classes})
     sizes = tuple((int(height), int(width)) for height, width in meta["image_sizes"])
     outputs = _outputs(path, meta, arrays, config.model.decoder_layers)

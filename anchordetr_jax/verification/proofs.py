@@ -12,7 +12,8 @@ from PIL import Image
 
 from anchordetr_jax.checkpoints.checkpoint import refuse_backbone_alone
 from anchordetr_jax.config import ARITHMETIC, AugmentConfig, Config, Kernels, ModelConfig
-from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.images import SUFFIXES, read_image
+from anchordetr_jax.data.records.locating import is_image
 from anchordetr_jax.data.transforms import apply_draw, evaluation_draws
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.model.anchor_detr import PIXEL_MEAN, PIXEL_STD
@@ -34,7 +35,6 @@ from anchordetr_jax.weights.torch_file import write_torch_file
 
 PIXELS = 1e-6
 """Largest difference of normalised pixels. They are float32 numbers near 1, and a few roundings are 6e-8 each."""
-IMAGE_FILES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 LARGEST_TO_SHORT = 1333 / 800
 """The largest quotient of long and short side in evaluation."""
 
@@ -236,9 +236,9 @@ def image_files(folder: str | Path, count: int) -> tuple[Path, ...]:
     """The first images of a folder in the order of their names. Raises `UserError` if there are none."""
     if not Path(folder).is_dir():
         raise UserError(f"There is no folder {folder}; give a folder with images.")
-    files = sorted(path for path in Path(folder).iterdir() if path.suffix.lower() in IMAGE_FILES)
+    files = sorted(path for path in Path(folder).iterdir() if is_image(path.name))
     if not files:
-        raise UserError(f"There are no images ({', '.join(IMAGE_FILES)}) in {folder}.")
+        raise UserError(f"There are no images ({', '.join(SUFFIXES)}) in {folder}.")
     return tuple(files[:count])
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from anchordetr_jax.config import ModelConfig
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.weights.class_outputs import COCO_OUTPUTS
 from anchordetr_jax.weights.correspondence import Form, form_of, head_correspondences
 from anchordetr_jax.weights.wrappers import bare_names
 
@@ -75,7 +76,7 @@ def read_architecture(state_dict: StateDict) -> dict[str, Any]:
     if classes := _matrix(state_dict, r"transformer\.class_embed\.\d+\.weight"):
         read["num_classes"] = classes[0]
     else:
-        read["num_classes"] = 80 if detrex else 91
+        read["num_classes"] = COCO_OUTPUTS["detrex" if detrex else "official"]
     if hidden := _matrix(state_dict, r"transformer\.(?:en|de)coder_layers\.\d+\.ffn\.linear1\.weight"):
         read["ffn_dim"] = hidden[0]
     if detrex and coordinates_near_border(state_dict.get(ANCHORS), BORDERS["detrex"]):

@@ -10,8 +10,11 @@ import numpy as np
 
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.weights.correspondence import Form
 
 OFFICIAL_OUTPUTS = 91
+COCO_OUTPUTS: Mapping[Form, int] = {"official": OFFICIAL_OUTPUTS, "detrex": 80}
+"""Class outputs of detectors of COCO's classes: by category id up to 90, or one per class in the order of the ids."""
 NEVER = -100.0
 """Bias of an output without a class: its score is 0, so it is never among the best."""
 KERNEL, BIAS = "class_head/kernel", "class_head/bias"

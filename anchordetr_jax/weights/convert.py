@@ -22,13 +22,18 @@ from anchordetr_jax.weights.architecture import (
     read_backbone,
 )
 from anchordetr_jax.weights.arguments import architecture_arguments, arguments_from_config
-from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS, gather_outputs, output_places, spread_outputs
+from anchordetr_jax.weights.class_outputs import (
+    COCO_OUTPUTS,
+    OFFICIAL_OUTPUTS,
+    gather_outputs,
+    output_places,
+    spread_outputs,
+)
 from anchordetr_jax.weights.correspondence import Form, backbone_correspondences, correspondences, form_of
 from anchordetr_jax.weights.locating import locate
 from anchordetr_jax.weights.pretrained import Pretrained, open_location, open_pretrained
 from anchordetr_jax.weights.reading import (
     BORDER_ARGUMENT,
-    COCO_OUTPUTS,
     EVALUATION_ARGUMENTS,
     LABELS_ARGUMENT,
     NAMES_ARGUMENT,

@@ -21,7 +21,7 @@ from anchordetr_jax.weights.architecture import (
     read_backbone,
 )
 from anchordetr_jax.weights.arguments import config_with, settings_from_arguments
-from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS, gather_outputs, output_places
+from anchordetr_jax.weights.class_outputs import COCO_OUTPUTS, gather_outputs, output_places
 from anchordetr_jax.weights.correspondence import Form, form_of
 from anchordetr_jax.weights.published import PublishedModel
 from anchordetr_jax.weights.state_dict import backbone_from_state_dict, variables_from_state_dict
@@ -36,8 +36,6 @@ EVALUATION_ARGUMENTS = {
     "max_detections": "eval.max_detections",
 }
 """More of these entries, and the settings that they keep."""
-COCO_OUTPUTS: Mapping[Form, int] = {"official": OFFICIAL_OUTPUTS, "detrex": 80}
-"""Class outputs of detectors of COCO's classes: by category id up to 90, or one per class in the order of the ids."""
 SCHEMES: Mapping[Form, LabelScheme] = {"official": "raw", "detrex": "contiguous"}
 """How class outputs are numbered (`DataConfig.labels`)."""
 

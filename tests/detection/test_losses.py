@@ -125,7 +125,7 @@ def test_the_order_of_targets_does_not_matter(seed, order):
 
 @given(st.integers(0, 2**32 - 1))
 @law
-def test_a_dummy_image_contributes_nothing_whatever_it_contains(seed):
+def test_a_filler_contributes_nothing_whatever_it_contains(seed):
     logits, boxes, targets, matches = random_case(seed, num_boxes=(4, 3, 2))
     logits[:, 1], boxes[:, 1] = np.nan, np.inf
     losses, gradients = losses_and_gradients(logits, boxes, targets, matches, 6, np.array([1.0, 0.0, 1.0]))

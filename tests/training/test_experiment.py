@@ -6,7 +6,7 @@ import pytest
 
 from anchordetr_jax.config import Config, TrainConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.experiments import Experiment, load_config
+from anchordetr_jax.experiments import Experiment, read_experiment
 from anchordetr_jax.training.experiment import run_experiment, usual_weights
 
 
@@ -15,7 +15,7 @@ def test_a_preset_without_initial_weights_begins_with_a_published_model() -> Non
 
 
 def test_a_preset_with_initial_weights_keeps_them() -> None:
-    assert usual_weights(load_config("finetune-cpu")) == ("", "")
+    assert usual_weights(read_experiment("finetune-cpu").config) == ("", "")
 
 
 def test_a_run_with_negatives_of_no_denoising_groups_is_refused(tmp_path: Path) -> None:

@@ -14,7 +14,6 @@ from anchordetr_jax.training.fitted_settings import (
     FITTED,
     RARE,
     STEADY,
-    cell_pixels,
     fitted_settings,
     object_sides,
     size_spread,
@@ -59,14 +58,6 @@ def test_without_fit_nothing_is_chosen() -> None:
 
 def test_sides_are_relative_to_the_short_side() -> None:
     assert object_sides(Squares(2, 48, 96)) == pytest.approx([0.1, 0.2])  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize(
-    ("backbone", "dilation", "pixels"),
-    [("resnet50", True, 16), ("resnet50", False, 32), ("compact", True, 8), ("efficientnet_lite0", False, 32)],
-)
-def test_a_cell_is_as_large_as_the_output_stride(backbone: Any, dilation: bool, pixels: int) -> None:
-    assert cell_pixels(Config(model=ModelConfig(backbone=backbone, dilation=dilation))) == pixels
 
 
 def test_small_objects_need_larger_images() -> None:

@@ -13,12 +13,11 @@ import numpy as np
 from anchordetr_jax.benchmark.gpu.networks import cell_config
 from anchordetr_jax.benchmark.gpu.results import Results
 from anchordetr_jax.benchmark.gpu.settings import Settings
-from anchordetr_jax.benchmark.inputs import COCO_CLASSES, network_variables, random_batch
-from anchordetr_jax.benchmark.machine import cores
+from anchordetr_jax.benchmark.inputs import network_variables, random_batch
 from anchordetr_jax.benchmark.tables import Row
 from anchordetr_jax.config import Config, MatcherConfig
 from anchordetr_jax.detection.matching import Targets, match, matching_costs
-from anchordetr_jax.devices import global_batch, make_mesh, replicated
+from anchordetr_jax.devices import global_batch, make_mesh, processors, replicated
 from anchordetr_jax.kernels.building import definition_of
 from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.state import new_state, split_variables, trainable_paths
@@ -27,6 +26,7 @@ from anchordetr_jax.verification.comparison import Table
 from anchordetr_jax.verification.proofs import verify_golden
 from anchordetr_jax.verification.synthetic import synthetic_image
 from anchordetr_jax.verification.tolerances import tolerances
+from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 
 GOLDEN_FOLDER = Path(__file__).parents[3] / "tests" / "golden"
 DTYPES = ("float32", "bfloat16")
@@ -67,7 +67,7 @@ def measure(settings: Settings, results: Results) -> None:
             results.note(f"FAILED: {check.name}: {check.worst} (log.txt has the whole table).")
 
     context = multiprocessing.get_context("spawn")
-    workers = max(1, min(4, cores() // 3, len(golden)))
+    workers = max(1, min(4, processors() // 3, len(golden)))
     with concurrent.futures.ProcessPoolExecutor(workers, mp_context=context) as pool:
         running = {pool.submit(_golden_check, *case): _golden_name(*case) for case in golden}
         for dtype in DTYPES:
@@ -116,11 +116,11 @@ def _matching() -> Check:
     """Both backends find assignments of the same cost."""
     layers, images, rows, queries = 6, 4, 60, 900
     rng = np.random.default_rng(0)
-    logits = jnp.asarray(rng.normal(-3, 1.5, (layers, images, queries, COCO_CLASSES)), jnp.float32)
+    logits = jnp.asarray(rng.normal(-3, 1.5, (layers, images, queries, OFFICIAL_OUTPUTS)), jnp.float32)
     boxes = jnp.asarray(rng.uniform(0.1, 0.6, (layers, images, queries, 4)), jnp.float32)
     targets = Targets(
         jnp.asarray(rng.uniform(0.1, 0.6, (images, rows, 4)), jnp.float32),
-        jnp.asarray(rng.integers(1, COCO_CLASSES, (images, rows)), jnp.int32),
+        jnp.asarray(rng.integers(1, OFFICIAL_OUTPUTS, (images, rows)), jnp.int32),
         jnp.asarray([rows, 20, 1, 0], jnp.int32),
     )
     costs = np.asarray(matching_costs(logits, boxes, targets, MatcherConfig()), np.float64)

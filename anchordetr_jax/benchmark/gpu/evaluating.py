@@ -13,7 +13,6 @@ from anchordetr_jax.benchmark.gpu.networks import cell_config
 from anchordetr_jax.benchmark.gpu.results import Results
 from anchordetr_jax.benchmark.gpu.settings import Settings
 from anchordetr_jax.benchmark.inputs import network_variables
-from anchordetr_jax.benchmark.machine import cores
 from anchordetr_jax.benchmark.programs import forward_program
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig
 from anchordetr_jax.data.batching import Batch
@@ -21,6 +20,7 @@ from anchordetr_jax.data.loader import eval_batches
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.sources.opening import open_source
+from anchordetr_jax.devices import processors
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.kernels.building import definition_of
 
@@ -30,7 +30,7 @@ WHOLE, READING, NETWORK = "whole evaluation", "reading alone", "network alone"
 
 def measure(settings: Settings, results: Results, work: Path) -> None:
     """The evaluation that `anchordetr evaluate` runs, and its two halves alone. `work`: a folder for data."""
-    workers = max(1, cores() // 2)
+    workers = max(1, processors() // 2)
     by_processes = f"{READING}, {workers} processes"
     with_processes = bool(settings.official) or not settings.rehearse  # They take long to start.
     results.plan([READING, WHOLE, NETWORK] + [by_processes] * with_processes)
@@ -83,7 +83,7 @@ def _config(settings: Settings, work: Path) -> Config:
         side = sizes.eval_short_side * 3 // 5  # 480 for 800, as most images of COCO.
         shapes = ShapesConfig(short_side=(side, side), max_side=side * 4 // 3)
         write_shapes_dataset(
-            root, train_images=1, val_images=sizes.eval_images, config=shapes, processes=min(8, cores())
+            root, train_images=1, val_images=sizes.eval_images, config=shapes, processes=min(8, processors())
         )
     network = cell_config(settings, "R50-DC5", "bfloat16")
     augment = AugmentConfig(eval_size=sizes.eval_short_side, max_size=sizes.eval_short_side * 5 // 3)

@@ -17,7 +17,8 @@ from anchordetr_jax.benchmark.gpu.parts import LETTERS, Part, chosen_parts, resu
 from anchordetr_jax.benchmark.gpu.report import write_report
 from anchordetr_jax.benchmark.gpu.results import read_results
 from anchordetr_jax.benchmark.gpu.settings import Settings
-from anchordetr_jax.benchmark.machine import cores, graphics_cards, processor, versions
+from anchordetr_jax.benchmark.machine import graphics_cards, processor, versions
+from anchordetr_jax.devices import processors
 from anchordetr_jax.errors import UserError
 
 LOG = "log.txt"
@@ -88,7 +89,7 @@ def _surroundings(settings: Settings) -> dict[str, Any]:
         "date": datetime.datetime.now().astimezone().isoformat(timespec="minutes"),
         "devices": graphics_cards() or ["no NVIDIA GPU"],
         "host": processor(),
-        "cores": cores(),
+        "cores": processors(),
         "python": sys.version.split()[0],
         "versions": versions(),
         "command": shlex.join(["bash", "scripts/measure_gpu.sh", *sys.argv[1:]]),

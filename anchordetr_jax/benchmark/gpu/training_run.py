@@ -9,10 +9,10 @@ from typing import Any
 
 from anchordetr_jax.benchmark.gpu.results import Results
 from anchordetr_jax.benchmark.gpu.settings import Settings
-from anchordetr_jax.benchmark.machine import cores
 from anchordetr_jax.benchmark.plots import plot_lines
 from anchordetr_jax.checkpoints.run_metrics import METRICS_FILE, is_evaluation, read_metrics
 from anchordetr_jax.data.shapes import ShapesConfig, write_shapes_dataset
+from anchordetr_jax.devices import processors
 
 REPOSITORY = Path(__file__).parents[3]
 TITLE, PICTURE = "Training from nothing", "training.png"
@@ -62,7 +62,7 @@ def _draw(settings: Settings, work: Path) -> Path:
         train_images=sizes.train_images,
         val_images=max(8, sizes.train_images // 16),
         config=shapes,
-        processes=min(8, cores()),
+        processes=min(8, processors()),
     )
     return root
 

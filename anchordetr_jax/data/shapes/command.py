@@ -1,12 +1,12 @@
 """The command line of the drawn data set."""
 
 import argparse
-import os
 from collections.abc import Sequence
 
 from anchordetr_jax.data.shapes.outlines import CLASSES, FIRST_CLASSES, SECOND_CLASSES
 from anchordetr_jax.data.shapes.settings import ShapesConfig
 from anchordetr_jax.data.shapes.writing import write_shapes_dataset
+from anchordetr_jax.devices import processors
 from anchordetr_jax.errors import UserError
 
 
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         default=defaults.hue_by_class,
         help="probability that an object has the hue of its class",
     )
-    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="number of processes that draw")
+    parser.add_argument("--processes", type=int, default=processors(), help="number of processes that draw")
     options = parser.parse_args(arguments)
     for flag, least in (("train", 1), ("val", 1), ("processes", 1), ("seed", 0)):
         if getattr(options, flag) < least:

@@ -12,6 +12,7 @@ from tqdm.auto import tqdm
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.image_sizes import Size, complete_sizes, read_header
 from anchordetr_jax.data.images import SUFFIXES, read_image
+from anchordetr_jax.data.records.locating import is_image
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path
 
@@ -40,11 +41,7 @@ class ImageFolder:
         self.categories = categories
         if not self.folder.is_dir():
             raise UserError(f"There is no image folder {folder}; set data.root to a folder of images.")
-        names = sorted(
-            path.name
-            for path in self.folder.iterdir()
-            if path.suffix.lower() in SUFFIXES and not path.name.startswith(".") and path.is_file()
-        )
+        names = sorted(path.name for path in self.folder.iterdir() if is_image(path.name) and path.is_file())
         if not names:
             raise UserError(f"Folder {folder} holds no image ({', '.join(SUFFIXES)}); set data.root to one that does.")
         ids = _ids(names)

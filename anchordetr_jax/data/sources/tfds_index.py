@@ -7,7 +7,6 @@ import dataclasses
 import hashlib
 import io
 import json
-import os
 import time
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +20,7 @@ from tqdm.auto import tqdm
 from anchordetr_jax.data.image_sizes import read_header
 from anchordetr_jax.data.sources.tfds_records import StoredRecords
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import write_atomically
+from anchordetr_jax.files import user_cache, write_atomically
 
 READERS = 16
 """Threads that read records. On a network disk they wait most of the time."""
@@ -158,8 +157,7 @@ def _kept_file(records: StoredRecords) -> Path:
     files = sorted((path.name, path.stat()) for path in records.directory.iterdir())
     facts = [[name, stat.length, stat.mtime] for name, stat in files if not stat.is_directory]
     identity = json.dumps([FORMAT_VERSION, str(records.directory.resolve()), records.split, facts])
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anchordetr_jax" / "tfds"
-    return folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
+    return user_cache() / "tfds" / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.npz"
 
 
 def _read_kept(file: Path) -> TfdsIndex | None:

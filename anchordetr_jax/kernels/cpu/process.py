@@ -6,6 +6,8 @@ import sys
 
 import jax
 
+from anchordetr_jax.devices import processors
+
 COMPILER_OPTIONS: dict[str, bool | str] = {
     # XLA's CPU compiler would remove the optimization barriers of `convolutions.py`.
     "xla_disable_hlo_passes": "cse_barrier_expander",
@@ -73,10 +75,5 @@ def leave_a_thread_for_callbacks() -> None:
     XLA's CPU backend has one thread for each processor, and with one thread a training step waits for ever: the
     matching on the host keeps that thread, and needs it to get its arguments.
     """
-    if _processors() == 1:
+    if processors() == 1:
         os.environ.setdefault(_THREADS, "2")
-
-
-def _processors() -> int:
-    """The processors that this process may use. Containers and schedulers often give less than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -2,7 +2,7 @@
 
 Queries lie in lanes, the channels of a row of features in sublanes. So the first sum, over the longer axis, is one
 matrix product for the whole shorter axis, and the second sum multiplies by a row that every sublane shares. Only
-queries and keys are kept for the backward pass, which computes both attentions again.
+the arguments are kept for the backward pass, which computes both attentions again.
 """
 
 import functools

@@ -48,7 +48,7 @@ def parts(length: int, most: int) -> list[slice]:
 
 
 def name(kernel: str, grid: Sequence[int], sizes: Sequence[int]) -> str:
-    """A name with the number of grid steps, which `benchmark.planning` reads in compiled programs, and with the sizes.
+    """A name with the number of grid steps, which `benchmark.compiled` reads in compiled programs, and with the sizes.
 
     So two kernels with different schedules never have the same name.
     """

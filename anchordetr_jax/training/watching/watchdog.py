@@ -30,7 +30,7 @@ _FOLDER = "anchordetr_jax/alive/"
 _RUNNING, _DONE, _LEFT = "running", "done", "left"
 _STUCK_FACTOR = 10
 """A process that answers but takes no step gets this many times `timeout_seconds`: it may be compiling."""
-_PACKAGE = str(Path(__file__).resolve().parents[2]) + os.sep
+_PACKAGE = str(Path(__file__).parents[2]) + os.sep
 
 
 @dataclasses.dataclass(frozen=True)
