@@ -14,7 +14,7 @@ from anchordetr_jax.data.transforms import Draw, apply_draw
 from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.errors import UserError, result_or_error
 from anchordetr_jax.prediction.inputs import GivenImage
-from anchordetr_jax.prediction.network import Compute, ImageDetections
+from anchordetr_jax.prediction.network import Compute, ImageDetections, Seen, padded
 from anchordetr_jax.prediction.static_shapes import StaticShapes
 
 BATCHES_AHEAD = 2
@@ -29,14 +29,6 @@ class Planned(NamedTuple):
     """The number of images that the network gets, with fillers."""
     members: list[int]
     """The indices of the images among those given."""
-
-
-class _Loaded(NamedTuple):
-    """An image as the network sees it."""
-
-    pixels: np.ndarray
-    """uint8 [h, w, 3]."""
-    original_size: tuple[int, int]
 
 
 def plan_batches(sizes: Mapping[int, tuple[int, int]], shapes: StaticShapes, batch_size: int) -> list[Planned]:
@@ -79,8 +71,8 @@ def detect_in_batches(
         else:
             sizes[index] = size
     planned = iter(plan_batches(sizes, shapes, batch_size))
-    loading: collections.deque[tuple[Planned, list[Future[_Loaded | UserError]]]] = collections.deque()
-    computing: collections.deque[tuple[list[int], list[_Loaded], TopDetections]] = collections.deque()
+    loading: collections.deque[tuple[Planned, list[Future[Seen | UserError]]]] = collections.deque()
+    computing: collections.deque[tuple[list[int], list[Seen], TopDetections]] = collections.deque()
 
     def read_ahead() -> None:
         for batch in planned:
@@ -100,7 +92,7 @@ def detect_in_batches(
             sound = [(i, outcome) for i, outcome in outcomes if not isinstance(outcome, UserError)]
             if sound:
                 indices, loaded = [i for i, _ in sound], [outcome for _, outcome in sound]
-                computing.append((indices, loaded, compute(*_arrays(batch, loaded))))
+                computing.append((indices, loaded, compute(*padded(loaded, batch.shape, batch.rows))))
         if computing and (len(computing) > 1 or not loading):
             indices, loaded, found = computing.popleft()
             scores, labels, boxes = (np.asarray(array) for array in found)
@@ -109,24 +101,11 @@ def detect_in_batches(
                 yield index, ImageDetections(size, scores[place], labels[place], boxes[place])
 
 
-def _arrays(batch: Planned, images: Sequence[_Loaded]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What the network gets: pixels, image sizes and original sizes, with fillers."""
-    pixels = np.zeros((batch.rows, *batch.shape, 3), np.uint8)
-    image_sizes = np.tile(np.array(batch.shape, np.int32), (batch.rows, 1))
-    original_sizes = image_sizes.copy()
-    for row, image in enumerate(images):
-        height, width = image.pixels.shape[:2]
-        pixels[row, :height, :width] = image.pixels
-        image_sizes[row] = height, width
-        original_sizes[row] = image.original_size
-    return pixels, image_sizes, original_sizes
-
-
-def _load(image: GivenImage, size: np.ndarray) -> _Loaded | UserError:
+def _load(image: GivenImage, size: np.ndarray) -> Seen | UserError:
     pixels = result_or_error(image.pixels)
     if isinstance(pixels, UserError):
         return pixels
     draw = Draw((int(size[0]), int(size[1])))
     resized, _, _ = apply_draw(pixels, np.zeros((0, 4), np.float32), np.zeros(0, np.int32), draw)
     height, width, _ = pixels.shape
-    return _Loaded(resized, (height, width))
+    return Seen(resized, (height, width))

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -31,6 +31,27 @@ class ImageDetections(NamedTuple):
     """int32 [N]: class outputs."""
     boxes: np.ndarray
     """float [N, 4], xyxy in pixels of the image; not clipped to it."""
+
+
+class Seen(NamedTuple):
+    """An image, or a part of one, as the network sees it."""
+
+    pixels: np.ndarray
+    """uint8 [h, w, 3], resized."""
+    original_size: tuple[int, int]
+    """(height, width) before it was resized."""
+
+
+def padded(images: Sequence[Seen], shape: tuple[int, int], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """What `Compute` gets of images: arrays of `rows` rows, padded to `shape`, with fillers after the images."""
+    pixels = np.zeros((rows, *shape, 3), np.uint8)
+    image_sizes = np.tile(np.array(shape, np.int32), (rows, 1))
+    original_sizes = image_sizes.copy()
+    for row, image in enumerate(images):
+        height, width = image.pixels.shape[:2]
+        pixels[row, :height, :width] = image.pixels
+        image_sizes[row], original_sizes[row] = (height, width), image.original_size
+    return pixels, image_sizes, original_sizes
 
 
 @functools.cache

@@ -5,6 +5,7 @@ of several pictures share a batch.
 """
 
 import collections
+import functools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future
 from typing import NamedTuple, Self
@@ -13,12 +14,14 @@ import numpy as np
 from PIL import Image
 
 from anchordetr_jax.errors import UserError, result_or_error
-from anchordetr_jax.prediction.network import Compute, ImageDetections
+from anchordetr_jax.prediction.network import Compute, ImageDetections, Seen, padded
 from anchordetr_jax.prediction.static_shapes import StaticShapes
 from anchordetr_jax.prediction.tiling import Found, merged, tile_rectangles
 
 MOST = 2000
 """The number of detections, of all views of a picture, that are merged: those with the highest scores."""
+_Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Scores, labels and boxes."""
 PICTURES_AHEAD = 2
 """Pictures that are read while the device computes. Large ones need much memory."""
 
@@ -32,6 +35,11 @@ class Views(NamedTuple):
     """int [V, 4], xyxy in pixels of the picture."""
     pixels: list[np.ndarray]
     """V arrays uint8 [h, w, 3], resized."""
+
+    def seen(self, view: int) -> Seen:
+        """One of them."""
+        left, top, right, bottom = self.rectangles[view].tolist()
+        return Seen(self.pixels[view], (bottom - top, right - left))
 
 
 def view_sizes(size: tuple[int, int], side: int, tile: int, overlap: float) -> tuple[np.ndarray, np.ndarray]:
@@ -107,52 +115,62 @@ def detect_in_tiles(
         pool: threads that read.
         settings: how pictures are cut. All batches have their static shape.
     """
-    tile, overlap, side, shape, batch_size = settings
-    found: dict[int, list[tuple[np.ndarray, np.ndarray, np.ndarray]]] = collections.defaultdict(list)
-    whole: dict[int, Views] = {}
-    batch: list[tuple[int, int]] = []
-
-    def flush() -> None:
-        pixels = np.zeros((batch_size, *shape, 3), np.uint8)
-        image_sizes = np.tile(np.array(shape, np.int32), (batch_size, 1))
-        original_sizes = image_sizes.copy()
-        for row, (index, view) in enumerate(batch):
-            small = whole[index].pixels[view]
-            pixels[row, : small.shape[0], : small.shape[1]] = small
-            image_sizes[row] = small.shape[:2]
-            left, top, right, bottom = whole[index].rectangles[view]
-            original_sizes[row] = bottom - top, right - left
-        scores, labels, boxes = (np.asarray(array) for array in compute(pixels, image_sizes, original_sizes))
-        for row, (index, view) in enumerate(batch):
-            corner = whole[index].rectangles[view][[0, 1, 0, 1]].astype(boxes.dtype)
-            found[index].append((scores[row], labels[row], boxes[row] + corner))
-        batch.clear()
-
-    waiting: collections.deque[int] = collections.deque()
-
-    def finished() -> Iterator[tuple[int, ImageDetections]]:
-        while waiting and len(found[waiting[0]]) == len(whole[waiting[0]].rectangles):
-            index = waiting.popleft()
-            yield index, _merge(whole.pop(index), found.pop(index))
 
     def views_of(read: Callable[[], np.ndarray]) -> Views | UserError:
         pixels = result_or_error(read)
-        return pixels if isinstance(pixels, UserError) else cut_into_views(pixels, side, tile, overlap)
+        if isinstance(pixels, UserError):
+            return pixels
+        return cut_into_views(pixels, settings.side, settings.tile, settings.overlap)
 
-    for index, views in enumerate(_ahead(pool, [lambda read=read: views_of(read) for read in pictures])):  # type: ignore[misc]
+    batches = _ViewBatches(compute, settings)
+    for index, views in enumerate(_ahead(pool, [functools.partial(views_of, read) for read in pictures])):
         if isinstance(views, UserError):
             yield index, views
             continue
-        whole[index] = views
-        waiting.append(index)
+        batches.add(index, views)
+        yield from batches.finished()
+    batches.flush()
+    yield from batches.finished()
+
+
+class _ViewBatches:
+    """The views of pictures on their way through the network, in batches. Views of several pictures share a batch."""
+
+    def __init__(self, compute: Compute, settings: TileSettings):
+        self._compute, self._settings = compute, settings
+        self._views: dict[int, Views] = {}
+        """Those of the pictures that are not finished, by the picture's index, in their order."""
+        self._found: dict[int, list[_Arrays]] = {}
+        """The detections in those of their views that the network has seen, boxes in pixels of the picture."""
+        self._batch: list[tuple[int, int]] = []
+        """(picture, view) of the next batch."""
+
+    def add(self, index: int, views: Views) -> None:
+        """Takes the views of a picture. Whenever a batch is full, the network gets it."""
+        self._views[index], self._found[index] = views, []
         for view in range(len(views.rectangles)):
-            batch.append((index, view))
-            if len(batch) == batch_size:
-                flush()
-        yield from finished()
-    if batch:
-        flush()
-    yield from finished()
+            self._batch.append((index, view))
+            if len(self._batch) == self._settings.batch_size:
+                self.flush()
+
+    def flush(self) -> None:
+        """Lets the network detect on the views that wait."""
+        if not self._batch:
+            return
+        seen = [self._views[index].seen(view) for index, view in self._batch]
+        arrays = padded(seen, self._settings.shape, self._settings.batch_size)
+        scores, labels, boxes = (np.asarray(array) for array in self._compute(*arrays))
+        for row, (index, view) in enumerate(self._batch):
+            corner = self._views[index].rectangles[view][[0, 1, 0, 1]].astype(boxes.dtype)
+            self._found[index].append((scores[row], labels[row], boxes[row] + corner))
+        self._batch.clear()
+
+    def finished(self) -> Iterator[tuple[int, ImageDetections]]:
+        """The merged detections of pictures of which all views were seen. A picture waits for those before it."""
+        for index, views in list(self._views.items()):
+            if len(self._found[index]) < len(views.rectangles):
+                return
+            yield index, _merge(self._views.pop(index), self._found.pop(index))
 
 
 def _ahead(pool: Executor, functions: Iterable[Callable[[], Views | UserError]]) -> Iterator[Views | UserError]:
@@ -166,7 +184,7 @@ def _ahead(pool: Executor, functions: Iterable[Callable[[], Views | UserError]])
         yield coming.popleft().result()
 
 
-def _merge(views: Views, found: list[tuple[np.ndarray, np.ndarray, np.ndarray]]) -> ImageDetections:
+def _merge(views: Views, found: list[_Arrays]) -> ImageDetections:
     scores, labels, boxes = (np.concatenate(arrays) for arrays in zip(*found, strict=True))
     places = np.repeat(np.arange(len(found)), [len(each[0]) for each in found])
     finite = np.isfinite(scores) & np.isfinite(boxes).all(axis=1)
