@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anchordetr_jax.config import Config
+from anchordetr_jax.data.object_sizes import object_sides, size_spread, small_object
 from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.data.repeats import repeats_of
 from anchordetr_jax.data.source import DetectionSource
@@ -22,8 +23,6 @@ LONG_TO_SHORT = 4 / 3
 """`augment.max_size` is this many times the short side on a CPU, where padding costs most."""
 CELLS = 2.0
 """The side of small objects (`small_object`), in feature cells, that the image size aims at."""
-RARE = 10
-"""Classes with fewer objects do not decide what a small object is."""
 CPU_PIXELS = 8.4e8
 """Pixels, with padding, that the small detector trains on in 15 to 30 minutes on two CPU cores."""
 CROWDED = 5
@@ -115,47 +114,6 @@ def fitted_settings(
         choices += chosen
     lines = [f"Chosen for this data set: {choice.name}={choice.value!r}, {choice.reason}" for choice in choices]
     return config, (*lines, *_small_objects(config, dataset))
-
-
-def object_sides(dataset: DetectionSource) -> np.ndarray:
-    """The square root of the area of each box, relative to the short side of its image; float [number of boxes]."""
-    sides = [np.zeros(0)]
-    for row in range(len(dataset)):
-        boxes = np.asarray(dataset.boxes(row), np.float64)
-        sides.append(np.sqrt((boxes[:, 2:] - boxes[:, :2]).prod(axis=1)) / min(dataset.sizes[row]))
-    return np.concatenate(sides)
-
-
-def object_labels(dataset: DetectionSource) -> np.ndarray:
-    """The class output of each box, in the order of `object_sides`; int [number of boxes]."""
-    return np.concatenate([np.zeros(0, int), *(dataset.labels(row) for row in range(len(dataset)))])
-
-
-def small_object(dataset: DetectionSource) -> float:
-    """The side of small objects, relative to the short side of their image.
-
-    It is the largest side of the smallest tenth of all objects, or the usual side in the class with the smallest
-    objects, if that is less.
-    """
-    sides, labels = object_sides(dataset), object_labels(dataset)
-    if not len(sides):
-        return 1.0
-    usual = [np.median(sides[labels == label]) for label in np.unique(labels) if (labels == label).sum() >= RARE]
-    return max(float(min([np.quantile(sides, 0.1), *usual])), 1e-3)
-
-
-def size_spread(dataset: DetectionSource) -> float:
-    """How much the sides of objects differ within their class: the standard deviation of their logarithm.
-
-    0.1 means by a tenth. Sides are relative to the short side of the image. Infinite if there are too few objects.
-    """
-    sides = object_sides(dataset)
-    labels, logarithms = object_labels(dataset)[sides > 0], np.log(sides[sides > 0])
-    if len(logarithms) < RARE:
-        return math.inf
-    for label in np.unique(labels):
-        logarithms[labels == label] -= logarithms[labels == label].mean()
-    return float(logarithms.std())
 
 
 def _anchors(config: Config, dataset: DetectionSource) -> Iterator[Choice]:

@@ -3,48 +3,19 @@
 import dataclasses
 from typing import Any
 
-import numpy as np
 import pytest
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
-from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.experiments import read_experiment
 from anchordetr_jax.training.fitted_settings import (
     FEW_IMAGES,
     FITTED,
-    RARE,
-    STEADY,
     fitted_settings,
-    object_sides,
-    size_spread,
-    small_object,
 )
+from tests.data.squares import Squares
 
 CPU = Config(fit="cpu", model=ModelConfig(backbone="efficientnet_lite0"))
 GPU = Config(fit="gpu")
-
-
-class Squares:
-    """Images of 480x640 pixels with one square each, or as many in one place as `box_counts` says."""
-
-    categories = Categories(ids=(1, 2), names=("a", "b"))
-
-    def __init__(self, images: int, *sides: float):
-        """`sides`: of the squares, in pixels; they repeat."""
-        self.sizes = np.tile([480, 640], (images, 1))
-        self.sides = np.resize(sides, images)
-        self.box_counts = np.ones(images, int)
-        self.classes = np.zeros(images, int)
-
-    def __len__(self) -> int:
-        return len(self.sizes)
-
-    def labels(self, row: int) -> np.ndarray:
-        return np.full(self.box_counts[row], self.classes[row])
-
-    def boxes(self, row: int) -> np.ndarray:
-        square = np.array([10, 20, 10 + self.sides[row], 20 + self.sides[row]], np.float32)
-        return np.tile(square, (self.box_counts[row], 1))
 
 
 def fitted(config: Config, dataset: Any, *given: str, before: Config | None = None) -> tuple[Config, list[str]]:
@@ -56,23 +27,12 @@ def test_without_fit_nothing_is_chosen() -> None:
     assert fitted(Config(), Squares(10, 100)) == (Config(), [])
 
 
-def test_sides_are_relative_to_the_short_side() -> None:
-    assert object_sides(Squares(2, 48, 96)) == pytest.approx([0.1, 0.2])  # type: ignore[arg-type]
-
-
 def test_small_objects_need_larger_images() -> None:
     large, lines = fitted(CPU, Squares(50, 300))
     small, _ = fitted(CPU, Squares(50, 40))
     assert large.augment.eval_size < small.augment.eval_size
     assert max(small.augment.train_sizes) == small.augment.eval_size
     assert any("augment.eval_size=" in line and "62.5% of their image's short side" in line for line in lines)
-
-
-def test_a_class_of_small_objects_counts_although_it_is_rare() -> None:
-    dataset = Squares(400, *[240] * 19, 24)  # A twentieth of the squares is small.
-    assert small_object(dataset) == pytest.approx(0.5)  # type: ignore[arg-type]
-    dataset.classes[dataset.sides == 24] = 1
-    assert small_object(dataset) == pytest.approx(0.05)  # type: ignore[arg-type]
 
 
 def test_images_from_one_distance_keep_their_scale() -> None:
@@ -84,17 +44,6 @@ def test_images_from_one_distance_keep_their_scale() -> None:
     assert len(varied.augment.train_sizes) > 1
     assert varied.augment.scale_jitter_min < 0.9
     assert steady.augment.vertical_flip_probability > varied.augment.vertical_flip_probability == 0
-
-
-def test_classes_of_different_sizes_may_each_have_one_size() -> None:
-    dataset = Squares(60, 50, 200)
-    assert size_spread(dataset) > STEADY  # type: ignore[arg-type]
-    dataset.classes[dataset.sides == 200] = 1
-    assert size_spread(dataset) == pytest.approx(0, abs=1e-6)  # type: ignore[arg-type]
-
-
-def test_without_objects_nothing_is_known_of_their_sizes() -> None:
-    assert size_spread(Squares(RARE - 1, 100)) == np.inf  # type: ignore[arg-type]
 
 
 NEW = dataclasses.replace(CPU, architecture="detector")
