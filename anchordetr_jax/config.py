@@ -127,6 +127,8 @@ class MatcherConfig:
     def __post_init__(self) -> None:
         for name in ("class_cost", "box_cost", "giou_cost"):
             require_weight(f"matcher.{name}", getattr(self, name))
+        if not (self.class_cost or self.box_cost or self.giou_cost):
+            raise UserError("All costs of the matcher are 0, so any matching is the best one: raise one of them.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -152,6 +154,8 @@ class LossConfig:
     def __post_init__(self) -> None:
         for name in ("class_weight", "box_weight", "giou_weight", "focal_gamma"):
             require_weight(f"loss.{name}", getattr(self, name))
+        if not (self.class_weight or self.box_weight or self.giou_weight):
+            raise UserError("All weights of the loss are 0, so nothing is learned: raise one of them.")
         require(0 <= self.focal_alpha <= 1, "loss.focal_alpha", self.focal_alpha, "between 0 and 1")
 
 
@@ -426,6 +430,7 @@ class TrainConfig:
         require(self.accumulate >= 1, "train.accumulate", self.accumulate, "at least 1")
         require(0 <= self.ema_decay < 1, "train.ema_decay", self.ema_decay, "0 (none) or more, and less than 1")
         require(0 <= self.ema_warmup < math.inf, "train.ema_warmup", self.ema_warmup, "0 (none) or more, and finite")
+        require(-(2**63) <= self.seed < 2**63, "train.seed", self.seed, "a number of 64 bits")
         require(self.evaluate_every >= 0, "train.evaluate_every", self.evaluate_every, "0 (never) or more")
         for name in ("denoising_groups", "patience", "timeout_seconds"):
             require(getattr(self, name) >= 0, f"train.{name}", getattr(self, name), "0 (off) or more")

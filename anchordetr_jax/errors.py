@@ -121,7 +121,11 @@ class _LastingStream:
 
     def write(self, text: str) -> int:
         with self._lasting():
-            self._stream.write(text)
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError:  # The terminal's encoding lacks a character, or it is none at all.
+                encoding = self._stream.encoding or "ascii"
+                self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 
     def flush(self) -> None:

@@ -50,6 +50,19 @@ def test_negatives_that_an_older_version_chose_without_groups_still_load() -> No
     assert config_from_dict({"train": {"denoising_negatives": True}}).train.denoising_groups == 0
 
 
+@pytest.mark.parametrize(
+    ("group", "names", "sentence"),
+    [
+        ("matcher", ("class_cost", "box_cost", "giou_cost"), "any matching is the best one"),
+        ("loss", ("class_weight", "box_weight", "giou_weight"), "nothing is learned"),
+    ],
+)
+def test_weights_that_are_all_zero_are_refused(group: str, names: tuple[str, ...], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        config_from_dict({group: dict.fromkeys(names, 0.0)})
+    assert config_from_dict({group: dict.fromkeys(names[1:], 0.0)})
+
+
 def test_a_whole_number_will_do_for_a_float() -> None:
     value = config_from_dict({"optimizer": {"clip_norm": 1}}).optimizer.clip_norm
     assert value == 1.0

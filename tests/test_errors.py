@@ -1,5 +1,6 @@
 """A command answers a mistake with one sentence, and its output may be closed."""
 
+import io
 import os
 import subprocess
 import sys
@@ -75,6 +76,14 @@ def test_a_command_ends_its_work_without_a_reader(tmp_path: Path, script_environ
     lines = f"[print(line, flush=True) for line in range(9999)]; open({str(tmp_path / 'done')!r}, 'w').close()"
     assert run(tmp_path, lines, "| head -n 1", script_environment) == (0, "0\n")
     assert (tmp_path / "done").exists()
+
+
+def test_characters_that_a_terminal_does_not_have_are_written_as_codes() -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stdout", terminal)
+        assert exit_status(lambda: print("größe", "\ud83d")) == 0
+    assert terminal.buffer.getvalue() == b"gr\\xf6\\xdfe \\ud83d\n"  # type: ignore[attr-defined]
 
 
 @pytest.mark.processes

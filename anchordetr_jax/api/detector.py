@@ -8,7 +8,7 @@ from typing import Any, get_args
 from etils import epath
 
 from anchordetr_jax.api.run import TrainingRun
-from anchordetr_jax.api.training import run_here, without_ambiguity
+from anchordetr_jax.api.training import add_argument, run_here, without_ambiguity
 from anchordetr_jax.checkpoints.checkpoint import save_variables
 from anchordetr_jax.config import AugmentConfig, Config
 from anchordetr_jax.data.source import Split
@@ -56,8 +56,11 @@ class Detector(prediction.Detector):
         Raises:
             UserError: a setting is wrong, or detector, data and workdir do not fit together.
         """
-        values = without_ambiguity(settings) | ({} if epochs is None else {"train.epochs": epochs})
-        values["data.root"] = os.fspath(data)
+        values = without_ambiguity(settings)
+        if "init_from" in values:
+            raise UserError("finetune() begins with this detector: leave init_from out, or take train().")
+        add_argument(values, "epochs", "train.epochs", epochs)
+        add_argument(values, "data", "data.root", data)
         if config is None:
             config, why = fine_tuning_preset()
             print(why, flush=True)
@@ -93,10 +96,7 @@ class Detector(prediction.Detector):
         _check_effect(values)
         if split not in get_args(Split):
             raise UserError(f"split must be one of {', '.join(get_args(Split))}, not {split!r}.")
-        if data is not None:
-            if "data.root" in values:
-                raise UserError("The data set is there twice, as data and as data.root: keep one.")
-            values["data.root"] = os.fspath(data)
+        add_argument(values, "data", "data.root", data)
         trained = self._settings()
         config = change_values(trained, values)
         dataset = open_for_evaluation(config.data, split, self.categories, trained=trained.data)

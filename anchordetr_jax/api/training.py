@@ -41,9 +41,9 @@ def train(
     Raises:
         UserError: a setting is wrong, or settings, data and workdir do not fit together.
     """
-    values = without_ambiguity(settings) | ({} if epochs is None else {"train.epochs": epochs})
-    if data is not None:
-        values["data.root"] = os.fspath(data)
+    values = without_ambiguity(settings)
+    add_argument(values, "epochs", "train.epochs", epochs)
+    add_argument(values, "data", "data.root", data)
     given = config if isinstance(config, Config | ml_collections.ConfigDict) else os.fspath(config)
     return run_here(read_experiment(given, values=values), workdir)
 
@@ -58,6 +58,15 @@ def run_here(
     if outcome.stopped_by is not None:
         print(f"Stopped after step {outcome.step}, which is saved: the same call goes on from there.", flush=True)
     return TrainingRun(workdir)
+
+
+def add_argument(values: dict[str, Any], name: str, setting: str, value: Any) -> None:
+    """Adds a setting that has an argument of its own to others, if it is given. Raises `UserError` if it is there."""
+    if value is None:
+        return
+    if setting in values:
+        raise UserError(f"The setting {setting!r} is there twice, also as {name}: keep one.")
+    values[setting] = os.fspath(value) if isinstance(value, os.PathLike) else value
 
 
 def without_ambiguity(settings: Mapping[str, Any], group: str = "train") -> dict[str, Any]:

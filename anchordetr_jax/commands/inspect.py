@@ -31,6 +31,7 @@ from anchordetr_jax.data.inspection.report import (
     to_dict,
 )
 from anchordetr_jax.data.mosaic import PIECES
+from anchordetr_jax.data.sources.opening import SPLITS
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.pictures.objects import plot_objects
@@ -60,6 +61,8 @@ def main(arguments: list[str]) -> None:
         pieces=PIECES if config.augment.mosaic_probability else 1,
     )
     output = stored_path(OUTPUT.value)
+    for split in SPLITS:
+        (output / f"samples_{split}.png").unlink(missing_ok=True)  # Of an earlier inspection.
     for found in inspection.splits:
         print(describe_split(found), end="\n\n")
         if SAMPLES.value:

@@ -23,6 +23,8 @@ OUTPUT = flags.DEFINE_string("output", "runs.png", "PNG file.", flag_values=FLAG
 def main(arguments: list[str]) -> None:
     if not arguments:
         raise UserError("Give one or more runs: anchordetr plot RUN…")
+    if not OUTPUT.value.lower().endswith(".png"):
+        raise UserError(f"--output must end in .png, not be {OUTPUT.value!r}: the picture is a PNG file.")
     files = [
         argument if argument.endswith(".jsonl") else os.path.join(argument, METRICS_FILE) for argument in arguments
     ]

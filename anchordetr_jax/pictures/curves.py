@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -151,13 +152,17 @@ def _series(
     points = [
         (float(entry[axis]), float(entry[key]))
         for entry in entries
-        if isinstance(entry.get(key), int | float) and np.isfinite(entry[key])
+        if all(map(_is_number, (entry.get(axis), entry.get(key))))
     ]
     points = [(x, y) for x, y in points if not (positive and y <= 0)]
     # COCO's score -1 says that there was nothing to measure.
     points = [(x, y) for x, y in points if not (key.startswith("val/") and y < 0)]
     x, y = np.array(points, np.float64).reshape(-1, 2).T
     return x, y
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and abs(value) <= sys.float_info.max
 
 
 def _draw_series(

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any
 
 import numpy as np
+from PIL import Image, ImageOps
 
 from anchordetr_jax.errors import UserError
 
@@ -118,10 +119,18 @@ class VideoWriter:
         self._rate = rate
         self._container: Any = None
         self._stream: Any = None
+        self._size: tuple[int, int] | None = None
 
     def add(self, frame: np.ndarray) -> None:
-        """Adds a frame, uint8 RGB [h, w, 3]; all frames have one size. Raises `UserError` if it cannot be written."""
-        height, width = (side - side % 2 for side in frame.shape[:2])  # The codec stores one colour per 2 x 2 pixels.
+        """Adds a frame, uint8 RGB [h, w, 3]. Raises `UserError` if it cannot be written.
+
+        The first frame gives the size of the video. A frame of another size is made to fit into it, with black borders.
+        """
+        if self._size is None:
+            self._size = frame.shape[0], frame.shape[1]
+        elif self._size != frame.shape[:2]:
+            frame = np.asarray(ImageOps.pad(Image.fromarray(frame), self._size[::-1]))
+        height, width = (side - side % 2 for side in self._size)  # The codec stores one colour per 2 x 2 pixels.
         try:
             if self._container is None:
                 self._container = self._av.open(os.fspath(self._partial), "w")

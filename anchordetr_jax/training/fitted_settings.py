@@ -150,7 +150,7 @@ def _scales(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         if _amount(dataset)[0]:
             yield Choice("augment.vertical_flip_probability", 0.5, "because such images often have no upper side.")
     else:
-        smallest = round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32
+        smallest = min(max(round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32, 32), usual)
         yield Choice("augment.train_sizes", tuple(range(smallest, usual + 1, 32)), "up to the size of evaluation.")
         yield Choice("augment.scale_jitter_min", 0.6, "so that no object becomes much smaller than those there are.")
         yield Choice("augment.scale_jitter_max", 1.6, "so that most objects stay whole.")
@@ -271,7 +271,7 @@ def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:
     if not small:
         return
     # Sides of zero are no objects; and no image is enlarged for the last object of a thousand.
-    size = math.ceil(cell / max(float(np.quantile(sides, 0.001)), 1e-3) / 32) * 32
+    size = max(math.ceil(cell / max(float(np.quantile(sides, 0.001)), 1e-3) / 32) * 32, augment.eval_size)
     longest = math.ceil(size * float((dataset.sizes.max(axis=1) / dataset.sizes.min(axis=1)).max()))
     yield (
         f"Warning: {small} of {len(sides)} objects are smaller than a feature cell ({cell} pixels) in images of these "

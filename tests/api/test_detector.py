@@ -322,6 +322,22 @@ def test_a_setting_that_does_not_exist_is_answered_with_the_nearest(start: Path,
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"init_from": "another"}, "begins with this detector"),
+        ({"epochs": 3, "train.epochs": 9}, r"'train\.epochs' is there twice, also as epochs"),
+        ({"data.root": "elsewhere"}, r"'data\.root' is there twice, also as data"),
+    ],
+)
+def test_two_values_for_one_thing_are_refused(
+    settings: dict[str, Any], sentence: str, start: Path, data: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(UserError, match=sentence):
+        Detector.from_pretrained(start).finetune(data, workdir=tmp_path, **settings)
+    assert not list(tmp_path.iterdir())
+
+
 def test_the_package_offers_what_its_page_names() -> None:
     for name in anchordetr_jax.__all__:
         assert getattr(anchordetr_jax, name) is not None

@@ -25,6 +25,12 @@ def test_a_run_without_metrics_is_named_beside_the_picture_of_the_others(
     assert (tmp_path / "runs.png").exists()
 
 
+def test_another_kind_of_picture_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = write_runs(tmp_path, going='{"step": 1, "loss": 3.0}\n')
+    assert main(["plot", *runs, "--output", str(tmp_path / "runs.jpg")]) == 1
+    assert "--output must end in .png" in capsys.readouterr().err
+
+
 def test_runs_of_which_none_has_metrics_are_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = write_runs(tmp_path, begun="", failed="")
     assert main(["plot", *runs, "--output", str(tmp_path / "runs.png")]) == 1

@@ -138,6 +138,48 @@ def test_other_annotations_are_never_overwritten(tmp_path: Path) -> None:
     assert mine.read_text() == '{"images": []}'
 
 
+def test_other_images_are_never_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "val2017").mkdir()
+    mine = tmp_path / "val2017/000001000001.jpg"
+    mine.write_bytes(b"my photograph")
+    with pytest.raises(UserError, match="val2017 holds other files"):
+        write_shapes_dataset(tmp_path, train_images=1, val_images=1)
+    assert mine.read_bytes() == b"my photograph"
+    assert list(tmp_path.iterdir()) == [tmp_path / "val2017"]  # No training image was drawn, either.
+
+
+def test_a_redrawing_that_was_stopped_is_not_taken_for_the_earlier_data_set(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, seed in (("fresh", 0), ("again", 0)):
+        write_shapes_dataset(tmp_path / name, seed=seed, train_images=4, val_images=1)
+    draw = writing.draw_image
+
+    def stopped(seed: int, split: int, index: int, config: ShapesConfig) -> Any:
+        if index == 2:
+            raise KeyboardInterrupt
+        return draw(seed, split, index, config)
+
+    monkeypatch.setattr(writing, "draw_image", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        write_shapes_dataset(tmp_path / "again", seed=1, train_images=4, val_images=1)
+    monkeypatch.undo()
+    write_shapes_dataset(tmp_path / "again", seed=0, train_images=4, val_images=1)
+    assert all_files(tmp_path / "again") == all_files(tmp_path / "fresh")
+
+
+def test_a_smaller_data_set_in_the_same_folder_leaves_no_image_of_the_larger_one(tmp_path: Path) -> None:
+    write_shapes_dataset(tmp_path, train_images=5, val_images=1)
+    write_shapes_dataset(tmp_path, train_images=2, val_images=1)
+    assert len(list((tmp_path / "train2017").iterdir())) == 2
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "shapes").write_text("a file")
+    with pytest.raises(UserError, match=r"Cannot write into .*shapes \(Not a directory\)"):
+        write_shapes_dataset(tmp_path / "shapes", train_images=1, val_images=1)
+
+
 def test_the_command_writes_the_classes_it_is_given(tmp_path: Path) -> None:
     main([str(tmp_path), "--train", "2", "--val", "1", "--classes", "star", "second"])
     names = {category["name"] for category in annotations_of(tmp_path, "train2017")["categories"]}

@@ -39,7 +39,11 @@ def test_curves_are_drawn_however_long_the_run(tmp_path: Path, num_steps: int) -
 
 def test_values_that_are_not_finite_leave_a_gap(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1, "loss": NaN}\n{"step": 2, "loss": 3.0}\n{"step": 3, "loss": Infinity}\n')
+    huge = "1" * 400
+    path.write_text(
+        '{"step": 1, "loss": NaN}\n{"step": 2, "loss": 3.0}\n{"step": 3, "loss": Infinity}\n'
+        f'{{"step": 4, "epoch": null, "loss": 2.0}}\n{{"step": 5, "loss": {huge}}}\n'
+    )
     curves.plot_curves(read_metrics(path), tmp_path / "curves.png")
     assert (tmp_path / "curves.png").exists()
 

@@ -35,6 +35,17 @@ def test_a_video_that_fails_half_way_leaves_no_file(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_frame_of_another_size_keeps_its_proportions(tmp_path: Path) -> None:
+    with VideoWriter(tmp_path / "a.mp4", RATE) as writer:
+        for height, width in ((32, 64), (64, 32)):
+            writer.add(np.full((height, width, 3), 255, np.uint8))
+    with VideoReader(tmp_path / "a.mp4") as reader:
+        frames = list(reader)
+    assert [frame.shape for frame in frames] == [(32, 64, 3)] * 2
+    assert frames[1][:, 26:38].mean() > 200  # 16 of 64 columns.
+    assert frames[1][:, :20].mean() < 50
+
+
 def test_a_disk_that_is_full_at_the_end_gives_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full_disk(*_: object) -> None:
         raise OSError(28, "No space left on device")

@@ -241,6 +241,20 @@ def test_the_reason_for_the_epochs_says_when_a_run_is_shorter_or_longer_than_usu
     assert "times as long as 15 to 30 minutes" in reason(20_000)
 
 
+def test_the_advice_about_small_objects_never_makes_images_smaller() -> None:
+    dataset = Squares(100, 200)
+    dataset.sizes[::2], dataset.sides[::2] = (200, 3000), 60  # Its long side, and not the short one, sets its size.
+    config, lines = fitted(CPU, dataset)
+    (warning,) = [line for line in lines if line.startswith("Warning")]
+    advised = int(warning.partition("augment.eval_size=")[2].split()[0])
+    assert advised >= config.augment.eval_size
+
+
+def test_images_that_a_person_wants_tiny_have_a_size_to_train_on() -> None:
+    tiny = dataclasses.replace(CPU, augment=AugmentConfig(eval_size=20))
+    assert fitted(tiny, Squares(50, 100, 300), "augment.eval_size")[0].augment.train_sizes == (20,)
+
+
 def test_objects_smaller_than_a_cell_are_counted_with_the_size_that_mends_it() -> None:
     _, lines = fitted(CPU, Squares(100, 200, 12))
     assert len(warnings := [line for line in lines if line.startswith("Warning")]) == 1

@@ -237,19 +237,21 @@ def _decode(found: SplitInspection, ask: Ask) -> None:
 
 
 def _compare_classes(splits: Sequence[SplitInspection], across: Findings) -> None:
-    """Training stops where the validation images have other classes."""
-    by_split = {found.split: found for found in splits}
-    if "train" not in by_split or "val" not in by_split:
-        return
-    train, val = by_split["train"].records, by_split["val"].records
-    ours = dict(zip(train.categories.ids, train.categories.names, strict=True))
-    theirs = dict(zip(val.categories.ids, val.categories.names, strict=True))
-    for number in sorted(ours.keys() | theirs.keys()):
-        if ours.get(number) != theirs.get(number):
-            detail = (
-                f"category {number} is {ours.get(number)!r} in {train.name} and {theirs.get(number)!r} in {val.name}"
-            )
-            across.error("train and val have different classes", detail, val.name)
+    """Training stops where the validation images have other classes, and the evaluation of test images as well."""
+    records = {found.split: found.records for found in splits}
+    names = {
+        split: dict(zip(found.categories.ids, found.categories.names, strict=True)) for split, found in records.items()
+    }
+    for split in records.keys() - {"train"}:
+        for number in sorted(names["train"].keys() | names[split].keys()):
+            ours, theirs = names["train"].get(number), names[split].get(number)
+            if ours != theirs:
+                detail = (
+                    f"category {number} is {ours!r} in {records['train'].name} and {theirs!r} in {records[split].name}"
+                )
+                across.error(
+                    f"train and {split} have different classes", detail, records[split].name, stops=split == "val"
+                )
 
 
 def _look_for_unlisted(splits: Sequence[SplitInspection], across: Findings) -> None:

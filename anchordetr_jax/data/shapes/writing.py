@@ -15,6 +15,7 @@ from anchordetr_jax.data.shapes.drawing import draw_image
 from anchordetr_jax.data.shapes.outlines import CLASSES
 from anchordetr_jax.data.shapes.settings import ShapesConfig
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import path_here
 
 GREY = (50, 29)
 """Images are grey where index % 50 == 29."""
@@ -22,6 +23,9 @@ VAL_ID_OFFSET = 1_000_000
 """Added to the ids of validation images, so that no training image has the same id."""
 IMAGES_AT_ONCE = 100
 """The number of images that a process draws at once."""
+DESCRIPTION = "Drawn shapes"
+DRAWN = "[0-9]" * 12 + ".jpg"
+"""The names of drawn images."""
 FORMAT_VERSION = 1
 """To be raised when the same settings give another data set."""
 
@@ -48,34 +52,63 @@ def write_shapes_dataset(
         processes: the number of processes that draw. For more than one, the calling program must keep its own work
             under `if __name__ == "__main__"`.
 
-    Raises `UserError` when the folder holds annotations that this function did not write.
+    Raises `UserError` when the folder holds other images or annotations, which stay, or cannot be written.
     """
     config = config or ShapesConfig()
-    root = Path(root)
+    root = path_here(root)
+    missing: list[_Part] = []
     for split, (name, count) in enumerate((("train2017", train_images), ("val2017", val_images))):
-        annotations_file = root / "annotations" / f"instances_{name}.json"
         settings = {"version": FORMAT_VERSION, "seed": seed, "images": count, **dataclasses.asdict(config)}
-        info = json.loads(json.dumps({"description": "Drawn shapes", "settings": settings}))
-        if annotations_file.exists() and _info_of(annotations_file) == info:
-            continue
-        (root / name).mkdir(parents=True, exist_ok=True)
-        annotations_file.parent.mkdir(parents=True, exist_ok=True)
-        # The JSON file is written last and in one piece: where it is there, all images are there.
-        content = _write_split(root / name, seed, split, count, config, processes)
-        partial = annotations_file.with_suffix(".partial")
-        partial.write_text(json.dumps({"info": info, **content}))
-        partial.replace(annotations_file)
-
-
-def _info_of(annotations_file: Path) -> dict[str, Any]:
+        info = json.loads(json.dumps({"description": DESCRIPTION, "settings": settings}))
+        part = _Part(split, count, root / name, root / "annotations" / f"instances_{name}.json", info)
+        if _info_of(part) != info:
+            missing.append(part)
     try:
-        info = json.loads(annotations_file.read_text())["info"]
-        ours = info["description"] == "Drawn shapes"
+        for part in missing:
+            part.folder.mkdir(parents=True, exist_ok=True)
+            part.annotations.parent.mkdir(parents=True, exist_ok=True)
+            # Where the annotations are, all images are. Where a beginning of them is, the images there are drawn ones.
+            part.beginning.write_text(json.dumps({"info": part.info}))
+            part.annotations.unlink(missing_ok=True)
+            for old in part.folder.glob(DRAWN):
+                old.unlink()
+            content = _write_split(part.folder, seed, part.split, part.count, config, processes)
+            part.beginning.write_text(json.dumps({"info": part.info, **content}))
+            part.beginning.replace(part.annotations)
+    except OSError as error:
+        raise UserError(f"Cannot write into {root} ({error.strerror or error}): give another folder.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Part:
+    """One split of the data set."""
+
+    split: int
+    count: int
+    folder: Path
+    annotations: Path
+    info: dict[str, Any]
+
+    @property
+    def beginning(self) -> Path:
+        return self.annotations.with_suffix(".partial")
+
+
+def _info_of(part: _Part) -> dict[str, Any] | None:
+    """What the folder holds already; None if nothing, or a part of a drawn data set."""
+    file = part.annotations if part.annotations.exists() else part.beginning
+    if not file.exists():
+        if part.folder.is_dir() and any(part.folder.iterdir()):
+            raise UserError(f"{part.folder} holds other files; give another folder for the drawn data set.")
+        return None
+    try:
+        info = json.loads(file.read_text())["info"]
+        ours = info["description"] == DESCRIPTION
     except (ValueError, KeyError, TypeError):
         ours = False
     if not ours:
-        raise UserError(f"{annotations_file} holds other annotations; give another folder for the drawn data set.")
-    return info
+        raise UserError(f"{file} holds other annotations; give another folder for the drawn data set.")
+    return info if file == part.annotations else None
 
 
 def _write_split(

@@ -148,7 +148,7 @@ def _names_split(root: epath.Path, file: epath.Path, split: Split) -> bool:
     for part in parts:
         words = words_of(part)
         named = [name for name, spellings in WORDS.items() if any(word in words for word in spellings)]
-        if named:
+        if len(named) == 1:  # `train_val.json` does not say of which split it is.
             return split in named
     return False
 
@@ -161,13 +161,17 @@ def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Pat
         keys = {name_key(PurePosixPath(name).name) for name in names}
         if len(keys) == len(set(names)):  # Otherwise one file could stand for several images.
             hits = _hits_by_key(root, sorted(keys))
+    hits = _without_other_splits(root, file, split, names, hits)
     if not hits:
         raise UserError(
             f"None of the images that {file} lists (such as {names[0]!r}) is in a folder under {root}: put them there, "
             f"or name their folder with data.{split}_images=FOLDER."
         )
-    most = max(hits.values())
-    best = [folder for folder, count in hits.items() if count == most]
+    most = max(map(len, hits.values()))
+    together = set().union(*hits.values())
+    if most < len(together) == sum(map(len, hits.values())):  # Each folder has a part of them.
+        return epath.Path(os.path.commonpath([str(folder) for folder in hits]))
+    best = [folder for folder, those in hits.items() if len(those) == most]
     # Where several folders have images of these names, a folder that belongs to the annotations comes first.
     for belongs in (
         lambda folder: folder == file.parent,
@@ -186,20 +190,43 @@ def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Pat
     return best[0]
 
 
-def _hits(root: epath.Path, names: Sequence[str]) -> dict[epath.Path, int]:
-    """Folders under `root` that have some of a sample of images, with the number that they have."""
+def _hits(root: epath.Path, names: Sequence[str]) -> dict[epath.Path, set[str]]:
+    """Folders under `root` that have some of a sample of images, with those that they have."""
     some = names[:: max(1, len(names) // SAMPLE)]
-    counts = {folder: sum((folder / name).is_file() for name in some) for folder in _folders(root)}
-    return {folder: count for folder, count in counts.items() if count}
+    found = {folder: {name for name in some if (folder / name).is_file()} for folder in _folders(root)}
+    return {folder: those for folder, those in found.items() if those}
 
 
-def _hits_by_key(root: epath.Path, keys: Sequence[str]) -> dict[epath.Path, int]:
+def _hits_by_key(root: epath.Path, keys: Sequence[str]) -> dict[epath.Path, set[str]]:
     """Like `_hits`, for names of files that are compared without case, percent-encoding and Unicode form."""
-    counts = {
-        folder: len({name_key(entry.name) for entry in os.scandir(folder)}.intersection(keys))
-        for folder in _folders(root)
+    found = {
+        folder: {name_key(entry.name) for entry in os.scandir(folder)}.intersection(keys) for folder in _folders(root)
     }
-    return {folder: count for folder, count in counts.items() if count}
+    return {folder: those for folder, those in found.items() if those}
+
+
+def _without_other_splits(
+    root: epath.Path, file: epath.Path, split: Split, names: Sequence[str], hits: dict[epath.Path, set[str]]
+) -> dict[epath.Path, set[str]]:
+    """The folders without those of another split whose annotation file has images of the same names.
+
+    Where each split numbers its images anew, the images of another split would be taken for missing ones.
+
+    Raises `UserError` if no folder is left.
+    """
+    left = dict(hits)
+    for other in WORDS:
+        of_other = [folder for folder in hits if other != split and _names_split(root, folder / "_", other)]
+        files = (one for one in annotation_files(root) if one != file and _names_split(root, one, other))
+        if of_other and (theirs := next((one for one in files if set(names) & set(_file_names(one))), None)):
+            for folder in of_other:
+                del left[folder]
+            if not left:
+                raise UserError(
+                    f"The images that {file} lists are only in {_listed(root, of_other)}, and {theirs} lists images of "
+                    f"the same names there: name their folder with data.{split}_images=FOLDER."
+                )
+    return left
 
 
 def _file_names(file: epath.Path) -> list[str]:

@@ -27,8 +27,10 @@ from anchordetr_jax.data.sources.split_words import split_in
 from anchordetr_jax.data.sources.voc_files import UnreadableXmlError, VocFile, read_xml, text_of
 from anchordetr_jax.errors import UserError
 
+TRAINVAL = "trainval.txt"
+"""The list of training and validation images together."""
 LISTS: dict[Split, tuple[str, ...]] = {
-    "train": ("train.txt", "trainval.txt"),
+    "train": ("train.txt", TRAINVAL),
     "val": ("val.txt", "valid.txt"),
     "test": ("test.txt",),
 }
@@ -82,7 +84,11 @@ def _paths_of_split(root: epath.Path, split: Split, paths: Sequence[str], findin
         file = by_list[split]
         if file is None:
             raise _no_split(root, split, f"ImageSets has no list {LISTS[split][0]}")
-        return _listed(root, file, paths, findings)
+        chosen = _listed(root, file, paths, findings)
+        if (held_out := by_list["val"]) is None or file.name != TRAINVAL:
+            return chosen
+        validation = set(_listed(root, held_out, paths, Findings(str(root))))
+        return [path for path in chosen if path not in validation]
     named = {path: _split_of(path) for path in paths}
     chosen = [path for path, found in named.items() if found == split]
     if split == "train" and not chosen:
@@ -91,7 +97,7 @@ def _paths_of_split(root: epath.Path, split: Split, paths: Sequence[str], findin
         raise _no_split(root, split, f"no folder of annotations has a name for '{split}'")
     unused = sum(found is None for found in named.values()) if any(named.values()) else 0
     if unused:
-        findings.note("annotation files of no split", f"{unused} files are in folders that name no split")
+        findings.warning("annotation files of no split", f"{unused} files are in folders that name no split")
     return chosen
 
 

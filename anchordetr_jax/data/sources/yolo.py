@@ -6,6 +6,7 @@
 An image without a label file has no objects. Class i of `names` gets the category id i + 1.
 """
 
+import collections
 import dataclasses
 import os
 import posixpath
@@ -88,6 +89,11 @@ def read_yolo(root: epath.Path, split: Split) -> RawSplit:
         images_there, their_folders = _images_of(entry, description, findings, remarks)
         names += images_there
         folders += their_folders
+    if len({os.path.isabs(path) for path in names + folders}) > 1:
+        names, folders = [os.path.abspath(path) for path in names], [os.path.abspath(path) for path in folders]
+    for name, count in collections.Counter(names).items():
+        if count > 1:
+            findings.warning("image that is listed twice", f"it is there {count} times and counts once", name)
     names = sorted(dict.fromkeys(names))
     folder = epath.Path(os.path.commonpath(folders))
     images, annotations = _records(names, folder, description, findings)
@@ -249,7 +255,7 @@ def _describes_yolo(file: epath.Path) -> bool:
 def _read_description(file: epath.Path) -> Description:
     try:
         data = file.read_bytes()
-        content = yaml.safe_load(data)
+        content, texts = yaml.safe_load(data), yaml.load(data, _TextLoader)
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no YAML file that can be read ({' '.join(str(error).split())}).") from None
     if not isinstance(content, Mapping):
@@ -264,11 +270,23 @@ def _read_description(file: epath.Path) -> Description:
         if not isinstance(entries, list) or not all(isinstance(entry, str) and entry for entry in entries):
             raise UserError(f"'{split}' in {file} is {value!r}, not a folder, a list of images, or a list of these.")
         splits[split] = entries
-    return Description(file, _names(content, file), splits, path, "kpt_shape" in content, data.decode(errors="replace"))
+    return Description(
+        file, _names(content, texts, file), splits, path, "kpt_shape" in content, data.decode(errors="replace")
+    )
 
 
-def _names(content: Mapping[Any, Any], file: epath.Path) -> dict[int, str]:
-    names = content.get("names")
+class _TextLoader(yaml.BaseLoader):
+    """Keeps all values as the texts that are written: `no` is a name, and not False."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value]
+        if twice := next((key for key in keys if keys.count(key) > 1), None):
+            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _names(content: Mapping[Any, Any], texts: Mapping[Any, Any], file: epath.Path) -> dict[int, str]:
+    names = texts.get("names")
     if names is None and (count := whole_number(content.get("nc"))):
         names = [str(index) for index in range(min(count, 10_000))]
     pairs = list(names.items()) if isinstance(names, Mapping) else list(enumerate(names or []))
@@ -276,10 +294,10 @@ def _names(content: Mapping[Any, Any], file: epath.Path) -> dict[int, str]:
         raise UserError(f"{file} has no 'names' of classes.")
     result: dict[int, str] = {}
     for index, name in pairs:
-        number = whole_number(index)
-        if number is None or number < 0 or not isinstance(name, str | int | float) or str(name) == "":
-            raise UserError(f"'names' in {file} has {index!r}: {name!r}, which is not a class index and a name.")
-        result[number] = str(name)
+        number = int(index) if str(index).isdecimal() else None
+        if number is None or number in result or not isinstance(name, str) or not name:
+            raise UserError(f"'names' in {file} has {index!r}: {name!r}, which is not a new class index and a name.")
+        result[number] = name
     count = whole_number(content.get("nc"))
     if count is not None and count != len(result):
         raise UserError(f"{file} has nc: {count} and {len(result)} names: correct one of them.")

@@ -268,6 +268,14 @@ def test_classes_that_differ_between_splits_stop_training(tmp_path: Path) -> Non
     assert ("error", "train and val have different classes", True) in kinds(found)
 
 
+def test_classes_of_test_images_that_differ_make_a_score_wrong(tmp_path: Path) -> None:
+    files = write_splits(tmp_path, "train", "val", "test")
+    content = json.loads(files["test"].read_text())
+    content["categories"][0]["name"] = "nucleus"
+    files["test"].write_text(json.dumps(content))
+    assert ("error", "train and test have different classes", False) in kinds(inspected_folder(tmp_path))
+
+
 def test_a_missing_validation_image_makes_a_score_wrong_and_a_missing_training_image_does_not(tmp_path: Path) -> None:
     def remove(train: dict[str, Any], val: dict[str, Any]) -> None:
         (tmp_path / "train2017" / "train1.png").unlink()

@@ -1,6 +1,7 @@
 """The images and annotations of a split are found in the layouts that tools export."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from PIL import Image
 
 from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.source import MissingSplitError
 from anchordetr_jax.data.sources.layouts import split_files
 from anchordetr_jax.data.sources.opening import open_source, open_split
 from anchordetr_jax.errors import UserError
@@ -131,6 +133,52 @@ def test_images_that_could_be_in_several_folders_are_listed(tmp_path: Path) -> N
     add_split(tmp_path, "annotations/cells.json", "right")
     with pytest.raises(UserError, match=r"are in several folders \(left, right\): .*data\.train_images"):
         split_files(DataConfig(root=str(tmp_path)), "train")
+
+
+def test_images_in_several_folders_are_found_below_the_folder_that_they_have_in_common(tmp_path: Path) -> None:
+    add_split(tmp_path, "cells.json", "photos/a", names=("1.jpg", "2.jpg", "3.jpg"))
+    add_split(tmp_path, "more.json", "photos/b", names=("4.jpg",))
+    content = json.loads((tmp_path / "cells.json").read_text())
+    content["images"].append({"id": 4, "file_name": "4.jpg", "width": 20, "height": 10})
+    (tmp_path / "cells.json").write_text(json.dumps(content))
+    (tmp_path / "more.json").unlink()
+    assert found(tmp_path, "train") == ("photos", "cells.json")
+    dataset = open_split(DataConfig(root=str(tmp_path)), "train")
+    assert [dataset.open_image(row).shape for row in range(4)] == [(10, 20, 3)] * 4
+
+
+NUMBERED = ("frame_0.jpg", "frame_1.jpg", "frame_2.jpg")
+
+
+def test_an_image_that_is_missing_is_not_taken_from_another_split_that_has_its_name(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        add_split(tmp_path, f"annotations/instances_{split}.json", f"images/{split}", names=NUMBERED)
+    (tmp_path / "images/val/frame_1.jpg").unlink()
+    assert found(tmp_path, "val") == ("images/val", "annotations/instances_val.json")
+
+
+def test_a_split_without_its_images_is_not_given_those_of_another_one(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        add_split(tmp_path, f"annotations/instances_{split}.json", f"images/{split}", names=NUMBERED)
+    shutil.rmtree(tmp_path / "images/val")
+    sentence = (
+        r"only in images/train, and .*instances_train\.json lists images of the same names there: .*data\.val_images"
+    )
+    with pytest.raises(UserError, match=sentence):
+        split_files(DataConfig(root=str(tmp_path)), "val")
+
+
+def test_splits_may_share_a_folder_that_is_named_after_one_of_them(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/train.json", "train2017", names=("a.jpg", "b.jpg"))
+    add_split(tmp_path, "annotations/val.json", "train2017", names=("c.jpg",))
+    assert found(tmp_path, "val") == ("train2017", "annotations/val.json")
+
+
+def test_a_single_file_whose_name_has_both_splits_is_for_training_alone(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/instances_train_val.json", "images")
+    assert found(tmp_path, "train") == ("images", "annotations/instances_train_val.json")
+    with pytest.raises(MissingSplitError):
+        split_files(DataConfig(root=str(tmp_path)), "val")
 
 
 @pytest.mark.parametrize("prefix", ["/data/upload/3/", "../../media/upload/3/", "C:\\photos\\"])

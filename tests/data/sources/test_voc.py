@@ -38,6 +38,12 @@ def test_lists_divide_the_images(tmp_path: Path) -> None:
         opened(tmp_path, "test")
 
 
+def test_trainval_without_a_list_for_training_gives_what_is_not_for_validation(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"trainval": ["a.png", "b 1.png", "c.png"], "val": ["c.png"]})
+    assert names(opened(tmp_path)) == ["a.png", "b 1.png"]
+    assert names(opened(tmp_path, "val")) == ["c.png"]
+
+
 def test_all_splits_have_the_classes_of_the_whole_data_set(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["b 1.png"], "val": ["a.png", "c.png"]})
     (tmp_path / "Annotations" / "c.xml").write_text(xml("c.png", [("ant", 3, 4, 5, 6)]))

@@ -171,7 +171,8 @@ BAD_DESCRIPTIONS = {
     "no word of classes": ("train: images/train\n", "data.yaml has no 'names' of classes"),
     "no images": ("names: [cat, dog]\n", "data.yaml names no 'train' images"),
     "another number of names": ("train: images/train\nnc: 3\nnames: [cat, dog]\n", "nc: 3 and 2 names"),
-    "a wrong index": ("train: images/train\nnames: {one: cat}\n", "'one': 'cat', which is not a class index"),
+    "an index twice": ("train: images/train\nnames: {0: cat, 0: dog}\n", "'0' is there twice"),
+    "a wrong index": ("train: images/train\nnames: {one: cat}\n", "'one': 'cat', which is not a new class index"),
     "a folder that is nowhere": (
         "train: photos\nnames: [cat, dog]\n",
         "data.yaml, line 1, names 'photos', and neither",
@@ -195,6 +196,30 @@ def test_a_wrong_description_is_answered_with_a_sentence(tmp_path: Path, descrip
     (tmp_path / "empty.txt").write_text("")
     with pytest.raises(UserError, match=message):
         opened(tmp_path)
+
+
+@pytest.mark.parametrize("names", ["[no, 010]", "{0: no, 1: 010}"])
+def test_names_that_look_like_other_values_stay_as_they_are_written(tmp_path: Path, names: str) -> None:
+    write_yolo(tmp_path, f"path: .\ntrain: images/train\nnames: {names}\n")
+    assert opened(tmp_path).categories.names == ("no", "010")
+
+
+def test_an_image_that_a_list_names_twice_counts_once_and_is_said(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "path: .\ntrain: train.txt\n" + NAMES)
+    (tmp_path / "train.txt").write_text("images/train/a.png\nimages/train/c.png\nimages/train/a.png\n")
+    source = opened(tmp_path)
+    assert len(source) == 2
+    assert any("image that is listed twice: 1, such as" in remark for remark in source.remarks)
+
+
+def test_a_folder_beside_one_with_a_whole_path_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pets").mkdir()
+    write_yolo(tmp_path / "pets", f"train: [images/train, {tmp_path}/more]\n" + NAMES)
+    write_images(tmp_path / "more", ("a.png",))
+    monkeypatch.chdir(tmp_path)
+    source = opened(Path("pets"))
+    assert len(source) == 4
+    assert [source.open_image(row).shape[2] for row in range(4)] == [3] * 4
 
 
 def test_two_images_of_one_label_file_are_named(tmp_path: Path) -> None:
