@@ -269,5 +269,5 @@ def _look_for_unlisted(splits: Sequence[SplitInspection], across: Findings) -> N
         own_parents = {str(epath.Path(path).parent) for path in listed}
         unlisted = [path for path in below if path not in listed and str(epath.Path(path).parent) in own_parents]
         for path in unlisted:
-            detail = f"{len(unlisted)} of {len(below)} image files in {folder} are in no annotation file"
+            detail = f"{len(unlisted)} of {len(below)} image files in {folder} are in no annotation file or list"
             across.note("image file that is not listed", detail, path)

@@ -6,6 +6,7 @@ from typing import Literal
 from etils import epath
 
 from anchordetr_jax.config import DataConfig
+from anchordetr_jax.data.records.locating import DEPTH
 from anchordetr_jax.data.sources.layouts import annotation_files
 from anchordetr_jax.data.sources.voc import xml_folders
 from anchordetr_jax.data.sources.yolo import find_descriptions, has_labels_without_description
@@ -70,5 +71,5 @@ def _nothing_found(root: epath.Path) -> UserError:
     return UserError(
         f"{root} holds {shown}: it needs annotations as COCO has them (a .json file with images, "
         "annotations and categories), as YOLO has them (a data.yaml and label files), or as Pascal VOC has them (XML "
-        "files)."
+        f"files), up to {DEPTH} folders deep."
     )

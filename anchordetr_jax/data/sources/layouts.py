@@ -23,7 +23,7 @@ from typing import Any
 from etils import epath
 
 from anchordetr_jax.config import DataConfig
-from anchordetr_jax.data.records.locating import folders_below, listed_name, name_key
+from anchordetr_jax.data.records.locating import DEPTH, folders_below, listed_name, name_key
 from anchordetr_jax.data.source import MissingSplitError, Split
 from anchordetr_jax.data.sources.split_words import WORDS, words_of
 from anchordetr_jax.errors import UserError
@@ -164,8 +164,8 @@ def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Pat
     hits = _without_other_splits(root, file, split, names, hits)
     if not hits:
         raise UserError(
-            f"None of the images that {file} lists (such as {names[0]!r}) is in a folder under {root}: put them there, "
-            f"or name their folder with data.{split}_images=FOLDER."
+            f"None of the images that {file} lists (such as {names[0]!r}) is in a folder under {root}, up to "
+            f"{DEPTH} folders deep: put them there, or name their folder with data.{split}_images=FOLDER."
         )
     most = max(map(len, hits.values()))
     together = set().union(*hits.values())
