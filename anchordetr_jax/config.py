@@ -95,6 +95,11 @@ class ModelConfig:
             )
 
     @property
+    def level_layers(self) -> int:
+        """The number of encoder layers that attend across feature levels. The others attend within each level."""
+        return self.encoder_layers // 2 if self.num_feature_levels > 1 else 0
+
+    @property
     def stride(self) -> int:
         """The side of a feature cell, in pixels of the network's input."""
         dilated = 8 if self.backbone == "compact" else 16

@@ -142,11 +142,10 @@ class Encoder(nnx.Module):
 
     def __init__(self, config: ModelConfig, *, rngs: nnx.Rngs):
         levels = config.num_feature_levels
-        level_layers = config.encoder_layers // 2 if levels > 1 else 0
         self.remat = config.remat
-        spatial_layers = config.encoder_layers - level_layers
+        spatial_layers = config.encoder_layers - config.level_layers
         self.spatial = nnx.List([SpatialEncoderLayer(config, rngs=rngs) for _ in range(spatial_layers)])
-        self.level = nnx.List([LevelEncoderLayer(config, rngs=rngs) for _ in range(level_layers)])
+        self.level = nnx.List([LevelEncoderLayer(config, rngs=rngs) for _ in range(config.level_layers)])
         if levels > 1:
             shape, wide = (levels, config.hidden_dim), at_least_float32(compute_dtype(config))
             self.level_embedding = nnx.Param(jax.random.normal(rngs.params(), shape, wide))

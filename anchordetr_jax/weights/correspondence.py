@@ -117,13 +117,12 @@ def _transformer(config: ModelConfig) -> Iterator[Correspondence]:
         yield Correspondence((f"input_proj.{i}.0.bias",), (f"input_projections/{i}/conv/bias",))
         yield from _norm(f"input_proj.{i}.1", f"input_projections/{i}/norm")
 
-    level_layers = config.encoder_layers // 2 if levels > 1 else 0
-    for i in range(config.encoder_layers - level_layers):
+    for i in range(config.encoder_layers - config.level_layers):
         source, target = f"transformer.encoder_layers.{i}", f"encoder/spatial/{i}"
         yield from _attention(f"{source}.self_attn", f"{target}/attention", projections)
         yield from _norm(f"{source}.norm1", f"{target}/norm")
         yield from _feed_forward(source, target)
-    for i in range(level_layers):
+    for i in range(config.level_layers):
         source, target = f"transformer.encoder_layers_level.{i}", f"encoder/level/{i}"
         yield from _attention(f"{source}.self_attn_level", f"{target}/attention", STANDARD_PROJECTIONS)
         yield from _norm(f"{source}.norm1", f"{target}/norm")
