@@ -123,8 +123,8 @@ class _LastingStream:
         with self._lasting():
             try:
                 self._stream.write(text)
-            except UnicodeEncodeError:  # The terminal's encoding lacks a character, or it is none at all.
-                encoding = self._stream.encoding or "ascii"
+            except UnicodeEncodeError:  # The terminal's encoding lacks a character, or there is half of one.
+                encoding = getattr(self._stream, "encoding", None) or "ascii"
                 self._stream.write(text.encode(encoding, "backslashreplace").decode(encoding))
         return len(text)
 

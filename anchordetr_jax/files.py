@@ -5,6 +5,7 @@ import glob
 import importlib.util
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -71,8 +72,8 @@ def path_here(path: str | os.PathLike[str]) -> Path:
     Raises `UserError` for an address (`gs://…`), which `Path` takes for a folder of this machine.
     """
     text = os.fspath(path)
-    if "://" in text:
-        raise UserError(f"{text} is not on this machine: give a path here, and copy what is written there afterwards.")
+    if re.match(r"[a-z][a-z0-9]+:/", text):  # `Path("gs://bucket")` has one slash.
+        raise UserError(f"{text} is an address: give a plain path on this machine, and copy what is written there.")
     return Path(text).expanduser()
 
 

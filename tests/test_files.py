@@ -26,8 +26,9 @@ def test_a_url_that_cannot_be_read_is_named_with_the_remedy(url, message, monkey
 def test_an_address_is_no_path_on_this_machine(monkeypatch):
     monkeypatch.setenv("HOME", "/home/me")
     assert path_here("~/runs") == Path("/home/me/runs")
-    with pytest.raises(UserError, match=r"^gs://bucket/run is not on this machine: give a path here"):
-        path_here("gs://bucket/run")
+    for address in ("gs://bucket/run", Path("gs://bucket/run"), "file:///tmp/run"):
+        with pytest.raises(UserError, match=rf"^{address} is an address: give a plain path on this machine"):
+            path_here(address)
 
 
 def _refuse(scheme):

@@ -15,7 +15,6 @@ from anchordetr_jax.verification.synthetic import official_shapes, synthetic_sta
 from anchordetr_jax.weights.class_outputs import OFFICIAL_OUTPUTS
 from anchordetr_jax.weights.state_dict import variables_from_state_dict
 
-"""Class outputs of a detector for COCO: its category ids go up to 90."""
 MAX_BOXES = 100
 """Targets that each image is padded to."""
 OBJECTS_PER_IMAGE = 7

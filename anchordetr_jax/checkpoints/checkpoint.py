@@ -354,6 +354,14 @@ def meta_to_dict(config: Config, categories: Categories | None, step: int) -> di
     }
 
 
+def remove_old(path: epath.Path) -> None:
+    """Removes a checkpoint that a newer one has replaced. If it cannot be removed, a warning says so."""
+    try:
+        path.rmtree()
+    except OSError as error:
+        logging.warning("The old checkpoint %s could not be removed: %s", path, error)
+
+
 def not_written(path: epath.Path, error: Exception) -> UserError:
     """The error for a checkpoint that could not be saved."""
     kind = UserError if _system_reason(_root(error)) else UnfinishedSaveError

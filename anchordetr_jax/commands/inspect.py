@@ -11,6 +11,7 @@ The exit code is 1 where there are errors: they stop training, or they make a sc
 are about what is dealt with: boxes without area are left out, for example.
 """
 
+import contextlib
 import dataclasses
 import sys
 from collections.abc import Iterable, Sequence
@@ -62,7 +63,8 @@ def main(arguments: list[str]) -> None:
     )
     output = stored_path(OUTPUT.value)
     for split in SPLITS:
-        (output / f"samples_{split}.png").unlink(missing_ok=True)  # Of an earlier inspection.
+        with contextlib.suppress(OSError):  # Whatever is wrong there, writing says it.
+            (output / f"samples_{split}.png").unlink()  # Of an earlier inspection.
     for found in inspection.splits:
         print(describe_split(found), end="\n\n")
         if SAMPLES.value:

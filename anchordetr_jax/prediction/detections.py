@@ -212,7 +212,7 @@ class Detections:
 
 def check_threshold(threshold: float) -> None:
     """Raises `UserError` for a threshold that is no score."""
-    if not isinstance(threshold, int | float | np.number):
+    if isinstance(threshold, str):
         raise UserError(f"The threshold must be a score between 0 and 1, not {threshold!r}.")
     if not 0 <= threshold <= 1:
         meant = f" (did you mean {threshold / 100:g}?)" if 1 < threshold <= 100 else ""

@@ -8,7 +8,7 @@ import numpy as np
 from etils import epath
 from jax.experimental import multihost_utils
 
-from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, absolute, save_variables, saved_steps
+from anchordetr_jax.checkpoints.checkpoint import BEST_FOLDER, absolute, remove_old, save_variables, saved_steps
 from anchordetr_jax.checkpoints.run_metrics import read_evaluations
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.categories import Categories
@@ -64,7 +64,7 @@ def save_best(
     if jax.process_index() == 0:
         for path in root.iterdir():
             if path.name != str(step):  # Half-written ones too.
-                path.rmtree()
+                remove_old(path)
 
 
 def not_kept(workdir: epath.PathLike, best: Best) -> str:

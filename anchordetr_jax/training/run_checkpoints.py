@@ -29,6 +29,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     other_architecture,
     read_meta,
     refuse_incomplete,
+    remove_old,
     saved_items,
     saved_steps,
     shapes_of,
@@ -102,10 +103,7 @@ class CheckpointWriter:
         complete_save(self._root / str(step), response, shapes)
         if jax.process_index() == 0:
             for old in saved_steps(self._root)[: -self._keep]:
-                try:
-                    (self._root / str(old)).rmtree()
-                except OSError as error:  # The new checkpoint is complete all the same.
-                    logging.warning("The old checkpoint %s could not be removed: %s", self._root / str(old), error)
+                remove_old(self._root / str(old))
 
     def __enter__(self) -> "CheckpointWriter":
         return self

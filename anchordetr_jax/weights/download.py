@@ -34,7 +34,7 @@ _BROKEN = (
 
 
 class UnreachableError(UserError):
-    """Nothing was downloaded: no connection, or the server does not have the file. Another source may have it."""
+    """Nothing was downloaded: no connection, no such file, or the server sends nothing. Another source may have it."""
 
 
 class _BrokenError(Exception):
@@ -51,7 +51,7 @@ def download(url: str, partial: Path) -> None:
         partial: where the bytes go. Its folder exists.
 
     Raises:
-        UnreachableError: there is no connection, or the server does not have the file.
+        UnreachableError: there is no connection, or the server does not have the file, or sends nothing of it.
         UserError: the download broke several times, the server sent a web page, or the disk is full.
     """
     try:

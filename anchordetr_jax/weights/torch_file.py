@@ -19,6 +19,7 @@ import safetensors
 import safetensors.numpy
 
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.files import path_here
 from anchordetr_jax.weights.pickle_objects import MalformedPickleError, RefusedNameError
 from anchordetr_jax.weights.torch_formats import (
     ZIP_SIGNATURE,
@@ -104,7 +105,7 @@ def write_torch_file(path: str | os.PathLike[str], value: Any) -> None:
         TypeError: `value` contains something else.
         UserError: the file cannot be written.
     """
-    path = Path(path)
+    path = path_here(path)
     content, storages = pickle_for_torch(value)
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:

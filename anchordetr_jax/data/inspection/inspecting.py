@@ -242,7 +242,9 @@ def _compare_classes(splits: Sequence[SplitInspection], across: Findings) -> Non
     names = {
         split: dict(zip(found.categories.ids, found.categories.names, strict=True)) for split, found in records.items()
     }
-    for split in records.keys() - {"train"}:
+    for split in records:
+        if split == "train":
+            continue
         for number in sorted(names["train"].keys() | names[split].keys()):
             ours, theirs = names["train"].get(number), names[split].get(number)
             if ours != theirs:

@@ -15,7 +15,7 @@ from anchordetr_jax.data.shapes.drawing import draw_image
 from anchordetr_jax.data.shapes.outlines import CLASSES
 from anchordetr_jax.data.shapes.settings import ShapesConfig
 from anchordetr_jax.errors import UserError
-from anchordetr_jax.files import path_here
+from anchordetr_jax.files import path_here, write_atomically
 
 GREY = (50, 29)
 """Images are grey where index % 50 == 29."""
@@ -67,14 +67,14 @@ def write_shapes_dataset(
         for part in missing:
             part.folder.mkdir(parents=True, exist_ok=True)
             part.annotations.parent.mkdir(parents=True, exist_ok=True)
-            # Where the annotations are, all images are. Where a beginning of them is, the images there are drawn ones.
-            part.beginning.write_text(json.dumps({"info": part.info}))
+            # Annotations are there only when all images are. A beginning of them says that the images are drawn ones.
+            write_atomically(part.beginning, json.dumps({"info": part.info}).encode())
             part.annotations.unlink(missing_ok=True)
             for old in part.folder.glob(DRAWN):
                 old.unlink()
             content = _write_split(part.folder, seed, part.split, part.count, config, processes)
-            part.beginning.write_text(json.dumps({"info": part.info, **content}))
-            part.beginning.replace(part.annotations)
+            write_atomically(part.annotations, json.dumps({"info": part.info, **content}).encode())
+            part.beginning.unlink()
     except OSError as error:
         raise UserError(f"Cannot write into {root} ({error.strerror or error}): give another folder.") from error
 

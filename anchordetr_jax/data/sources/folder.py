@@ -41,7 +41,10 @@ class ImageFolder:
         self.categories = categories
         if not self.folder.is_dir():
             raise UserError(f"There is no image folder {folder}; set data.root to a folder of images.")
-        names = sorted(path.name for path in self.folder.iterdir() if is_image(path.name) and path.is_file())
+        in_bucket = "://" in str(folder)  # There, each question about a file takes as long as the whole list.
+        names = sorted(
+            path.name for path in self.folder.iterdir() if is_image(path.name) and (in_bucket or path.is_file())
+        )
         if not names:
             raise UserError(f"Folder {folder} holds no image ({', '.join(SUFFIXES)}); set data.root to one that does.")
         ids = _ids(names)

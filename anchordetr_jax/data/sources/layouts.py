@@ -16,7 +16,7 @@ import dataclasses
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -26,7 +26,7 @@ from anchordetr_jax.config import DataConfig
 from anchordetr_jax.data.records.locating import DEPTH, folders_below, listed_name, name_key
 from anchordetr_jax.data.source import MissingSplitError, Split
 from anchordetr_jax.data.sources.split_words import WORDS, words_of
-from anchordetr_jax.errors import UserError
+from anchordetr_jax.errors import UserError, result_or_error
 from anchordetr_jax.files import stored_path
 
 OTHER_TASKS = ("captions", "keypoints", "panoptic", "stuff", "densepose", "info")
@@ -78,7 +78,7 @@ def _annotation_file(root: epath.Path, split: Split) -> epath.Path:
     """The annotation file under `root` whose name is that of the split. For training, the only file will do."""
     files = list(annotation_files(root))
     if not files:
-        raise _nothing_found(root)
+        raise _nothing_found(root, UserError if split == "train" else MissingSplitError)
     by_split = {name: [file for file in files if _names_split(root, file, name)] for name in WORDS}
     found = by_split[split]
     unnamed = [file for file in files if not any(file in named for named in by_split.values())]
@@ -156,22 +156,15 @@ def _names_split(root: epath.Path, file: epath.Path, split: Split) -> bool:
 def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Path:
     """The folder under `root` that has the images of an annotation file, at least by the last parts of their paths."""
     names = _file_names(file)
-    hits = _hits(root, names)
-    if not hits:
-        keys = {name_key(PurePosixPath(name).name) for name in names}
-        if len(keys) == len(set(names)):  # Otherwise one file could stand for several images.
-            hits = _hits_by_key(root, sorted(keys))
-    hits = _without_other_splits(root, file, split, names, hits)
-    if not hits:
+    search = _Search(root, names)
+    left = _without_other_splits(root, file, split, search)
+    if not left:
         raise UserError(
             f"None of the images that {file} lists (such as {names[0]!r}) is in a folder under {root}, up to "
             f"{DEPTH} folders deep: put them there, or name their folder with data.{split}_images=FOLDER."
         )
-    most = max(map(len, hits.values()))
-    together = set().union(*hits.values())
-    if most < len(together) == sum(map(len, hits.values())):  # Each folder has a part of them.
-        return epath.Path(os.path.commonpath([str(folder) for folder in hits]))
-    best = [folder for folder, those in hits.items() if len(those) == most]
+    most = max(left.values())
+    best = [folder for folder, count in left.items() if count == most]
     # Where several folders have images of these names, a folder that belongs to the annotations comes first.
     for belongs in (
         lambda folder: folder == file.parent,
@@ -182,51 +175,90 @@ def _image_folder(root: epath.Path, file: epath.Path, split: Split) -> epath.Pat
     ):
         if len(best) > 1:
             best = [folder for folder in best if belongs(folder)] or best
-    if len(best) > 1:
+    parts = search.parts_with(best[0], left)
+    common = epath.Path(os.path.commonpath([str(folder) for folder in parts]))
+    if len(parts) > 1 and not any(common in folder.parents for folder in search.found.keys() - left.keys()):
+        return common
+    if len(best) > 1 or len(parts) > 1:
+        several = best if len(best) > 1 else parts
         raise UserError(
-            f"The images that {file} lists are in several folders ({_listed(root, best)}): choose one with "
+            f"The images that {file} lists are in several folders ({_listed(root, several)}): choose one with "
             f"data.{split}_images=FOLDER (relative to data.root)."
         )
     return best[0]
 
 
-def _hits(root: epath.Path, names: Sequence[str]) -> dict[epath.Path, set[str]]:
-    """Folders under `root` that have some of a sample of images, with those that they have."""
-    some = names[:: max(1, len(names) // SAMPLE)]
-    found = {folder: {name for name in some if (folder / name).is_file()} for folder in _folders(root)}
-    return {folder: those for folder, those in found.items() if those}
+class _Search:
+    """Which folders under `root` have which images of an annotation file."""
+
+    def __init__(self, root: epath.Path, names: Sequence[str]):
+        self._names, self._folders = names, _folders(root)
+        self.found = self._having(names[:: max(1, len(names) // SAMPLE)])
+        """The folders that have some of a sample of the images, with the number that they have."""
+        self._keys: set[str] = set()
+        if not self.found:
+            keys = {name_key(PurePosixPath(name).name) for name in names}
+            if len(keys) == len(set(names)):  # Otherwise one file could stand for several images.
+                self._keys = keys
+                counts = {folder: len(self._keys_in(folder)) for folder in self._folders}
+                self.found = {folder: count for folder, count in counts.items() if count}
+
+    def shares_names_with(self, others: Sequence[str]) -> bool:
+        """Whether other images have the names of these, in the way in which these were found."""
+        if self._keys:
+            return any(name_key(PurePosixPath(name).name) in self._keys for name in others)
+        return not set(self._names).isdisjoint(others)
+
+    def parts_with(self, folder: epath.Path, allowed: Collection[epath.Path]) -> list[epath.Path]:
+        """The folder, and those of the allowed ones that have the images which it lacks, and no other ones."""
+        if self._keys:
+            here = self._keys_in(folder)
+            others = [one for one in allowed if one != folder and self._keys_in(one).isdisjoint(here)]
+            return [folder, *others]
+        missing = [name for name in self._names if not (folder / name).is_file()]
+        there = sorted(set(self._names) - set(missing))
+        twice = self._having(there[:: max(1, len(there) // SAMPLE)])
+        lacking = self._having(missing[:: max(1, len(missing) // SAMPLE)]) if missing else {}
+        return [folder, *(one for one in lacking if one not in twice and (one in allowed or one not in self.found))]
+
+    def _having(self, some: Sequence[str]) -> dict[epath.Path, int]:
+        counts = {folder: sum((folder / name).is_file() for name in some) for folder in self._folders}
+        return {folder: count for folder, count in counts.items() if count}
+
+    def _keys_in(self, folder: epath.Path) -> set[str]:
+        """Names of files that are compared without case, percent-encoding and Unicode form."""
+        return {name_key(entry.name) for entry in os.scandir(folder)} & self._keys
 
 
-def _hits_by_key(root: epath.Path, keys: Sequence[str]) -> dict[epath.Path, set[str]]:
-    """Like `_hits`, for names of files that are compared without case, percent-encoding and Unicode form."""
-    found = {
-        folder: {name_key(entry.name) for entry in os.scandir(folder)}.intersection(keys) for folder in _folders(root)
-    }
-    return {folder: those for folder, those in found.items() if those}
-
-
-def _without_other_splits(
-    root: epath.Path, file: epath.Path, split: Split, names: Sequence[str], hits: dict[epath.Path, set[str]]
-) -> dict[epath.Path, set[str]]:
-    """The folders without those of another split whose annotation file has images of the same names.
+def _without_other_splits(root: epath.Path, file: epath.Path, split: Split, search: _Search) -> dict[epath.Path, int]:
+    """The folders without those of other splits, if the annotation file of such a split has images of the same names.
 
     Where each split numbers its images anew, the images of another split would be taken for missing ones.
 
     Raises `UserError` if no folder is left.
     """
-    left = dict(hits)
-    for other in WORDS:
-        of_other = [folder for folder in hits if other != split and _names_split(root, folder / "_", other)]
-        files = (one for one in annotation_files(root) if one != file and _names_split(root, one, other))
-        if of_other and (theirs := next((one for one in files if set(names) & set(_file_names(one))), None)):
-            for folder in of_other:
-                del left[folder]
-            if not left:
-                raise UserError(
-                    f"The images that {file} lists are only in {_listed(root, of_other)}, and {theirs} lists images of "
-                    f"the same names there: name their folder with data.{split}_images=FOLDER."
-                )
+
+    def of_another_split(path: epath.Path) -> bool:
+        return any(_names_split(root, path, other) for other in WORDS if other != split)
+
+    of_others = [folder for folder in search.found if of_another_split(folder / "_")]
+    files = (one for one in annotation_files(root) if one != file and of_another_split(one)) if of_others else ()
+    theirs = next((one for one in files if search.shares_names_with(_file_names_or_none(one))), None)
+    if theirs is None:
+        return search.found
+    left = {folder: count for folder, count in search.found.items() if folder not in of_others}
+    if not left:
+        raise UserError(
+            f"The images that {file} lists are only in {_listed(root, of_others)}, and {theirs} lists images of the "
+            f"same names: name their folder with data.{split}_images=FOLDER."
+        )
     return left
+
+
+def _file_names_or_none(file: epath.Path) -> list[str]:
+    """The file names in the annotation file of another split, which may be damaged."""
+    names = result_or_error(lambda: _file_names(file))
+    return [] if isinstance(names, UserError) else names
 
 
 def _file_names(file: epath.Path) -> list[str]:
@@ -249,10 +281,10 @@ def _folders(root: epath.Path) -> list[epath.Path]:
     return [root / folder for folder in folders_below(str(root))]
 
 
-def _nothing_found(root: epath.Path) -> MissingSplitError:
+def _nothing_found(root: epath.Path, kind: type[UserError]) -> UserError:
     names = sorted(entry.name for entry in os.scandir(root) if not entry.name.startswith("."))
     shown = ", ".join(names[:8]) + (", …" if len(names) > 8 else "") or "nothing"
-    return MissingSplitError(
+    return kind(
         f"{root} holds no annotation file in COCO's form (a .json file with images, annotations and categories), only "
         f"{shown}: set data.root to the folder of a COCO-format data set, or data.source to 'auto'."
     )

@@ -136,8 +136,10 @@ def open_records(config: DataConfig, split: Split) -> tuple[Records, Findings]:
 def raw_split(config: DataConfig, split: Split) -> RawSplit:
     """The records of a split as they are given. Raises `UserError` when they cannot be found or read."""
     kind = kind_of(config)
-    if kind != "coco":
-        return (read_yolo if kind == "yolo" else read_voc)(_root(config), split)
+    if kind == "yolo":
+        return read_yolo(_root(config), split)
+    if kind == "voc":
+        return read_voc(_root(config), split, val_from_train=config.val_fraction > 0)
     files = split_files(config, split)
     remarks = (f"Found the {split} images: {files.images}, {files.annotations}.",) if files.found else ()
     return read_coco(files.images, files.annotations, annotated=split != "test", remarks=remarks)

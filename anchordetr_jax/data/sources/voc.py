@@ -49,8 +49,13 @@ def xml_folders(root: epath.Path) -> dict[str, list[str]]:
     return found
 
 
-def read_voc(root: epath.Path, split: Split) -> RawSplit:
+def read_voc(root: epath.Path, split: Split, *, val_from_train: bool = False) -> RawSplit:
     """The records of a split, not checked yet.
+
+    Args:
+        root: the folder.
+        split: which images.
+        val_from_train: validation images are held out of the training images, so those in `val.txt` are not used.
 
     Raises `UserError` when the data set has no annotations or no images for the split.
     """
@@ -59,7 +64,7 @@ def read_voc(root: epath.Path, split: Split) -> RawSplit:
     if not paths:
         raise UserError(f"{root} holds no XML files of Pascal VOC annotations; set data.root to the folder of them.")
     findings = Findings(str(root))
-    chosen = _paths_of_split(root, split, paths, findings)
+    chosen = _paths_of_split(root, split, paths, findings, val_from_train=val_from_train)
     contents = dict(_contents(root, paths, set(chosen), findings))
     names = sorted({name for content in contents.values() for name in _class_names(content)})
     ids = {name: place for place, name in enumerate(names, start=1)}
@@ -77,7 +82,9 @@ def read_voc(root: epath.Path, split: Split) -> RawSplit:
     )
 
 
-def _paths_of_split(root: epath.Path, split: Split, paths: Sequence[str], findings: Findings) -> list[str]:
+def _paths_of_split(
+    root: epath.Path, split: Split, paths: Sequence[str], findings: Findings, *, val_from_train: bool
+) -> list[str]:
     """The annotation files of a split: by the lists in ImageSets, or by words in their paths, or all for training."""
     by_list = {other: _list_of(root, names) for other, names in LISTS.items()}
     if any(by_list.values()):
@@ -85,9 +92,11 @@ def _paths_of_split(root: epath.Path, split: Split, paths: Sequence[str], findin
         if file is None:
             raise _no_split(root, split, f"ImageSets has no list {LISTS[split][0]}")
         chosen = _listed(root, file, paths, findings)
-        if (held_out := by_list["val"]) is None or file.name != TRAINVAL:
+        if (held_out := by_list["val"]) is None or file.name != TRAINVAL or val_from_train:
             return chosen
         validation = set(_listed(root, held_out, paths, Findings(str(root))))
+        if not set(chosen) - validation:
+            raise UserError(f"All images of {file} are in {held_out} too: remove some of them there, or add train.txt.")
         return [path for path in chosen if path not in validation]
     named = {path: _split_of(path) for path in paths}
     chosen = [path for path, found in named.items() if found == split]

@@ -11,7 +11,7 @@ import dataclasses
 import os
 import posixpath
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 from etils import epath
@@ -35,6 +35,8 @@ from anchordetr_jax.errors import UserError
 KEYS: dict[Split, tuple[str, ...]] = {"train": ("train",), "val": ("val", "valid", "validation"), "test": ("test",)}
 """The keys of the splits in data.yaml."""
 USUAL_NAMES = ("data.yaml", "data.yml")
+_MERGE = "tag:yaml.org,2002:merge"
+"""YAML's tag of the key `<<`, which takes in the entries of another mapping."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,8 +258,11 @@ def _read_description(file: epath.Path) -> Description:
     try:
         data = file.read_bytes()
         content, texts = yaml.safe_load(data), yaml.load(data, _TextLoader)
+        twice = _key_twice(yaml.compose(data, yaml.SafeLoader), set())
     except (OSError, yaml.YAMLError, ValueError, RecursionError) as error:
         raise UserError(f"{file} is no YAML file that can be read ({' '.join(str(error).split())}).") from None
+    if twice is not None:
+        raise UserError(f"{file} has the key {twice!r} twice: keep one of them.")
     if not isinstance(content, Mapping):
         raise UserError(f"{file} is no description of a YOLO data set: it has no 'names' and 'train'.")
     path = content.get("path") or ""
@@ -275,28 +280,46 @@ def _read_description(file: epath.Path) -> Description:
     )
 
 
-class _TextLoader(yaml.BaseLoader):
+class _TextLoader(yaml.SafeLoader):
     """Keeps all values as the texts that are written: `no` is a name, and not False."""
 
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [key.value for key, _ in node.value]
+    yaml_implicit_resolvers: ClassVar = {
+        start: [(tag, pattern) for tag, pattern in resolvers if tag == _MERGE]
+        for start, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+
+def _key_twice(node: yaml.Node | None, seen: set[int]) -> str | None:
+    """A key that is there twice in one mapping of a document. The reader would take the last one without a word."""
+    if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+        return None
+    seen.add(id(node))
+    below = node.value
+    if isinstance(node, yaml.MappingNode):
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.tag != _MERGE]
         if twice := next((key for key in keys if keys.count(key) > 1), None):
-            raise yaml.constructor.ConstructorError(None, None, f"{twice!r} is there twice", node.start_mark)
-        return super().construct_mapping(node, deep)
+            return twice
+        below = [value for _, value in node.value]
+    return next((twice for one in below if (twice := _key_twice(one, seen))), None)
 
 
 def _names(content: Mapping[Any, Any], texts: Mapping[Any, Any], file: epath.Path) -> dict[int, str]:
-    names = texts.get("names")
+    """Class names by index. `texts` is `content` with all values as they are written."""
+    names, written = content.get("names"), texts.get("names")
     if names is None and (count := whole_number(content.get("nc"))):
-        names = [str(index) for index in range(min(count, 10_000))]
-    pairs = list(names.items()) if isinstance(names, Mapping) else list(enumerate(names or []))
-    if not isinstance(names, Mapping | list) or not pairs:
+        names = written = [str(index) for index in range(min(count, 10_000))]
+    if not isinstance(names, Mapping | list) or not names:
         raise UserError(f"{file} has no 'names' of classes.")
+    pairs = list(names.items() if isinstance(names, Mapping) else enumerate(names))
+    as_written: list[Any] = list(written.values() if isinstance(written, Mapping) else written or ())
+    if len(pairs) != len(as_written):  # 1 and 0x1 are one index, and two texts.
+        raise UserError(f"'names' in {file} has a class index twice: keep one of them.")
     result: dict[int, str] = {}
-    for index, name in pairs:
-        number = int(index) if str(index).isdecimal() else None
-        if number is None or number in result or not isinstance(name, str) or not name:
-            raise UserError(f"'names' in {file} has {index!r}: {name!r}, which is not a new class index and a name.")
+    for (index, value), name in zip(pairs, as_written, strict=True):
+        number = whole_number(index)
+        is_name = isinstance(value, str | int | float) and name != ""
+        if number is None or number < 0 or number in result or not is_name:
+            raise UserError(f"'names' in {file} has {index!r}: {value!r}, which is not a new class index and a name.")
         result[number] = name
     count = whole_number(content.get("nc"))
     if count is not None and count != len(result):

@@ -13,6 +13,7 @@ from etils import epath
 from PIL import Image
 
 from anchordetr_jax.checkpoints.run_metrics import METRICS_FILE, read_metrics
+from anchordetr_jax.errors import UserError
 
 # Where PyTorch is installed, tensorboardX loads it when it is imported: four seconds in every process that trains or
 # reads images, for nothing that is used here. So PyTorch is hidden from it.
@@ -78,7 +79,7 @@ class TensorBoard:
             if self._writer is None:
                 self._writer = self._opened(event.step)
             self._writer.write_event(event)
-        except OSError as error:
+        except (OSError, UserError) as error:
             self._give_up(error)
 
     def _flush(self) -> None:
@@ -108,7 +109,7 @@ class TensorBoard:
         kept = [line["step"] for line in read_metrics(path)] if path.exists() else []
         return max((number for number in kept if number < step), default=-1) + 1
 
-    def _give_up(self, error: OSError) -> None:
+    def _give_up(self, error: Exception) -> None:
         self._failed = True
         if self._writer is not None:
             with contextlib.suppress(OSError):

@@ -161,11 +161,50 @@ def test_a_split_without_its_images_is_not_given_those_of_another_one(tmp_path: 
     for split in ("train", "val"):
         add_split(tmp_path, f"annotations/instances_{split}.json", f"images/{split}", names=NUMBERED)
     shutil.rmtree(tmp_path / "images/val")
-    sentence = (
-        r"only in images/train, and .*instances_train\.json lists images of the same names there: .*data\.val_images"
-    )
+    sentence = r"only in images/train, and .*instances_train\.json lists images of the same names: .*data\.val_images"
     with pytest.raises(UserError, match=sentence):
         split_files(DataConfig(root=str(tmp_path)), "val")
+
+
+def test_no_other_splits_folder_is_taken_where_splits_number_their_images_alike(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        add_split(tmp_path, f"annotations/instances_{split}.json", f"images/{split}", names=NUMBERED)
+    add_split(tmp_path, "annotations/instances_test.json", "images/test", names=NUMBERED)
+    (tmp_path / "annotations/instances_test.json").unlink()
+    (tmp_path / "images/val/frame_1.jpg").unlink()
+    assert found(tmp_path, "val") == ("images/val", "annotations/instances_val.json")
+
+
+def test_names_after_the_paths_of_a_tool_are_compared_by_their_last_parts(tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        annotations = f"annotations/instances_{split}.json"
+        add_split(tmp_path, annotations, f"images/{split}", names=NUMBERED, prefix=f"upload/{split}/")
+    (tmp_path / "images/val/frame_1.jpg").unlink()
+    assert found(tmp_path, "val") == ("images/val", "annotations/instances_val.json")
+
+
+def test_damaged_annotations_of_another_split_do_not_matter(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/instances_train.json", "images/train", names=NUMBERED)
+    add_split(tmp_path, "annotations/instances_test.json", "images/test", names=NUMBERED)
+    (tmp_path / "annotations/instances_test.json").write_text('{"images": [], "annotations": [], "categories": [')
+    assert found(tmp_path, "train") == ("images/train", "annotations/instances_train.json")
+
+
+def test_a_few_of_many_images_in_another_folder_are_found(tmp_path: Path) -> None:
+    names = tuple(f"{number:03d}.jpg" for number in range(100))
+    add_split(tmp_path, "cells.json", "photos/a", names=names)
+    (tmp_path / "photos/b").mkdir()
+    (tmp_path / "photos/a/057.jpg").rename(tmp_path / "photos/b/057.jpg")
+    assert found(tmp_path, "train") == ("photos", "cells.json")
+
+
+def test_parts_beside_the_folder_of_another_split_must_be_named(tmp_path: Path) -> None:
+    add_split(tmp_path, "annotations/train.json", "photos/a", names=NUMBERED)
+    add_split(tmp_path, "annotations/val.json", "photos/val", names=NUMBERED)
+    (tmp_path / "photos/b").mkdir()
+    (tmp_path / "photos/a/frame_1.jpg").rename(tmp_path / "photos/b/frame_1.jpg")
+    with pytest.raises(UserError, match=r"several folders \(photos/a, photos/b\): .*data\.train_images"):
+        split_files(DataConfig(root=str(tmp_path)), "train")
 
 
 def test_splits_may_share_a_folder_that_is_named_after_one_of_them(tmp_path: Path) -> None:

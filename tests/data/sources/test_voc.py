@@ -44,6 +44,18 @@ def test_trainval_without_a_list_for_training_gives_what_is_not_for_validation(t
     assert names(opened(tmp_path, "val")) == ["c.png"]
 
 
+def test_a_held_out_share_is_one_of_all_images_in_trainval(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"trainval": ["a.png", "b 1.png", "c.png"], "val": ["c.png"]})
+    train, val = (names(opened(tmp_path, split, val_fraction=0.5)) for split in ("train", "val"))
+    assert sorted(train + val) == ["a.png", "b 1.png", "c.png"]
+
+
+def test_trainval_without_any_image_for_training_is_named(tmp_path: Path) -> None:
+    write_voc(tmp_path, {"trainval": ["a.png"], "val": ["a.png", "c.png"]})
+    with pytest.raises(UserError, match=r"All images of .*trainval\.txt are in .*val\.txt too"):
+        opened(tmp_path)
+
+
 def test_all_splits_have_the_classes_of_the_whole_data_set(tmp_path: Path) -> None:
     write_voc(tmp_path, {"train": ["b 1.png"], "val": ["a.png", "c.png"]})
     (tmp_path / "Annotations" / "c.xml").write_text(xml("c.png", [("ant", 3, 4, 5, 6)]))

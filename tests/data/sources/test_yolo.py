@@ -171,7 +171,9 @@ BAD_DESCRIPTIONS = {
     "no word of classes": ("train: images/train\n", "data.yaml has no 'names' of classes"),
     "no images": ("names: [cat, dog]\n", "data.yaml names no 'train' images"),
     "another number of names": ("train: images/train\nnc: 3\nnames: [cat, dog]\n", "nc: 3 and 2 names"),
-    "an index twice": ("train: images/train\nnames: {0: cat, 0: dog}\n", "'0' is there twice"),
+    "an index twice": ("train: images/train\nnames: {0: cat, 0: dog}\n", "has the key '0' twice"),
+    "an index in two spellings": ("train: images/train\nnames: {1: cat, 0x1: dog}\n", "has a class index twice"),
+    "a name that is none": ("train: images/train\nnames: [~, cat]\n", "has 0: None, which is not a new class"),
     "a wrong index": ("train: images/train\nnames: {one: cat}\n", "'one': 'cat', which is not a new class index"),
     "a folder that is nowhere": (
         "train: photos\nnames: [cat, dog]\n",
@@ -202,6 +204,23 @@ def test_a_wrong_description_is_answered_with_a_sentence(tmp_path: Path, descrip
 def test_names_that_look_like_other_values_stay_as_they_are_written(tmp_path: Path, names: str) -> None:
     write_yolo(tmp_path, f"path: .\ntrain: images/train\nnames: {names}\n")
     assert opened(tmp_path).categories.names == ("no", "010")
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        "base: &base {names: [cat, dog]}\n<<: *base\ntrain: images/train\n",
+        "base: &base {0: cat}\ntrain: images/train\nnames: {<<: *base, 1: dog}\n",
+    ],
+)
+def test_names_may_come_from_another_part_of_the_file(tmp_path: Path, description: str) -> None:
+    write_yolo(tmp_path, description)
+    assert opened(tmp_path).categories.names == ("cat", "dog")
+
+
+def test_without_names_classes_have_their_numbers(tmp_path: Path) -> None:
+    write_yolo(tmp_path, "train: images/train\nnc: 2\nnames:\n")
+    assert opened(tmp_path).categories.names == ("0", "1")
 
 
 def test_an_image_that_a_list_names_twice_counts_once_and_is_said(tmp_path: Path) -> None:
