@@ -23,7 +23,7 @@ LONG_TO_SHORT = 4 / 3
 """`augment.max_size` is this many times the short side on a CPU, where padding costs most."""
 CELLS = 2.0
 """The side of small objects (`small_object`), in feature cells, that the image size aims at."""
-CPU_PIXELS = 8.4e8
+CPU_PIXELS = 9.5e8
 """Pixels, with padding, that the small detector trains on in 15 to 30 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""

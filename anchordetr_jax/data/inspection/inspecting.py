@@ -243,7 +243,7 @@ def _compare_classes(splits: Sequence[SplitInspection], across: Findings) -> Non
         split: dict(zip(found.categories.ids, found.categories.names, strict=True)) for split, found in records.items()
     }
     for split in records:
-        if split == "train":
+        if split == "train" or not names[split]:  # Lists of test images may be without classes.
             continue
         for number in sorted(names["train"].keys() | names[split].keys()):
             ours, theirs = names["train"].get(number), names[split].get(number)
