@@ -519,7 +519,7 @@ class Config:
     fit: Literal["off", "gpu", "cpu"] = "off"
     """Chooses the settings that nobody sets from the training images and their objects: epochs, learning rates, image
     sizes, augmentation and, for a new detector, anchor points. Each is printed with its reason. `gpu`: for detectors of
-    the published size on GPUs and TPUs. `cpu`: for the small detector, to train 15 to 30 minutes on two CPU cores."""
+    the published size on GPUs and TPUs. `cpu`: for the small detector, to train 12 to 30 minutes on two CPU cores."""
     architecture: Literal["config", "init_from", "detector"] = "config"
     """Architecture that is trained. `config`: the one that the settings in `model` describe. `init_from`: that of the
     initial weights, except for settings in `model` that the experiment file or the command line changes. `detector`:

@@ -24,7 +24,7 @@ LONG_TO_SHORT = 4 / 3
 CELLS = 2.0
 """The side of small objects (`small_object`), in feature cells, that the image size aims at."""
 CPU_PIXELS = 9.5e8
-"""Pixels, with padding, that the small detector trains on in 15 to 30 minutes on two CPU cores."""
+"""Pixels, with padding, that the small detector trains on in 12 to 30 minutes on two CPU cores."""
 CROWDED = 5
 """Images with more objects, on average, do not become mosaics, and have anchor points on a grid."""
 CROWDED_BATCH, SMALL_BATCH, LARGE_BATCH = 2, 4, 8
@@ -193,10 +193,10 @@ def _length(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         passes = CPU_PIXELS / (config.augment.eval_size * config.augment.max_size * images)
         epochs = int(min(max(passes, LEAST_EPOCHS), MOST_EPOCHS))
         if passes < LEAST_EPOCHS:
-            longer = f"{epochs / passes:.1f} times as long as 15 to 30 minutes on two CPU cores"
+            longer = f"{epochs / passes:.1f} times as long as 12 to 30 minutes on two CPU cores"
             why = f"because fewer passes learn too little. {named} then take {longer}."
         else:
-            time = "15 to 30 minutes" if passes <= MOST_EPOCHS else "less than 15 to 30 minutes"
+            time = "12 to 30 minutes" if passes <= MOST_EPOCHS else "less than 12 to 30 minutes"
             why = f"because {named} then take {time} on two CPU cores."
         yield Choice("train.epochs", epochs, why)
     else:

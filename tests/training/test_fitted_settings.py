@@ -235,10 +235,10 @@ def test_the_reason_for_the_epochs_says_when_a_run_is_shorter_or_longer_than_usu
     def reason(images: int) -> str:
         return next(line for line in fitted(CPU, Squares(images, 240))[1] if "train.epochs=" in line)
 
-    assert "train.epochs=100, because 20 images then take less than 15 to 30 minutes" in reason(20)
-    assert "because 300 images then take 15 to 30 minutes" in reason(300)
+    assert "train.epochs=100, because 20 images then take less than 12 to 30 minutes" in reason(20)
+    assert "because 300 images then take 12 to 30 minutes" in reason(300)
     assert "train.epochs=5, because fewer passes learn too little. 20000 images then take" in reason(20_000)
-    assert "times as long as 15 to 30 minutes" in reason(20_000)
+    assert "times as long as 12 to 30 minutes" in reason(20_000)
 
 
 def test_the_advice_about_small_objects_never_makes_images_smaller() -> None:

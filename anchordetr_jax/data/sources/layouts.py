@@ -215,7 +215,7 @@ class _Search:
             here = self._keys_in(folder)
             others = [one for one in allowed if one != folder and self._keys_in(one).isdisjoint(here)]
             return [folder, *others]
-        missing = [name for name in self._names if not (folder / name).is_file()]
+        missing = [name for name in self._names if not os.path.isfile(os.path.join(folder, name))]
         there = sorted(set(self._names) - set(missing))
         twice = self._having(there[:: max(1, len(there) // SAMPLE)])
         lacking = self._having(missing[:: max(1, len(missing) // SAMPLE)]) if missing else {}
