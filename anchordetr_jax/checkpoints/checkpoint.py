@@ -10,8 +10,6 @@ import dataclasses
 import functools
 import json
 import os
-import re
-import textwrap
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -20,6 +18,7 @@ from absl import logging
 from etils import epath
 from orbax.checkpoint import v1 as ocp
 
+from anchordetr_jax.checkpoints.failures import DamagedCheckpointError, brief, not_written
 from anchordetr_jax.checkpoints.integrity import RESCUE_COMMAND, find_damage, write_checksums
 from anchordetr_jax.config import Config, config_from_dict, config_to_dict
 from anchordetr_jax.data.categories import Categories
@@ -35,14 +34,6 @@ BEST_FOLDER = "best"
 """Folder in a workdir for the best checkpoint of a run with `train.keep_best`."""
 DAMAGED_PREFIX = "damaged-"
 """Damaged checkpoints are renamed: this goes before their name."""
-
-
-class DamagedCheckpointError(UserError):
-    """A checkpoint cannot be read although its files look sound."""
-
-
-class UnfinishedSaveError(UserError):
-    """A checkpoint was not saved, and the system gives no reason: perhaps another process has ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,36 +351,3 @@ def remove_old(path: epath.Path) -> None:
         path.rmtree()
     except OSError as error:
         logging.warning("The old checkpoint %s could not be removed: %s", path, error)
-
-
-def not_written(path: epath.Path, error: Exception) -> UserError:
-    """The error for a checkpoint that could not be saved."""
-    kind = UserError if _system_reason(_root(error)) else UnfinishedSaveError
-    return kind(
-        f"Checkpoint {path} could not be written ({brief(error)}); earlier checkpoints are unharmed: make room or "
-        "repair the folder, then give the same command again."
-    )
-
-
-def brief(error: BaseException) -> str:
-    """What the system says went wrong, or the first line of an error's message.
-
-    Orbax wraps errors, so this looks at the first error of the chain.
-    """
-    root = _root(error)
-    lines = str(root).strip().splitlines()
-    first = textwrap.shorten(lines[0], 200, placeholder=" …") if lines else type(root).__name__
-    return _system_reason(root) or first
-
-
-def _root(error: BaseException) -> BaseException:
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return error
-
-
-def _system_reason(error: BaseException) -> str | None:
-    if isinstance(error, OSError):
-        return error.strerror
-    code = re.search(r"\[os_error_code='(\d+)'", str(error))  # tensorstore's, behind a long path
-    return os.strerror(int(code[1])) if code else None

@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 from tqdm.auto import tqdm
 
-from anchordetr_jax.checkpoints.checkpoint import brief
+from anchordetr_jax.checkpoints.failures import brief
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import resized_sizes
 from anchordetr_jax.errors import UserError

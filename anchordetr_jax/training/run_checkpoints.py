@@ -16,15 +16,12 @@ from anchordetr_jax.checkpoints.checkpoint import (
     CHECKPOINTS_FOLDER,
     DAMAGED_PREFIX,
     CheckpointMeta,
-    DamagedCheckpointError,
     Shapes,
     absolute,
-    brief,
     compare_shapes,
     complete_save,
     find_problem,
     meta_to_dict,
-    not_written,
     orbax_context,
     other_architecture,
     read_meta,
@@ -35,6 +32,7 @@ from anchordetr_jax.checkpoints.checkpoint import (
     shapes_of,
     warn_of_damage,
 )
+from anchordetr_jax.checkpoints.failures import DamagedCheckpointError, brief, not_written
 from anchordetr_jax.config import ARITHMETIC, Config
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError

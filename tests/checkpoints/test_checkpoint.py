@@ -14,7 +14,6 @@ import pytest
 
 from anchordetr_jax.checkpoints import checkpoint
 from anchordetr_jax.checkpoints.checkpoint import (
-    brief,
     compare_shapes,
     find_checkpoint,
     load_model,
@@ -182,28 +181,6 @@ def test_settings_written_by_an_older_version_take_defaults_for_what_is_new(copy
     del contents["config"]["mesh"]
     path.write_text(json.dumps(contents))
     assert read_meta(copy).config == dataclasses.replace(CONFIG, mesh=Config().mesh)
-
-
-@pytest.mark.parametrize(
-    ("error", "told"),
-    [
-        (OSError(28, "No space left on device", "/a/file"), "No space left on device"),
-        (
-            ValueError(
-                f'RESOURCE_EXHAUSTED: Failed writing: "{"/a" * 200}": Failed to write 7 bytes to file 8: No space left '
-                "on device [os_error_code='28']"
-            ),
-            "No space left on device",
-        ),
-        (ValueError("first line\nsecond line"), "first line"),
-        (ValueError("word " * 100), " ".join(["word"] * 39) + " …"),
-        (ValueError(), "ValueError"),
-    ],
-)
-def test_an_error_is_reported_briefly_with_its_reason(error: Exception, told: str) -> None:
-    wrapped = RuntimeError("while saving")
-    wrapped.__cause__ = error
-    assert brief(wrapped) == told
 
 
 def test_every_kind_of_difference_is_named() -> None:

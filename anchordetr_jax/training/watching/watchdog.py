@@ -23,7 +23,7 @@ import jax
 from absl import logging
 from jax._src import distributed  # The only way to the key-value store; Orbax takes it too.
 
-from anchordetr_jax.checkpoints.checkpoint import UnfinishedSaveError
+from anchordetr_jax.checkpoints.failures import UnfinishedSaveError
 from anchordetr_jax.errors import UserError
 
 _FOLDER = "anchordetr_jax/alive/"
