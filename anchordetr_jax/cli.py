@@ -195,6 +195,9 @@ def define_processes(flag_values: flags.FlagValues) -> Callable[..., None]:
     def connect(**options: Any) -> None:
         from anchordetr_jax.devices import initialize_distributed  # Here, as JAX takes a second to import.
 
+        alone = [flag.name for flag in (num_processes, process_id) if flag.value is not None]
+        if alone and not coordinator.value:
+            raise UserError(f"--{alone[0]} has no effect without --coordinator=HOST:PORT, the address of process 0.")
         if distributed.value or coordinator.value:
             initialize_distributed(coordinator.value or "", num_processes.value, process_id.value, **options)
 

@@ -46,6 +46,15 @@ def settings_of(experiment: str) -> ReadSettings:
     return read
 
 
+@pytest.mark.parametrize("flag", ["--num_processes=2", "--process_id=1"])
+def test_numbers_of_processes_without_their_coordinator_are_refused(flag: str) -> None:
+    flag_values = flags.FlagValues()
+    connect = cli.define_processes(flag_values)
+    cli.parse(["script.py", flag, "--distributed"], flag_values)
+    with pytest.raises(UserError, match=rf"{flag.partition('=')[0]} has no effect without --coordinator=HOST:PORT"):
+        connect()
+
+
 def test_settings_come_from_the_experiment_file(settings_of: ReadSettings) -> None:
     assert settings_of().train.epochs == 3
 

@@ -66,3 +66,20 @@ def test_annotations_are_refused_where_the_names_are_known(tmp_path: Path, capsy
     arguments = ["export", str(checkpoint), str(tmp_path / "out.pth"), "--annotations", "nothing.json"]
     assert main(["convert", *arguments]) == 1
     assert "has the names of its classes: leave --annotations out" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (("--license", "mit"), "--license is for --form pretrained"),
+        (("--private",), "--private is for --form pretrained"),
+        (("--form", "pretrained", "--private"), "--private is for a repository on the Hub"),
+    ],
+)
+def test_flags_of_model_cards_and_repositories_are_refused_elsewhere(
+    flags: tuple[str, ...], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = save_detector(tmp_path / "checkpoint")
+    assert main(["convert", "export", str(checkpoint), str(tmp_path / "out.pth"), *flags]) == 1
+    assert sentence in capsys.readouterr().err
+    assert not (tmp_path / "out.pth").exists()

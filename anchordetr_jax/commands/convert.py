@@ -115,6 +115,9 @@ def run_export(options: argparse.Namespace) -> None:
         return
     if to_hub:
         raise UserError(f"{options.target} takes a detector with --form pretrained: leave --form out.")
+    unused = [flag for flag in ("license", "data", "scores", "private") if getattr(options, flag)]
+    if unused:
+        raise UserError(f"--{unused[0]} is for --form pretrained, which has a model card: leave it out.")
     remarks = export_weights(
         options.name,
         options.target,
@@ -130,6 +133,8 @@ def export_pretrained(options: argparse.Namespace) -> None:
     for flag in ("annotations", "class_outputs"):
         if getattr(options, flag) is not None:
             raise UserError(f"--{flag.replace('_', '-')} is for weight files: import the weights with it first.")
+    if options.private and not options.target.startswith(SCHEME):
+        raise UserError(f"--private is for a repository on the Hub, and {options.target} is a folder: leave it out.")
     found = open_pretrained(options.name)
     scores = read_scores(options.scores) if options.scores else None
     facts = CardFacts(license=options.license, data=options.data, scores=scores).completed(facts_of(found))

@@ -34,7 +34,7 @@ from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.journal import Journal
 from anchordetr_jax.evaluation.processes import process_zero_says
 from anchordetr_jax.evaluation.report import write_predictions, write_report
-from anchordetr_jax.evaluation.settings import ARITHMETIC, check_categories, evaluation_config
+from anchordetr_jax.evaluation.settings import ARITHMETIC, OF_THE_RUN, check_categories, evaluation_config
 from anchordetr_jax.evaluation.shares import EvaluationResult
 from anchordetr_jax.export.evaluating import Outputs, evaluate_folder
 from anchordetr_jax.export.folder import ExportedFolder, is_exported, read_exported
@@ -97,7 +97,8 @@ connect_processes = cli.define_processes(FLAGS)
 SPLITS: dict[str, Split] = {"val": "val", "train": "train", "test": "test", "test-dev": "test"}
 
 FIXED_IN_PROGRAMS = (
-    *("augment.eval_size", "augment.max_size", "eval.max_detections", "data.labels"),
+    *OF_THE_RUN,
+    "data.labels",
     *(f"model.{field.name}" for field in dataclasses.fields(ModelConfig)),
 )
 """Settings of an evaluation that an export fixes."""
@@ -114,12 +115,17 @@ def main(arguments: list[str]) -> None:
         refuse_settings_of_programs(options)
         evaluate_exported(read_exported(name))
         return
+    if NAME.value and SPLIT.value != "test-dev":
+        raise UserError("--name is for the file of --split test-dev: leave it out.")
     if COMPARE.value is not None:
         raise UserError(f"--compare is for an exported folder, and {name} is none: leave it out.")
     found = open_pretrained(name, **options)
     if jax.process_index() == 0:
         cli.say(found.remarks)
-    config = evaluation_config(found.config, read_config(found.config))
+    chosen = [setting for setting in OF_THE_RUN if read_config.changes(setting)]
+    config, remarks = evaluation_config(found.config, read_config(found.config), chosen)
+    if jax.process_index() == 0:
+        cli.say(remarks)
     if config.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)
     mesh = make_mesh(config.mesh)
@@ -175,6 +181,11 @@ def refuse_settings_of_programs(options: Mapping[str, Any]) -> None:
 
 def evaluate_exported(exported: ExportedFolder) -> None:
     """Scores the programs of an exported folder, and prints their numbers beside those of the checkpoint."""
+    unused = [f"--{flag}" for flag, given in (("restart", RESTART.value), ("name", NAME.value)) if given]
+    if unused:
+        raise UserError(f"{unused[0]} is for checkpoints, and not for an exported folder: leave it out.")
+    if jax.process_count() > 1:
+        raise UserError("One process evaluates an exported folder: leave --distributed and --coordinator out.")
     trained = exported.config or Config()
     config = read_config(trained)
     # Its classes say which class output stands for which category.

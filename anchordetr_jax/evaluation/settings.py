@@ -1,19 +1,29 @@
 """What a checkpoint and a data set must have in common for an evaluation."""
 
 import dataclasses
+from collections.abc import Collection
 
-from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig
+from anchordetr_jax.config import ARITHMETIC, Config, ModelConfig, config_to_dict
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.experiments import change_values
+from anchordetr_jax.settings.names import flat_settings
+
+OF_THE_RUN = ("augment.eval_size", "augment.max_size", "eval.max_detections")
+"""Settings of an evaluation that belong to a checkpoint: with others its scores are not those of its training."""
 
 
-def evaluation_config(trained: Config, given: Config) -> Config:
+def evaluation_config(trained: Config, given: Config, chosen: Collection[str] = ()) -> tuple[Config, tuple[str, ...]]:
     """The settings for the evaluation of a checkpoint: its own network, on the data that `given` describes.
 
     Args:
         trained: the settings of the checkpoint.
-        given: the settings of the user. From these come data, augmentation, evaluation and mesh, and how the model
-            computes (`ARITHMETIC`).
+        given: the settings of the user. From these come data, evaluation and mesh, and how the model computes
+            (`ARITHMETIC`).
+        chosen: those of `OF_THE_RUN` that come from `given` too. The others come from the checkpoint.
+
+    Returns:
+        The settings, and sentences about those that the checkpoint has and `given` has otherwise.
 
     Raises:
         UserError: `given` describes another network than the checkpoint has.
@@ -27,8 +37,15 @@ def evaluation_config(trained: Config, given: Config) -> Config:
             f"not {ours!r}. Leave --config out, or give the one that it was trained with."
         )
     model = dataclasses.replace(trained.model, **{name: getattr(given.model, name) for name in ARITHMETIC})
+    wanted, own = flat_settings(config_to_dict(given)), flat_settings(config_to_dict(trained))
+    kept = {name: own[name] for name in OF_THE_RUN if name not in chosen and own[name] != wanted[name]}
+    remarks = tuple(
+        f"{name}={value!r} is that of the checkpoint, not {wanted[name]!r}: --config.{name}=VALUE takes another."
+        for name, value in kept.items()
+    )
     # Training decided which class output stands for which category.
-    return dataclasses.replace(given, model=model, data=dataclasses.replace(given.data, labels=trained.data.labels))
+    data = dataclasses.replace(given.data, labels=trained.data.labels)
+    return change_values(dataclasses.replace(given, model=model, data=data), kept), remarks
 
 
 def check_categories(checkpoint: Categories | None, dataset: Categories, annotations_file: str) -> None:

@@ -126,7 +126,7 @@ def _reference(
 def checkpoint_scores(name: str | os.PathLike[str], dataset: DetectionSource, config: Config) -> Scores:
     """COCO's scores of a checkpoint on a data set with annotations."""
     found = open_pretrained(name)
-    settings = evaluation_config(found.config, dataclasses.replace(config, model=found.config.model))
+    settings, _ = evaluation_config(found.config, dataclasses.replace(config, model=found.config.model))
     check_categories(found.categories, dataset.categories, dataset.name)
     if settings.model.dtype == "float64":
         jax.config.update("jax_enable_x64", True)

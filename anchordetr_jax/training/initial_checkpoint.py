@@ -55,7 +55,10 @@ def prepare_initial_weights(
         config = dataclasses.replace(config, init_from=before.init_from)
         if config.architecture == "detector" and before.model.backbone != config.model.backbone:
             config = _with_freeze(config, before.optimizer.freeze)
-        return (config if config.architecture == "config" else _with_architecture(config, before.model, kept)), ()
+        if config.architecture == "config":
+            return config, ()
+        continued = _with_architecture(config, before.model, kept)
+        return continued, _replaced(config, continued, given)
     if not config.init_from:
         if follows:
             raise UserError(
@@ -83,6 +86,16 @@ def prepare_initial_weights(
             config, more = _without_foreign_freeze(config)
             remarks += more
     return (_with_architecture(config, model, kept) if config.architecture == "init_from" else config), remarks
+
+
+def _replaced(asked: Config, continued: Config, given: Collection[str]) -> tuple[str, ...]:
+    """A sentence about settings of the network that a person gave, and that a run which continues does not take."""
+    names = [field.name for field in dataclasses.fields(ModelConfig) if f"model.{field.name}" in given]
+    changed = [name for name in names if getattr(asked.model, name) != getattr(continued.model, name)]
+    if not changed:
+        return ()
+    shown = ", ".join(f"model.{name}={getattr(continued.model, name)!r}" for name in changed)
+    return (f"The run continues with its own network: {shown}. What the settings say of these is not used.",)
 
 
 def _without_foreign_freeze(config: Config) -> tuple[Config, tuple[str, ...]]:

@@ -175,6 +175,8 @@ class _Loop:
                 self.evaluate_model()
             if self.run.end(self.step, self.best):
                 self._save()
+                if self.best.newest == self.step:  # The evaluation came before this checkpoint.
+                    self._store_scores()
                 break
         self._checkpoints.finish()
         if self._stop.received is None and self.step < self.run.total_steps:

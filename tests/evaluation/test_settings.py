@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from anchordetr_jax.config import Config, DataConfig, EvalConfig, ModelConfig
+from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig, ModelConfig
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.settings import check_categories, evaluation_config
@@ -12,20 +12,32 @@ TRAINED = Config(model=ModelConfig(num_classes=91, decoder_layers=3), data=DataC
 
 def test_the_network_comes_from_the_checkpoint_and_the_data_from_the_user():
     given = Config(model=ModelConfig(decoder_layers=3), data=DataConfig(root="now"), eval=EvalConfig(batch_size=3))
-    config = evaluation_config(TRAINED, given)
+    config, _ = evaluation_config(TRAINED, given)
     assert config.model == TRAINED.model
     assert (config.data.root, config.eval.batch_size) == ("now", 3)
 
 
 def test_the_meaning_of_class_outputs_comes_from_the_checkpoint():
     given = Config(model=ModelConfig(decoder_layers=3), data=DataConfig(labels="contiguous"))
-    assert evaluation_config(TRAINED, given).data.labels == "raw"
+    assert evaluation_config(TRAINED, given)[0].data.labels == "raw"
 
 
 def test_how_the_network_computes_comes_from_the_user():
     given = Config(model=ModelConfig(decoder_layers=3, dtype="bfloat16", padding="official"))
-    model = evaluation_config(TRAINED, given).model
+    model = evaluation_config(TRAINED, given)[0].model
     assert (model.dtype, model.padding, model.num_classes) == ("bfloat16", "official", 91)
+
+
+def test_image_sizes_come_from_the_checkpoint_unless_they_are_chosen():
+    trained = dataclasses.replace(TRAINED, augment=AugmentConfig(eval_size=384, max_size=512))
+    given = Config(model=ModelConfig(decoder_layers=3), augment=AugmentConfig(eval_size=800, max_size=512))
+    config, remarks = evaluation_config(trained, given)
+    assert config.augment.eval_size == 384
+    assert remarks == (
+        "augment.eval_size=384 is that of the checkpoint, not 800: --config.augment.eval_size=VALUE takes another.",
+    )
+    config, remarks = evaluation_config(trained, given, ["augment.eval_size"])
+    assert (config.augment.eval_size, remarks) == (800, ())
 
 
 @pytest.mark.parametrize("change", [{"decoder_layers": 6}, {"num_classes": 80}, {"dilation": False}])

@@ -114,13 +114,25 @@ def test_a_run_that_begins_to_keep_the_best_says_that_an_earlier_one_was_not_kep
     assert saved_steps(tmp_path / "best") == [30]
 
 
-def test_checkpoints_keep_the_scores_of_their_evaluation(tmp_path: Path) -> None:
+def run_with_scores(workdir: Path, config: Config) -> None:
+    """A run that leaves its newest scores in the workdir, as a real evaluation does."""
+
     def evaluate(model: Any, step: int) -> dict[str, float]:
-        (tmp_path / "evaluation.json").write_text(json.dumps({"step": step, "AP": SCORES[step]}))
+        (workdir / "evaluation.json").write_text(json.dumps({"step": step, "AP": SCORES[step]}))
         return {"AP": SCORES[step]}
 
     mesh = make_mesh(MeshConfig(), jax.devices()[:1])
-    train(settings(epochs=3), tmp_path, NoiseData(), evaluate=evaluate, mesh=mesh)
+    train(config, workdir, NoiseData(), evaluate=evaluate, mesh=mesh)
+
+
+def test_the_last_checkpoint_of_a_run_that_stops_early_has_its_scores(tmp_path: Path) -> None:
+    run_with_scores(tmp_path, settings(patience=1, keep_best=False))
+    assert saved_steps(tmp_path / "checkpoints") == [15]
+    assert (tmp_path / "checkpoints/15/evaluation.json").exists()
+
+
+def test_checkpoints_keep_the_scores_of_their_evaluation(tmp_path: Path) -> None:
+    run_with_scores(tmp_path, settings(epochs=3))
     assert scores_of_checkpoint(tmp_path / "best/10", 10) == {"step": 10, "AP": 0.3}
     assert scores_of_checkpoint(tmp_path / "checkpoints/15", 15) == {"step": 15, "AP": 0.2}
     assert (tmp_path / "checkpoints/15/evaluation.json").exists()

@@ -116,6 +116,17 @@ def test_a_run_with_checkpoints_does_not_need_its_initial_weights(checkpoint: Pa
     assert config.model.num_anchors == NETWORK.num_anchors
 
 
+def test_a_run_that_continues_names_the_settings_of_another_network(checkpoint: Path, tmp_path: Path) -> None:
+    save_variables(tmp_path / CHECKPOINTS_FOLDER / "7", {"class_head/bias": np.zeros(2, np.float32)}, CELLS, START)
+    other = Config(
+        architecture="detector", model=dataclasses.replace(NETWORK, decoder_layers=NETWORK.decoder_layers + 1)
+    )
+    config, (remark,) = prepare_initial_weights(other, {"model.decoder_layers", "model.hidden_dim"}, tmp_path)
+    assert config.model.decoder_layers == NETWORK.decoder_layers
+    expected = f"The run continues with its own network: model.decoder_layers={NETWORK.decoder_layers!r}. "
+    assert remark.startswith(expected)
+
+
 def test_a_map_of_classes_is_refused_where_a_new_run_has_no_initial_weights(tmp_path: Path) -> None:
     config = Config(classes=ClassesConfig(map=("rbc=red",)))
     with pytest.raises(UserError, match=r"'classes\.map' has no effect .* name them in 'init_from'"):

@@ -6,7 +6,7 @@ import math
 import os
 import time
 from collections.abc import Mapping
-from typing import Any, Self
+from typing import Any, Self, TextIO
 
 from etils import epath
 
@@ -32,6 +32,7 @@ class MetricsFile:
         self._lines = [line + "\n" for line in lines if _step_of(line) <= first_step]
         self._remote = "://" in os.fspath(self.path)
         self._unwritten = True
+        self._file: TextIO | None = None
         self.flush()
         self._file = None if self._remote else self.path.open("a")
 
@@ -54,9 +55,12 @@ class MetricsFile:
             ) from error
 
     def flush(self) -> None:
-        """Writes all lines into the file. Call it before a checkpoint of their step is saved."""
+        """Writes all lines to the disk or bucket. Call it before a checkpoint of their step is saved."""
         if self._unwritten:
             write_atomically(self.path, "".join(self._lines).encode())
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # Not every disk can; `write` has reported a full one.
+                os.fsync(self._file.fileno())
         self._unwritten = False
         self._written_at = time.monotonic()
 
