@@ -6,7 +6,7 @@ Its backbone is EfficientNet-Lite0 with ImageNet weights, which come with the pa
 weights. Anchor points, epochs, learning rates, image sizes and augmentation are chosen for the data set, so that the
 run takes 12 to 30 minutes on two CPU cores. Each is printed with its reason. To change one: --config.train.epochs=20.
 Larger and better: configs/finetune.py, with published weights, on a GPU or TPU.
-Hardware: two CPU cores. Expected AP: 0.57 to 0.58 (AP50 0.88) on 205 photographs of blood cells (BCCD).
+Hardware: two CPU cores. Expected AP: 0.57 to 0.58 (AP50 0.87 to 0.88) on 205 photographs of blood cells (BCCD).
 """
 
 import runpy
