@@ -213,7 +213,7 @@ def test_the_initial_checkpoint_of_fine_tuning_says_how_outputs_are_numbered(raw
         ({"flip_probability": 0.0}, r"'augment\.flip_probability'"),
         ({"init_from": "resnet50"}, "'init_from'"),
         ({"split": "test-dev"}, "split must be one of train, val, test, not 'test-dev'"),
-        ({"data.root": "other"}, r"as data and as data\.root: keep one"),
+        ({"data.root": "other"}, r"'data\.root' is there twice, also as data: keep one"),
     ],
 )
 def test_a_setting_without_effect_on_an_evaluation_is_refused(

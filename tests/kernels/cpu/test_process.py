@@ -93,13 +93,13 @@ def test_a_single_processor_gets_a_second_thread_for_the_host_callbacks(
 ) -> None:
     monkeypatch.setenv("NPROC", "")  # So that it is as before after the test.
     monkeypatch.delenv("NPROC")
-    monkeypatch.setattr(process, "_processors", lambda: processors)
+    monkeypatch.setattr(process, "processors", lambda: processors)
     process.leave_a_thread_for_callbacks()
     assert os.environ.get("NPROC") == threads
 
 
 def test_a_number_of_threads_that_somebody_chose_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("NPROC", "8")
-    monkeypatch.setattr(process, "_processors", lambda: 1)
+    monkeypatch.setattr(process, "processors", lambda: 1)
     process.leave_a_thread_for_callbacks()
     assert os.environ["NPROC"] == "8"
