@@ -196,12 +196,15 @@ class _Search:
         self.found = self._having(names[:: max(1, len(names) // SAMPLE)])
         """The folders that have some of a sample of the images, with the number that they have."""
         self._keys: set[str] = set()
+        self._keys_in: dict[epath.Path, set[str]] = {}
+        """Where no name is found as it is: names compared without case, percent-encoding and Unicode form."""
         if not self.found:
             keys = {name_key(PurePosixPath(name).name) for name in names}
             if len(keys) == len(set(names)):  # Otherwise one file could stand for several images.
                 self._keys = keys
-                counts = {folder: len(self._keys_in(folder)) for folder in self._folders}
-                self.found = {folder: count for folder, count in counts.items() if count}
+                for folder in self._folders:
+                    self._keys_in[folder] = keys & {name_key(entry.name) for entry in os.scandir(folder)}
+                self.found = {folder: len(there) for folder, there in self._keys_in.items() if there}
 
     def shares_names_with(self, others: Sequence[str]) -> bool:
         """Whether other images have the names of these, in the way in which these were found."""
@@ -212,9 +215,8 @@ class _Search:
     def parts_with(self, folder: epath.Path, allowed: Collection[epath.Path]) -> list[epath.Path]:
         """The folder, and those of the allowed ones that have the images which it lacks, and no other ones."""
         if self._keys:
-            here = self._keys_in(folder)
-            others = [one for one in allowed if one != folder and self._keys_in(one).isdisjoint(here)]
-            return [folder, *others]
+            here = self._keys_in[folder]
+            return [folder, *(one for one in allowed if one != folder and self._keys_in[one].isdisjoint(here))]
         missing = [name for name in self._names if not os.path.isfile(os.path.join(folder, name))]
         there = sorted(set(self._names) - set(missing))
         twice = self._having(there[:: max(1, len(there) // SAMPLE)])
@@ -225,15 +227,11 @@ class _Search:
         counts = {folder: sum((folder / name).is_file() for name in some) for folder in self._folders}
         return {folder: count for folder, count in counts.items() if count}
 
-    def _keys_in(self, folder: epath.Path) -> set[str]:
-        """Names of files that are compared without case, percent-encoding and Unicode form."""
-        return {name_key(entry.name) for entry in os.scandir(folder)} & self._keys
-
 
 def _without_other_splits(root: epath.Path, file: epath.Path, split: Split, search: _Search) -> dict[epath.Path, int]:
     """The folders without those of other splits, if the annotation file of such a split has images of the same names.
 
-    Where each split numbers its images anew, the images of another split would be taken for missing ones.
+    Splits often have images of the same names (`frame_0001.jpg`). A missing image must not come from another split.
 
     Raises `UserError` if no folder is left.
     """
