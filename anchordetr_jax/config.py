@@ -242,6 +242,9 @@ class AugmentConfig:
     vertical_flip_probability: float = 0.0
     """Probability with which an image is mirrored, top to bottom. For what has no upper side: cells, things seen from
     above. 0: off; 0.5 is usual."""
+    transpose_probability: float = 0.0
+    """Probability with which rows and columns of an image are exchanged, so that a lying image becomes an upright one.
+    With both flips, things appear turned by a quarter as well. For what has no upper side. 0: off; 0.5 is usual."""
     train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     """The short side is resized to one of these, chosen at random."""
     max_size: int = 1333
@@ -263,12 +266,20 @@ class AugmentConfig:
     """Smallest factor of large-scale jitter."""
     scale_jitter_max: float = 2.0
     """Largest factor of large-scale jitter."""
+    shape_jitter_probability: float = 0.0
+    """Probability with which a random part of each side of an image is cut off, and objects keep their size. For images
+    of one shape: without it, boxes on images of another shape are too long or too short. 0: off."""
+    shape_jitter_min: float = 0.5
+    """Smallest part of a side that shape jitter leaves."""
     mosaic_probability: float = 0.0
     """Probability with which an image becomes a mosaic of itself and three others. 0: off."""
     mosaic_epochs: int = 0
     """Number of epochs after which there are no more mosaics. 0: there are mosaics in all epochs."""
     erase_probability: float = 0.0
     """Probability of random erasing: a rectangle of 2 to 20 % of the image is filled with one colour. 0: off."""
+    shown_ratios: tuple[float, ...] = ()
+    """Ratios of height to width of the images that training shows. The run fills them in; prediction and evaluation
+    warn of images of other shapes. (): not known."""
     brightness: float = 0.0
     """Photometric jitter, on the device: colours are multiplied by a random factor in [1 - brightness, 1 + brightness].
     0: off; 0.4 is usual."""
@@ -283,8 +294,10 @@ class AugmentConfig:
         for name in (
             "flip_probability",
             "vertical_flip_probability",
+            "transpose_probability",
             "crop_probability",
             "scale_jitter_probability",
+            "shape_jitter_probability",
             "mosaic_probability",
             "erase_probability",
             "brightness",
@@ -305,6 +318,13 @@ class AugmentConfig:
             "augment.scale_jitter_max",
             self.scale_jitter_max,
             "at least augment.scale_jitter_min",
+        )
+        require(0 < self.shape_jitter_min <= 1, "augment.shape_jitter_min", self.shape_jitter_min, "above 0, at most 1")
+        require(
+            all(0 < ratio < math.inf for ratio in self.shown_ratios),
+            "augment.shown_ratios",
+            self.shown_ratios,
+            "positive numbers",
         )
         require(self.mosaic_epochs >= 0, "augment.mosaic_epochs", self.mosaic_epochs, "0 (all epochs) or more")
 

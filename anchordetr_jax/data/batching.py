@@ -137,10 +137,11 @@ def plan_epoch(
         uniforms[here] = _generator(seed, _AUGMENTATION, permutation).random((length, NUM_UNIFORMS))[chosen]
         if further.has_further(augment):
             generator = _generator(seed, _FURTHER, permutation)
-            further_uniforms[here] = generator.random((length, further.NUM_UNIFORMS))[chosen]
-    draws, mosaics = draw_augmentations(uniforms, sizes[rows], augment), None
+            further_uniforms[here] = further.random_numbers(generator, length)[chosen]
+    turned = further.transposed_sizes(sizes[rows], further_uniforms, augment)
+    draws, mosaics = draw_augmentations(uniforms, turned, augment), None
     if further.has_further(augment):
-        draws, mosaics = further.draw_further(draws, further_uniforms, sizes[rows], permutations, n, augment)
+        draws, mosaics = further.draw_further(draws, further_uniforms, turned, permutations, n, augment)
     members, bucket, fitted = _group(draws.size, buckets, batch_size)
     order = _generator(seed, _BATCHES, epoch).permutation(stop - first)
     members = members[order]

@@ -64,16 +64,18 @@ def training_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig
     """
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(sizes))[np.arange(SAMPLED_DRAWS) % len(sizes)]
-    draws = draw_augmentations(rng.random((SAMPLED_DRAWS, NUM_UNIFORMS)), sizes[rows], augment)
+    uniforms, of_further = rng.random((SAMPLED_DRAWS, NUM_UNIFORMS)), further.random_numbers(rng, SAMPLED_DRAWS)
+    turned = further.transposed_sizes(sizes[rows], of_further, augment)
+    draws = draw_augmentations(uniforms, turned, augment)
     if further.has_further(augment):
-        uniforms = rng.random((SAMPLED_DRAWS, further.NUM_UNIFORMS))
-        draws, _ = further.draw_further(draws, uniforms, sizes[rows], np.zeros(len(rows), int), len(sizes), augment)
+        draws, _ = further.draw_further(draws, of_further, turned, np.zeros(len(rows), int), len(sizes), augment)
     return choose_buckets(draws.size, data.num_buckets, data.shape_multiple, covered=_extremes(sizes, augment))
 
 
 def _extremes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:
     """The largest sizes: buckets that hold these hold every size that augmentation can draw."""
-    distinct = np.unique(sizes, axis=0)
+    turned = sizes[:, ::-1] if augment.transpose_probability else sizes[:0]
+    distinct = np.unique(np.concatenate([sizes, turned]), axis=0)
     short_side = max(augment.train_sizes)  # A smaller one makes no side larger.
     extremes = []
     if augment.crop_probability < 1 or augment.scale_jitter_probability > 0:

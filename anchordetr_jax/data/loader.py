@@ -28,10 +28,11 @@ from anchordetr_jax.data.buckets import evaluation_buckets, training_buckets
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.erasing import erase
+from anchordetr_jax.data.image_shapes import shown_ratios
 from anchordetr_jax.data.mosaic import PIECES, Labelled, compose
 from anchordetr_jax.data.repeats import repeats_of
 from anchordetr_jax.data.source import DetectionSource
-from anchordetr_jax.data.transforms import apply_draw, relative_boxes, turn_upside_down
+from anchordetr_jax.data.transforms import apply_draw, relative_boxes, transpose, turn_upside_down
 from anchordetr_jax.errors import UserError
 
 BOXES_MULTIPLE = 4
@@ -148,6 +149,10 @@ class TrainingBatches:
         stop = self.epochs.steps_before(self.config.train.epochs) if stop_step is None else stop_step
         return ReadAhead(self.load, first_step, stop, self.config.data)
 
+    def shown_ratios(self) -> tuple[float, ...]:
+        """The shapes of the images as the first epoch shows them, see `image_shapes.shown_ratios`."""
+        return shown_ratios(self.plan(0).draws.size)
+
     def describe_image(self, row: int) -> str:
         """For messages: the image's file."""
         return self.source.describe(row)
@@ -259,12 +264,12 @@ def load_batch(source: DetectionSource, planned: PlannedBatch, max_boxes: int, s
 
 def _load_image(source: DetectionSource, planned: PlannedBatch, index: int) -> Labelled | None:
     """An image of a batch, augmented as planned. None if it cannot be read."""
-    first = _read(source, int(planned.rows[index]))
+    draw, mosaics = planned.draws[index], planned.mosaics
+    first = _read(source, int(planned.rows[index]), transposed=draw.transposed)
     if first is None:
         return None
-    draw, mosaics = planned.draws[index], planned.mosaics
     if mosaics is not None and mosaics.present[index] and min(draw.size) > 1:
-        others = [_read(source, row) for row in mosaics.partners[index].tolist()]
+        others = [_read(source, row, transposed=draw.transposed) for row in mosaics.partners[index].tolist()]
         image = compose([first, *others], draw.size, mosaics.uniforms[index], mosaics.flip_probability)
     else:
         image = apply_draw(*first, draw)
@@ -276,11 +281,14 @@ def _load_image(source: DetectionSource, planned: PlannedBatch, index: int) -> L
     return image
 
 
-def _read(source: DetectionSource, row: int) -> Labelled | None:
+def _read(source: DetectionSource, row: int, *, transposed: bool) -> Labelled | None:
     try:
-        return source.open_image(row), source.boxes(row), source.labels(row)
+        image, boxes = source.open_image(row), source.boxes(row)
     except UserError:
         return None
+    if transposed:
+        image, boxes = transpose(image, boxes)
+    return image, boxes, source.labels(row)
 
 
 def _load_before(stop: int, load: Callable[[int], Element], number: int) -> Element | int:

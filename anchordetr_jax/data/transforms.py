@@ -29,6 +29,8 @@ class Draw:
     """(y, x, h, w) of what is erased at the end, relative to the image."""
     upside_down: bool = False
     """Whether the changed image is mirrored, top to bottom."""
+    transposed: bool = False
+    """Whether rows become columns before all other changes."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +49,8 @@ class Draws:
     """float [n, 4]; zeros where nothing is erased."""
     upside_down: np.ndarray
     """bool [n]"""
+    transposed: np.ndarray
+    """bool [n]"""
 
     def __len__(self) -> int:
         return len(self.size)
@@ -57,15 +61,18 @@ class Draws:
 
     def __getitem__(self, index: int) -> Draw:
         height, width = self.size[index].tolist()
-        flip = bool(self.flip[index])
-        erased = tuple(self.erased[index].tolist()) if self.erased[index].any() else None
-        upside_down = bool(self.upside_down[index])
+        draw = Draw(
+            (height, width),
+            flip=bool(self.flip[index]),
+            erased=tuple(self.erased[index].tolist()) if self.erased[index].any() else None,
+            upside_down=bool(self.upside_down[index]),
+            transposed=bool(self.transposed[index]),
+        )
         if not self.pre_size[index].any():
-            return Draw((height, width), flip, erased=erased, upside_down=upside_down)
+            return draw
         pre_height, pre_width = self.pre_size[index].tolist()
         y, x, crop_height, crop_width = self.crop[index].tolist()
-        crop = (y, x, crop_height, crop_width)
-        return Draw((height, width), flip, (pre_height, pre_width), crop, erased, upside_down)
+        return dataclasses.replace(draw, pre_size=(pre_height, pre_width), crop=(y, x, crop_height, crop_width))
 
 
 def resized_sizes(sizes: np.ndarray, short_side: np.ndarray | int, max_size: int | None = None) -> np.ndarray:
@@ -107,6 +114,7 @@ def draw_augmentations(uniforms: np.ndarray, sizes: np.ndarray, config: AugmentC
         crop=np.where(cropped, np.concatenate([corner, crop_size], axis=1), 0),
         erased=np.zeros((len(sizes), 4)),
         upside_down=np.zeros(len(sizes), bool),
+        transposed=np.zeros(len(sizes), bool),
     )
 
 
@@ -121,6 +129,7 @@ def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
         crop=np.zeros((n, 4), np.int32),
         erased=np.zeros((n, 4)),
         upside_down=np.zeros(n, bool),
+        transposed=np.zeros(n, bool),
     )
 
 
@@ -166,6 +175,11 @@ def mirrored_boxes(boxes: np.ndarray, size: int, *, axis: int) -> np.ndarray:
 def turn_upside_down(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """An image (uint8 [h, w, 3]) and its boxes [m, 4] (xyxy in pixels), mirrored, top to bottom."""
     return image[::-1], mirrored_boxes(boxes, len(image), axis=1)
+
+
+def transpose(image: np.ndarray, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """An image (uint8 [h, w, 3]) and its boxes [m, 4] (xyxy in pixels), with rows and columns exchanged."""
+    return np.ascontiguousarray(image.swapaxes(0, 1)), boxes[:, [1, 0, 3, 2]]
 
 
 def relative_boxes(boxes: np.ndarray, size: tuple[int, int]) -> np.ndarray:

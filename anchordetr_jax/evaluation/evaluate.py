@@ -17,6 +17,7 @@ from anchordetr_jax.compilation import CacheHits
 from anchordetr_jax.config import Config
 from anchordetr_jax.data.batching import describe_plan
 from anchordetr_jax.data.buckets import evaluation_buckets, padding_waste
+from anchordetr_jax.data.image_shapes import shape_remark
 from anchordetr_jax.data.loader import eval_batches, evaluation_plan, reading_problem
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import evaluation_draws
@@ -97,6 +98,8 @@ class Evaluator:
                 read, or the ground truth cannot be scored.
         """
         check_class_outputs(model, self.dataset)
+        if jax.process_index() == 0:
+            self._warn([shape_remark(self.dataset.sizes, self.config.augment.shown_ratios)])
         started = time.perf_counter()
         kept, is_kept = self._kept(model, journal)
         detected = self._detect_share(model, np.flatnonzero(~is_kept), journal, progress=progress)
@@ -119,7 +122,7 @@ class Evaluator:
     def _warn(self, sentences: Sequence[str]) -> None:
         """Logs each sentence once."""
         for sentence in sentences:
-            if sentence not in self._warned:
+            if sentence and sentence not in self._warned:
                 self._warned.add(sentence)
                 logging.warning("%s", sentence)
 

@@ -43,9 +43,10 @@ def evaluation_config(trained: Config, given: Config, chosen: Collection[str] = 
         f"{name}={value!r} is that of the checkpoint, not {wanted[name]!r}: --config.{name}=VALUE takes another."
         for name, value in kept.items()
     )
-    # Training decided which class output stands for which category.
+    # Training decided which class output stands for which category, and which shapes of images it showed.
     data = dataclasses.replace(given.data, labels=trained.data.labels)
-    return change_values(dataclasses.replace(given, model=model, data=data), kept), remarks
+    augment = dataclasses.replace(given.augment, shown_ratios=trained.augment.shown_ratios)
+    return change_values(dataclasses.replace(given, model=model, data=data, augment=augment), kept), remarks
 
 
 def check_categories(checkpoint: Categories | None, dataset: Categories, annotations_file: str) -> None:

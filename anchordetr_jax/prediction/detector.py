@@ -13,6 +13,7 @@ from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.checkpoints.thresholds import USUAL, Thresholds
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories, LabelScheme
+from anchordetr_jax.data.image_shapes import shape_remark
 from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
@@ -46,6 +47,7 @@ class Detector:
         max_size: int = 1333,
         max_detections: int = 100,
         thresholds: Thresholds | None = None,
+        shown_ratios: Sequence[float] = (),
     ):
         """Makes a detector from a model in memory. `from_pretrained` loads one from a file.
 
@@ -58,6 +60,8 @@ class Detector:
             max_size: …but the long side to at most this number.
             max_detections: the largest number of detections per image.
             thresholds: score thresholds by category id, where an evaluation tells those with the best F1 score.
+            shown_ratios: the ratios of height to width of the images that it was trained on, if they are known. It
+                warns once of an image of another shape.
         """
         self.model = model
         self.categories = renamed_categories(categories, names)
@@ -71,7 +75,7 @@ class Detector:
         """The evaluation of its checkpoint, as `Scores.to_dict` gives it; None where nobody knows it."""
         self.facts = CardFacts()
         """What a model card says of it where nobody says something else."""
-        self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size)
+        self.augment = AugmentConfig(eval_size=eval_size, max_size=max_size, shown_ratios=tuple(shown_ratios))
         self.shapes = StaticShapes(self.augment)
         self.max_detections = EvalConfig(max_detections=max_detections).max_detections  # It checks the number.
         self.thresholds = thresholds
@@ -81,6 +85,7 @@ class Detector:
             label: label if categories is None else categories.category_of(label) or 0 for label in self.names
         }
         self._graphdef, self._state = nnx.split(model)
+        self._remarked = False
 
     @classmethod
     def from_pretrained(
@@ -134,6 +139,7 @@ class Detector:
             max_size=config.augment.max_size if max_size is None else max_size,
             max_detections=config.eval.max_detections if max_detections is None else max_detections,
             thresholds=found.thresholds,
+            shown_ratios=config.augment.shown_ratios,
         )
         detector.remarks, detector.facts = found.remarks, facts_of(found)
         if (
@@ -304,6 +310,7 @@ class Detector:
         check_limits(threshold, batch_size)
         check_tiles(tiles, overlap)
         settings = TileSettings.of(self.shapes, tiles, overlap, batch_size)
+        self._remark_shape((tiles, tiles))
         with reading_threads() as pool:
             for index, picture in detect_in_tiles(readers, self._compute, pool, settings):
                 yield index, self._outcome(picture, threshold)
@@ -317,8 +324,15 @@ class Detector:
     ) -> Detections | UserError:
         if isinstance(found, UserError):
             return found
+        self._remark_shape(found.size)
         thresholds = {label: self.threshold_of(label) if threshold is None else threshold for label in self.names}
         return selected(found, self.names, self.category_ids, thresholds, source)
+
+    def _remark_shape(self, size: tuple[int, int]) -> None:
+        """Warns of the first image (h, w) of a shape that training never showed."""
+        if not self._remarked and (remark := shape_remark(np.array([size]), self.augment.shown_ratios)):
+            self._remarked = True
+            logging.warning("%s", remark)
 
     def threshold_of(self, label: int) -> float:
         """The score threshold of a class output where none is given."""

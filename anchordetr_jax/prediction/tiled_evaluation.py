@@ -118,6 +118,7 @@ def _detect(
         eval_size=sizes.eval_size,
         max_size=sizes.max_size,
         max_detections=limit,
+        shown_ratios=sizes.shown_ratios,
     )
     readers = [functools.partial(dataset.open_image, row) for row in rows.tolist()]
     done: list[DatasetDetections] = []

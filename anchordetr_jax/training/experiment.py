@@ -105,6 +105,9 @@ def run_experiment(
         for remark in remarks:
             say(remark)
         data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
+        config = dataclasses.replace(
+            config, augment=dataclasses.replace(config.augment, shown_ratios=data.shown_ratios())
+        )
         mesh = make_mesh(config.mesh)
         watch = stack.enter_context(RunWatch(folder, open_loggers(config, folder))) if first else None
         if watch is not None:

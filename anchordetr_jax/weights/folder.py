@@ -106,7 +106,11 @@ def read_folder(folder: str | os.PathLike[str], *, origin: str = "") -> SavedDet
         config = config_from_dict(
             {
                 "model": settings["model"],
-                "augment": {"eval_size": sizes["shortest_edge"], "max_size": sizes["longest_edge"]},
+                "augment": {
+                    "eval_size": sizes["shortest_edge"],
+                    "max_size": sizes["longest_edge"],
+                    "shown_ratios": settings.get("shown_ratios", []),
+                },
                 "eval": {"max_detections": settings["max_detections"]},
                 "data": {"labels": settings["labels"]},
             }
@@ -159,6 +163,7 @@ def _config(detector: SavedDetector) -> dict[str, Any]:
         "category_ids": None if categories is None else list(categories.ids),
         "labels": config.data.labels if categories is None else categories.scheme,
         "image_size": _image_size(config),
+        "shown_ratios": list(config.augment.shown_ratios),
         "max_detections": config.eval.max_detections,
         "score_thresholds": None if detector.thresholds is None else detector.thresholds.to_dict(),
         "model": dataclasses.asdict(config.model),

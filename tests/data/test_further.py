@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, TrainConfig
-from anchordetr_jax.data import mosaic
+from anchordetr_jax.data import further, mosaic
 from anchordetr_jax.data.batching import EpochPlan, plan_epoch
 from anchordetr_jax.data.buckets import training_buckets
 from anchordetr_jax.data.epochs import Epochs
@@ -20,7 +20,15 @@ from anchordetr_jax.data.erasing import FILL, draw_rectangles, erase
 from anchordetr_jax.data.loader import TrainingBatches
 from anchordetr_jax.data.mosaic import Labelled, compose
 from anchordetr_jax.data.scale_jitter import with_scale_jitter
-from anchordetr_jax.data.transforms import Draws, apply_draw, evaluation_draws, resized_sizes
+from anchordetr_jax.data.shape_jitter import with_shape_jitter
+from anchordetr_jax.data.transforms import (
+    NUM_UNIFORMS,
+    Draws,
+    apply_draw,
+    draw_augmentations,
+    evaluation_draws,
+    resized_sizes,
+)
 from tests.data.coco_folder import open_coco
 
 BASE = AugmentConfig(train_sizes=(24, 32), max_size=48, crop_probability=0.0, eval_size=32)
@@ -70,8 +78,10 @@ def planned(epoch: int, *, seed: int = 7, **changes: Any) -> EpochPlan:
 ALL: dict[str, Any] = {
     "mosaic_probability": 0.5,
     "scale_jitter_probability": 0.5,
+    "shape_jitter_probability": 0.5,
     "erase_probability": 0.5,
     "vertical_flip_probability": 0.5,
+    "transpose_probability": 0.5,
 }
 
 
@@ -185,6 +195,110 @@ def test_a_factor_below_1_makes_the_image_smaller_and_one_above_crops_it() -> No
     assert large.pre_size.tolist() == [[80, 120]]
     assert large.size.tolist() == [[40, 60]]
     assert large.crop.tolist() == [[20, 30, 40, 60]]
+
+
+@given(seed=SEEDS)
+def test_shape_jitter_keeps_objects_in_their_boxes_and_their_size(seed: int) -> None:
+    image, boxes, labels = drawn(seed)
+    sizes = np.array([image.shape[:2]])
+    config = settings(shape_jitter_probability=1.0, shape_jitter_min=0.4)
+    uniforms = np.random.default_rng(seed).random((1, 5))
+    whole = dataclasses.replace(evaluation_draws(sizes, config), size=sizes)
+    draws = with_shape_jitter(whole, uniforms, config, allowed=np.array([True]))
+    assert (draws.size <= sizes).all()
+    assert (draws.size >= np.floor(0.4 * sizes)).all()
+    result, its_boxes, its_labels = apply_draw(image, boxes, labels, draws[0])
+    assert result.shape[:2] == tuple(draws.size[0])
+    assert_boxes_hold_all_bright_pixels(result, its_boxes)
+    y, x, height, width = draws.crop[0].tolist()
+    inside = (boxes >= (x, y, x, y)).all(axis=1) & (boxes <= (x + width, y + height) * 2).all(axis=1)
+    for label in labels[inside]:
+        before, after = boxes[labels == label], its_boxes[its_labels == label]
+        assert (after[:, 2:] - after[:, :2]).tolist() == (before[:, 2:] - before[:, :2]).tolist()
+
+
+@given(seed=SEEDS, crop_probability=st.sampled_from([0.0, 1.0]), jitter_probability=st.sampled_from([0.0, 1.0]))
+def test_shape_jitter_keeps_the_scale_of_every_other_change(
+    seed: int, crop_probability: float, jitter_probability: float
+) -> None:
+    config = settings(
+        crop_probability=crop_probability,
+        crop_resize_sizes=(400, 500),
+        crop_min=200,
+        crop_max=450,
+        train_sizes=(300, 400),
+        max_size=1000,
+        scale_jitter_probability=jitter_probability,
+        shape_jitter_probability=1.0,
+    )
+    rng = np.random.default_rng(seed)
+    sizes, all_of_them = rng.integers(200, 700, (20, 2)), np.ones(20, bool)
+    plain = draw_augmentations(rng.random((20, NUM_UNIFORMS)), sizes, config)
+    plain = with_scale_jitter(plain, rng.random((20, 5)), sizes, config, allowed=all_of_them)
+    shaped = with_shape_jitter(plain, rng.random((20, 5)), config, allowed=all_of_them)
+    cropped = plain.pre_size.any(axis=1, keepdims=True)
+    assert (shaped.pre_size == np.where(cropped, plain.pre_size, plain.size)).all()
+    corner, sides = np.where(cropped, plain.crop[:, :2], 0), np.where(cropped, plain.crop[:, 2:], plain.size)
+    assert (shaped.crop[:, :2] >= corner).all()
+    assert (shaped.crop[:, :2] + shaped.crop[:, 2:] <= corner + sides).all()
+    scale, before = shaped.size / shaped.crop[:, 2:], plain.size / sides
+    assert scale == pytest.approx(before, abs=0.51 / shaped.crop[:, 2:].min())  # Sizes are whole numbers.
+
+
+def test_half_of_the_images_are_transposed_and_have_the_other_changes_of_an_image_of_that_size() -> None:
+    changes = ALL | {"transpose_probability": 0.0}
+    uniforms = further.random_numbers(np.random.default_rng(1), len(SIZES))
+    none = np.zeros(len(SIZES), int)
+
+    def drawn_for(sizes: np.ndarray, **more: Any) -> Draws:
+        config = settings(**(changes | more))
+        turned = further.transposed_sizes(sizes, uniforms, config)
+        return further.draw_further(evaluation_draws(turned, config), uniforms, turned, none, len(sizes), config)[0]
+
+    found = drawn_for(SIZES, transpose_probability=0.5)
+    assert 0.25 < found.transposed.mean() < 0.75
+    expected = drawn_for(np.where(found.transposed[:, None], SIZES[:, ::-1], SIZES))
+    for name in set(vars(found)) - {"transposed"}:
+        assert (getattr(found, name) == getattr(expected, name)).all()
+
+
+def test_transposed_images_fit_the_buckets() -> None:
+    """All images lie."""
+    sizes = np.sort(SIZES, axis=1)
+    augment = settings(transpose_probability=0.5)
+    buckets = training_buckets(sizes, DataConfig(num_buckets=2, shape_multiple=8), augment)
+    epochs = Epochs(COUNT, BATCH)
+    plan = plan_epoch(sizes, seed=1, epoch=0, epochs=epochs, augment=augment, buckets=buckets)
+    assert plan.draws.transposed.any()
+    assert any(height > width for height, width in buckets)
+    upright = plan.draws.size[:, 0] > plan.draws.size[:, 1]
+    square = plan.draws.size[:, 0] == plan.draws.size[:, 1]
+    assert (upright | square)[plan.draws.transposed].all()
+
+
+def test_shape_jitter_changes_the_sizes_of_half_of_the_images_and_nothing_else_of_them() -> None:
+    changes = ALL | {"mosaic_probability": 0.0, "shape_jitter_probability": 0.0}
+    uniforms = further.random_numbers(np.random.default_rng(1), len(SIZES))
+    draws = evaluation_draws(SIZES, BASE)
+
+    def drawn_with(**more: Any) -> Draws:
+        none = np.zeros(len(SIZES), int)
+        return further.draw_further(draws, uniforms, SIZES, none, len(SIZES), settings(**(changes | more)))[0]
+
+    plain, shaped = drawn_with(), drawn_with(shape_jitter_probability=0.5)
+    changed = (plain.size != shaped.size).any(axis=1)
+    assert 0.25 < changed.mean() < 0.75
+    for name, values in vars(plain).items():
+        assert (values[~changed] == getattr(shaped, name)[~changed]).all()
+        if name not in ("size", "pre_size", "crop"):
+            assert (values == getattr(shaped, name)).all()
+
+
+def test_numbers_of_later_augmentations_are_drawn_after_all_others() -> None:
+    """So a run that began without them continues to the last bit."""
+    numbers = further.random_numbers(np.random.default_rng(5), 3)
+    others = numbers.shape[1] - 6
+    assert (numbers[:, :others] == np.random.default_rng(5).random((3, others))).all()
 
 
 def test_an_erased_rectangle_has_one_colour_and_covers_no_object_wholly_that_stays() -> None:

@@ -13,6 +13,7 @@ from anchordetr_jax.data.transforms import (
     mirrored_boxes,
     relative_boxes,
     resized_sizes,
+    transpose,
     turn_upside_down,
 )
 
@@ -149,6 +150,16 @@ def test_a_flip_mirrors_pixels_and_boxes() -> None:
     assert (flipped == image[:, ::-1]).all()
     assert boxes.tolist() == [[3, 0, 5, 2]]
     assert mirrored_boxes(boxes, 6, axis=0).tolist() == [[1, 0, 3, 2]]
+
+
+def test_a_transposed_image_keeps_its_object_in_the_box():
+    image = np.zeros((4, 6, 3), np.uint8)
+    image[1:3, 0:5] = 255
+    turned, boxes = transpose(image, np.array([[0, 1, 5, 3]], np.float32))
+    assert turned.shape == (6, 4, 3)
+    assert boxes.tolist() == [[1, 0, 3, 5]]
+    assert (turned[0:5, 1:3] == 255).all()
+    assert turned.sum() == image.sum()
 
 
 def test_an_image_that_is_turned_upside_down_keeps_its_object_in_the_box():

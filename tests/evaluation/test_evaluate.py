@@ -293,6 +293,16 @@ def test_a_warning_is_given_once_per_evaluator(scored_root, caplog):
     assert len(caplog.records) == 1
 
 
+def test_images_of_shapes_that_training_never_showed_are_counted(scored_root, caplog):
+    config = settings(scored_root)
+    shown = dataclasses.replace(config, augment=dataclasses.replace(config.augment, shown_ratios=(100.0,)))
+    run(config, any_model())
+    assert not caplog.records
+    images = run(shown, any_model()).num_images
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert f"{images} of {images} images have shapes that training never showed" in message
+
+
 def test_detections_that_are_not_finite_are_counted_and_left_out(scored_root):
     model = Moments()
     model.kernel[...] = jnp.full_like(model.kernel[...], jnp.nan)

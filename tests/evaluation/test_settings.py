@@ -40,6 +40,13 @@ def test_image_sizes_come_from_the_checkpoint_unless_they_are_chosen():
     assert (config.augment.eval_size, remarks) == (800, ())
 
 
+def test_the_shapes_that_training_showed_come_from_the_checkpoint_without_a_word():
+    trained = dataclasses.replace(TRAINED, augment=AugmentConfig(shown_ratios=(0.75,)))
+    config, remarks = evaluation_config(trained, Config(model=ModelConfig(decoder_layers=3)))
+    assert config.augment.shown_ratios == (0.75,)
+    assert remarks == ()
+
+
 @pytest.mark.parametrize("change", [{"decoder_layers": 6}, {"num_classes": 80}, {"dilation": False}])
 def test_another_network_is_refused_by_name(change):
     given = Config(model=dataclasses.replace(TRAINED.model, **change))

@@ -136,6 +136,27 @@ def test_detections_that_are_not_finite_are_counted_and_said(
     assert message.startswith(f"{found.not_finite} detections were left out because their score or box is not finite")
 
 
+def test_the_first_image_of_a_shape_that_training_never_showed_is_named_once(
+    checkpoint: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = Detector(Detector.from_pretrained(checkpoint).model, eval_size=32, max_size=64, shown_ratios=(0.67,))
+    detector.predict(folder / "0.png")
+    assert not caplog.records
+    detector.predict(folder)
+    detector.predict(folder / "1.png")
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("An image of 30x30 pixels has a shape that its training never showed")
+
+
+def test_tiles_of_a_shape_that_training_never_showed_are_named(
+    checkpoint: Path, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = Detector(Detector.from_pretrained(checkpoint).model, eval_size=32, max_size=64, shown_ratios=(0.67,))
+    detector.predict(folder / "0.png", tiles=32)
+    (message,) = [record.getMessage() for record in caplog.records]
+    assert message.startswith("An image of 32x32 pixels")
+
+
 @pytest.mark.parametrize(
     ("best", "recommended", "sentence"),
     [
@@ -273,9 +294,11 @@ def test_detectors_of_one_architecture_share_what_is_compiled(
 def test_a_saved_detector_detects_the_same(checkpoint: Path, tmp_path: Path) -> None:
     detector = Detector.from_pretrained(checkpoint, names={1: "wolf"})
     detector.thresholds = Thresholds(0.25, {3: 0.4})
+    detector.augment = dataclasses.replace(detector.augment, shown_ratios=(0.5, 1.5))
     detector.save_pretrained(tmp_path / "saved", data="animals")
     back = Detector.from_pretrained(tmp_path / "saved")
     assert back.thresholds == detector.thresholds
+    assert back.augment == detector.augment
     image = np.random.default_rng(0).integers(0, 255, (40, 50, 3), np.uint8)
     mine, theirs = detector.predict(image, threshold=0), back.predict(image, threshold=0)
     assert back.names == {1: "wolf"}

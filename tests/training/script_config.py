@@ -36,6 +36,8 @@ def get_config() -> ml_collections.ConfigDict:
     config.augment.scale_jitter_probability = 0.5
     config.augment.erase_probability = 0.3
     config.augment.vertical_flip_probability = 0.5
+    config.augment.transpose_probability = 0.3
+    config.augment.shape_jitter_probability = 0.3
     config.augment.brightness = 0.3
     config.augment.contrast = 0.3
     config.augment.saturation = 0.3

@@ -5,6 +5,7 @@ every network, so there it is the stand-in, which is traced and loaded in a thir
 """
 
 import dataclasses
+import json
 import random
 import resource
 import shutil
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from anchordetr_jax.checkpoints.checkpoint import read_meta
 from tests.training.saved_arrays import saved_arrays
 from tests.training.script import (
     STEPS,
@@ -78,6 +80,13 @@ def test_a_run_that_is_killed_and_resumed_ends_like_a_whole_run(
         process.kill()
         assert ended(process).status == -signal.SIGKILL
     assert_ended_like(tmp_path, whole_run, script.run(tmp_path))
+
+
+def test_a_run_keeps_which_shapes_of_images_it_has_shown(whole_run: Path) -> None:
+    ratios = read_meta(checkpoint(whole_run, STEPS)).config.augment.shown_ratios
+    assert list(ratios) == sorted(ratios)
+    assert len(ratios) > 1
+    assert json.loads((whole_run / "config.json").read_text())["config"]["augment"]["shown_ratios"] == list(ratios)
 
 
 def test_a_run_that_is_killed_in_a_save_names_the_half_written_checkpoint_and_ends_like_a_whole_run(
