@@ -244,7 +244,7 @@ class AugmentConfig:
     above. 0: off; 0.5 is usual."""
     transpose_probability: float = 0.0
     """Probability with which rows and columns of an image are exchanged, so that a lying image becomes an upright one.
-    With both flips, things appear turned by a quarter as well. For what has no upper side. 0: off; 0.5 is usual."""
+    With both flips, things appear turned by quarters as well. For what has no upper side. 0: off; 0.5 is usual."""
     train_sizes: tuple[int, ...] = (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800)
     """The short side is resized to one of these, chosen at random."""
     max_size: int = 1333
@@ -278,8 +278,8 @@ class AugmentConfig:
     erase_probability: float = 0.0
     """Probability of random erasing: a rectangle of 2 to 20 % of the image is filled with one colour. 0: off."""
     shown_ratios: tuple[float, ...] = ()
-    """Ratios of height to width of the images that training shows. The run fills them in; prediction and evaluation
-    warn of images of other shapes. (): not known."""
+    """Ratios of height to width of the images that training shows. Each run fills them in, whatever is given here;
+    prediction and evaluation warn of images of other shapes. (): not known."""
     brightness: float = 0.0
     """Photometric jitter, on the device: colours are multiplied by a random factor in [1 - brightness, 1 + brightness].
     0: off; 0.4 is usual."""

@@ -124,7 +124,9 @@ class Detector(prediction.Detector):
 
     def _augment(self, config: Config) -> AugmentConfig:
         sizes = self.augment
-        return dataclasses.replace(config.augment, eval_size=sizes.eval_size, max_size=sizes.max_size)
+        return dataclasses.replace(
+            config.augment, eval_size=sizes.eval_size, max_size=sizes.max_size, shown_ratios=sizes.shown_ratios
+        )
 
 
 def _check_effect(settings: Iterable[str]) -> None:

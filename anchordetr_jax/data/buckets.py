@@ -13,7 +13,7 @@ Buckets = tuple[tuple[int, int], ...]
 """Shapes (H, W) in pixels, ordered by area."""
 
 SAMPLED_DRAWS = 20_000
-"""Augmentations that are drawn to choose the buckets of training."""
+"""Augmentations that are drawn to see which sizes training shows."""
 
 
 def choose_buckets(
@@ -62,6 +62,15 @@ def training_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig
 
     They are chosen for a sample of augmentations, which is always the same. Every size that can be drawn fits a bucket.
     """
+    covered = _extremes(sizes, augment)
+    return choose_buckets(sampled_sizes(sizes, augment), data.num_buckets, data.shape_multiple, covered=covered)
+
+
+def sampled_sizes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:
+    """Sizes that training shows, int [20000, 2], of images of the given sizes (before resizing, int [n, 2]).
+
+    They are those of a sample of augmentations, which is always the same.
+    """
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(sizes))[np.arange(SAMPLED_DRAWS) % len(sizes)]
     uniforms, of_further = rng.random((SAMPLED_DRAWS, NUM_UNIFORMS)), further.random_numbers(rng, SAMPLED_DRAWS)
@@ -69,7 +78,7 @@ def training_buckets(sizes: np.ndarray, data: DataConfig, augment: AugmentConfig
     draws = draw_augmentations(uniforms, turned, augment)
     if further.has_further(augment):
         draws, _ = further.draw_further(draws, of_further, turned, np.zeros(len(rows), int), len(sizes), augment)
-    return choose_buckets(draws.size, data.num_buckets, data.shape_multiple, covered=_extremes(sizes, augment))
+    return draws.size
 
 
 def _extremes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:

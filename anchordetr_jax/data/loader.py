@@ -24,7 +24,7 @@ from anchordetr_jax.data.batching import (
     plan_epoch,
     plan_evaluation,
 )
-from anchordetr_jax.data.buckets import evaluation_buckets, training_buckets
+from anchordetr_jax.data.buckets import evaluation_buckets, sampled_sizes, training_buckets
 from anchordetr_jax.data.categories import Categories
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.erasing import erase
@@ -150,8 +150,8 @@ class TrainingBatches:
         return ReadAhead(self.load, first_step, stop, self.config.data)
 
     def shown_ratios(self) -> tuple[float, ...]:
-        """The shapes of the images as the first epoch shows them, see `image_shapes.shown_ratios`."""
-        return shown_ratios(self.plan(0).draws.size)
+        """The shapes of the images as training shows them, see `image_shapes.shown_ratios`."""
+        return shown_ratios(sampled_sizes(self.source.sizes, self.config.augment))
 
     def describe_image(self, row: int) -> str:
         """For messages: the image's file."""

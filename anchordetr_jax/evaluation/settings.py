@@ -45,7 +45,8 @@ def evaluation_config(trained: Config, given: Config, chosen: Collection[str] = 
     )
     # Training decided which class output stands for which category, and which shapes of images it showed.
     data = dataclasses.replace(given.data, labels=trained.data.labels)
-    augment = dataclasses.replace(given.augment, shown_ratios=trained.augment.shown_ratios)
+    shown = trained.augment.shown_ratios or given.augment.shown_ratios
+    augment = dataclasses.replace(given.augment, shown_ratios=shown)
     return change_values(dataclasses.replace(given, model=model, data=data, augment=augment), kept), remarks
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 
 from anchordetr_jax.config import Config
+from anchordetr_jax.data.image_shapes import shape_remark
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.evaluation.coco_metrics import Scores, summary_line
 from anchordetr_jax.evaluation.evaluate import Evaluator
@@ -70,6 +71,7 @@ def evaluate_folder(
         write_json(outputs.results.with_suffix(f".{each.program.kind}.json"), each.results)
     lines = [f"Not readable, counted as an image without detections: {problem}" for problem in found[0].unreadable]
     lines += [sentence] if (sentence := shrunk_sentence(exported, dataset)) else []
+    lines += [remark] if (remark := shape_remark(dataset.sizes, exported.metadata.get("shown_ratios", ()))) else []
     scored = {each.program.kind: each.scores for each in found if each.scores is not None}
     if not scored:
         return [*lines, f"No scores, because {dataset.name} has no annotations."]

@@ -205,6 +205,7 @@ def _metadata(detector: Detector, shape: tuple[int, int], files: Mapping[str, Ma
         "shape": list(shape),
         "eval_size": detector.augment.eval_size,
         "max_size": detector.augment.max_size,
+        "shown_ratios": list(detector.augment.shown_ratios),
         "max_detections": detector.max_detections,
         "classes": {str(label): _class(detector, label) for label in detector.names},
         **files,

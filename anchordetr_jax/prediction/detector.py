@@ -13,7 +13,7 @@ from anchordetr_jax.checkpoints.scores import scores_of_checkpoint
 from anchordetr_jax.checkpoints.thresholds import USUAL, Thresholds
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, EvalConfig
 from anchordetr_jax.data.categories import Categories, LabelScheme
-from anchordetr_jax.data.image_shapes import shape_remark
+from anchordetr_jax.data.image_shapes import shape_remark, tile_remark
 from anchordetr_jax.detection.postprocess import TopDetections
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.results import not_finite_sentence
@@ -61,7 +61,7 @@ class Detector:
             max_detections: the largest number of detections per image.
             thresholds: score thresholds by category id, where an evaluation tells those with the best F1 score.
             shown_ratios: the ratios of height to width of the images that it was trained on, if they are known. It
-                warns once of an image of another shape.
+                warns of the first image and the first tile of another shape.
         """
         self.model = model
         self.categories = renamed_categories(categories, names)
@@ -85,7 +85,7 @@ class Detector:
             label: label if categories is None else categories.category_of(label) or 0 for label in self.names
         }
         self._graphdef, self._state = nnx.split(model)
-        self._remarked = False
+        self._warned: set[str] = set()
 
     @classmethod
     def from_pretrained(
@@ -310,9 +310,10 @@ class Detector:
         check_limits(threshold, batch_size)
         check_tiles(tiles, overlap)
         settings = TileSettings.of(self.shapes, tiles, overlap, batch_size)
-        self._remark_shape((tiles, tiles))
         with reading_threads() as pool:
             for index, picture in detect_in_tiles(readers, self._compute, pool, settings):
+                if isinstance(picture, ImageDetections):
+                    self._warn_once("tile", tile_remark(np.array([picture.size]), tiles, self.augment.shown_ratios))
                 yield index, self._outcome(picture, threshold)
 
     def _compute(self, pixels: np.ndarray, image_sizes: np.ndarray, original_sizes: np.ndarray) -> TopDetections:
@@ -324,15 +325,15 @@ class Detector:
     ) -> Detections | UserError:
         if isinstance(found, UserError):
             return found
-        self._remark_shape(found.size)
+        self._warn_once("image", shape_remark(np.array([found.size]), self.augment.shown_ratios))
         thresholds = {label: self.threshold_of(label) if threshold is None else threshold for label in self.names}
         return selected(found, self.names, self.category_ids, thresholds, source)
 
-    def _remark_shape(self, size: tuple[int, int]) -> None:
-        """Warns of the first image (h, w) of a shape that training never showed."""
-        if not self._remarked and (remark := shape_remark(np.array([size]), self.augment.shown_ratios)):
-            self._remarked = True
-            logging.warning("%s", remark)
+    def _warn_once(self, kind: str, sentence: str) -> None:
+        """Logs the first sentence of a kind. An empty one is none."""
+        if sentence and kind not in self._warned:
+            self._warned.add(kind)
+            logging.warning("%s", sentence)
 
     def threshold_of(self, label: int) -> float:
         """The score threshold of a class output where none is given."""

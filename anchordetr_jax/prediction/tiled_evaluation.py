@@ -11,6 +11,7 @@ from tqdm.auto import tqdm
 
 from anchordetr_jax.compilation import CacheHits
 from anchordetr_jax.config import Config
+from anchordetr_jax.data.image_shapes import shape_remark, tile_remark
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.journal import Journal, fingerprint
@@ -65,6 +66,11 @@ def evaluate_in_tiles(
             read, or the ground truth cannot be scored.
     """
     check_class_outputs(model, dataset)
+    if jax.process_index() == 0:
+        shown = config.augment.shown_ratios
+        for remark in (shape_remark(dataset.sizes, shown), tile_remark(dataset.sizes, tiles, shown)):
+            if remark:
+                logging.warning("%s", remark)
     started = time.perf_counter()
     settings = TileSettings.of(StaticShapes(config.augment), tiles, overlap, config.eval.batch_size)
     kept = Kept(None, np.zeros(len(dataset), bool))
@@ -118,7 +124,6 @@ def _detect(
         eval_size=sizes.eval_size,
         max_size=sizes.max_size,
         max_detections=limit,
-        shown_ratios=sizes.shown_ratios,
     )
     readers = [functools.partial(dataset.open_image, row) for row in rows.tolist()]
     done: list[DatasetDetections] = []

@@ -160,7 +160,7 @@ def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     usual = config.augment.eval_size
     if config.fit == "cpu":
         yield Choice("augment.max_size", round(usual * LONG_TO_SHORT), "so that little is padded.")
-        yield _buckets(dataset)
+        yield _buckets(config, dataset)
     else:
         yield Choice("augment.max_size", round(usual * 5 / 3), "in the official proportion to the short side.")
         yield Choice(
@@ -170,9 +170,11 @@ def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         yield Choice("augment.crop_max", round(usual * 600 / 800), "as the official one.")
 
 
-def _buckets(dataset: DetectionSource) -> Choice:
+def _buckets(config: Config, dataset: DetectionSource) -> Choice:
     """One bucket for each orientation. On a CPU the train step takes up to a minute to compile for each."""
     heights, widths = np.asarray(dataset.sizes).T
+    if config.augment.transpose_probability and (heights != widths).any():
+        return Choice("data.num_buckets", 2, "because transposed images lie and are upright.")
     for of_all, orientation in ((heights <= widths, "lie"), (heights >= widths, "are upright")):
         if of_all.all():
             return Choice("data.num_buckets", 1, f"because all images {orientation}; each shape takes long to compile.")

@@ -1,5 +1,6 @@
 """The fixed parts of a training run, and the state that it begins or continues with."""
 
+import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, Self
@@ -26,6 +27,9 @@ from anchordetr_jax.training.optimizer import make_optimizer
 from anchordetr_jax.training.run_checkpoints import restore_newest
 from anchordetr_jax.training.run_record import RunRecord
 from anchordetr_jax.training.state import TrainState, abstract_state, initial_state
+
+FILLED_IN = frozenset({"augment.shown_ratios"})
+"""Settings that follow from the data and other settings."""
 
 
 class TrainingData(Protocol):
@@ -107,6 +111,7 @@ class Run:
             say(f"Continuing from step {meta.step} ({meta.path}).")
             for line in changed_settings(meta.config, config):
                 say(f"Changed since: {line}")
+            self._keep_shown_ratios(meta.config)
             self._continue_epochs(record.epochs, meta.step)
             self._say_steps()
             return Beginning(state, record)
@@ -117,6 +122,12 @@ class Run:
             state, report = load_initial_weights(config.init_from, state, config.model, data.categories, renamed)
             say(str(report))
         return Beginning(state, RunRecord(data.epochs))
+
+    def _keep_shown_ratios(self, before: Config) -> None:
+        """What the run has shown before, with other data or augmentation, stays shown."""
+        augment = self.config.augment
+        ratios = sorted({*augment.shown_ratios, *before.augment.shown_ratios})
+        self.config = dataclasses.replace(self.config, augment=dataclasses.replace(augment, shown_ratios=tuple(ratios)))
 
     def _continue_epochs(self, before: Epochs, step: int) -> None:
         """Keeps the epochs that are done if the batch size or the number of images has changed since."""
@@ -202,9 +213,13 @@ class Run:
 
 
 def changed_settings(before: Config, now: Config) -> list[str]:
-    """Settings that differ, as "name: old -> new"."""
+    """Settings that a person changed, as "name: old -> new"."""
     old, new = flat_settings(config_to_dict(before)), flat_settings(config_to_dict(now))
-    return [f"{name}: {old[name]!r} -> {value!r}" for name, value in new.items() if old[name] != value]
+    return [
+        f"{name}: {old[name]!r} -> {value!r}"
+        for name, value in new.items()
+        if old[name] != value and name not in FILLED_IN
+    ]
 
 
 def say(line: Any) -> None:

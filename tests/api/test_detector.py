@@ -130,6 +130,17 @@ def test_evaluation_scores_as_the_command_does(
     assert "<td>AP50</td>" in scores._repr_html_()
 
 
+def test_a_saved_detector_warns_of_images_of_shapes_that_its_training_never_showed(
+    fine_tuned: TrainingRun, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    detector = fine_tuned.detector
+    assert detector.augment.shown_ratios
+    detector.augment = dataclasses.replace(detector.augment, shown_ratios=(9.0,))
+    detector.save_pretrained(tmp_path / "saved")
+    Detector.from_pretrained(tmp_path / "saved").evaluate(data)
+    assert any("2 of 2 images have shapes" in record.getMessage() for record in caplog.records)
+
+
 def test_another_data_set_is_evaluated_on_validation_images_of_its_own(
     fine_tuned: TrainingRun, data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

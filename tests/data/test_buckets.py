@@ -4,6 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anchordetr_jax.config import AugmentConfig, DataConfig
+from anchordetr_jax.data import further
 from anchordetr_jax.data.buckets import (
     choose_buckets,
     evaluation_buckets,
@@ -13,24 +14,9 @@ from anchordetr_jax.data.buckets import (
     training_buckets,
 )
 from anchordetr_jax.data.transforms import NUM_UNIFORMS, draw_augmentations, evaluation_draws
+from tests.data.image_sizes import coco_sizes
 
 SIZES = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), min_size=1, max_size=40).map(np.array)
-
-
-def coco_sizes(count: int) -> np.ndarray:
-    """Sizes (h, w) mixed as in COCO: a few that most images have, and many others."""
-    known = {
-        **{(480, 640): 0.215, (427, 640): 0.135, (640, 480): 0.085, (375, 500): 0.06, (426, 640): 0.05},
-        **{(640, 427): 0.05, (425, 640): 0.035, (612, 612): 0.025, (500, 375): 0.025, (333, 500): 0.02},
-        **{(428, 640): 0.02, (360, 640): 0.02, (640, 640): 0.015, (640, 426): 0.015, (500, 333): 0.012},
-    }
-    rng = np.random.default_rng(0)
-    long = rng.choice([640, 500, 612], count, p=[0.8, 0.15, 0.05])
-    short = np.round(long * np.clip(rng.normal(0.72, 0.13, count), 0.25, 1)).astype(int)
-    lying = (rng.random(count) < 0.68)[:, None]
-    others = np.where(lying, np.stack([short, long], axis=1), np.stack([long, short], axis=1))
-    which = rng.choice(len(known) + 1, count, p=[*known.values(), 1 - sum(known.values())])
-    return np.where((which < len(known))[:, None], np.array([*known, (0, 0)])[which], others)
 
 
 @given(sizes=SIZES, number=st.integers(1, 6), multiple=st.sampled_from([1, 8, 32]))
@@ -102,6 +88,7 @@ def test_more_shapes_waste_less() -> None:
     crop_resize_sizes=st.lists(st.integers(16, 128), min_size=1, max_size=3),
     crop_limits=st.tuples(st.integers(8, 128), st.integers(8, 128)).map(sorted),
     crop_probability=st.sampled_from([0.0, 0.5, 1.0]),
+    further_probability=st.sampled_from([0.0, 0.5]),
     multiple=st.sampled_from([1, 16]),
 )
 def test_every_size_that_can_be_drawn_fits_a_training_bucket(
@@ -111,9 +98,12 @@ def test_every_size_that_can_be_drawn_fits_a_training_bucket(
     crop_resize_sizes: list[int],
     crop_limits: list[int],
     crop_probability: float,
+    further_probability: float,
     multiple: int,
 ) -> None:
     augment = AugmentConfig(
+        transpose_probability=further_probability,
+        shape_jitter_probability=further_probability,
         train_sizes=tuple(train_sizes),
         max_size=max_size,
         crop_resize_sizes=tuple(crop_resize_sizes),
@@ -125,8 +115,12 @@ def test_every_size_that_can_be_drawn_fits_a_training_bucket(
     assert len(buckets) <= 3
     uniforms = np.random.default_rng(1).random((3000, NUM_UNIFORMS))
     uniforms[::3, 4:6] = np.round(uniforms[::3, 4:6]) * np.nextafter(1, 0)  # the smallest and largest crops
-    drawn = draw_augmentations(uniforms, sizes[np.arange(3000) % len(sizes)], augment).size
-    assert (smallest_bucket(drawn, buckets) >= 0).all()
+    numbers = further.random_numbers(np.random.default_rng(2), 3000)
+    before = further.transposed_sizes(sizes[np.arange(3000) % len(sizes)], numbers, augment)
+    draws = draw_augmentations(uniforms, before, augment)
+    drawn, _ = further.draw_further(draws, numbers, before, np.zeros(3000, int), len(sizes), augment)
+    assert (smallest_bucket(draws.size, buckets) >= 0).all()
+    assert (smallest_bucket(drawn.size, buckets) >= 0).all()
 
 
 @pytest.mark.parametrize("probability", [0.0, 1.0])

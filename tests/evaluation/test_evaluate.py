@@ -300,7 +300,7 @@ def test_images_of_shapes_that_training_never_showed_are_counted(scored_root, ca
     assert not caplog.records
     images = run(shown, any_model()).num_images
     (message,) = [record.getMessage() for record in caplog.records]
-    assert f"{images} of {images} images have shapes that training never showed" in message
+    assert f"{images} of {images} images have shapes that the detector's training hardly or never showed" in message
 
 
 def test_detections_that_are_not_finite_are_counted_and_left_out(scored_root):

@@ -1,5 +1,6 @@
 """An exported detector is scored, and its numbers stand beside those of its checkpoint."""
 
+import dataclasses
 import importlib.util
 import json
 import shutil
@@ -56,7 +57,9 @@ def detector(checkpoint: Path, dataset: DetectionSource) -> Detector:
     """Its checkpoint was evaluated on the data set."""
     scores = checkpoint_scores(checkpoint, dataset, CONFIG)
     (checkpoint / "evaluation.json").write_text(json.dumps({"step": 10, **scores.to_dict()}))
-    return Detector.from_pretrained(checkpoint)
+    detector = Detector.from_pretrained(checkpoint)
+    detector.augment = dataclasses.replace(detector.augment, shown_ratios=(9.0,))
+    return detector
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +87,7 @@ def test_the_program_scores_as_its_checkpoint_entry_by_entry(
         shown = f"{scores['jax'][name]:.4f}" if scores["jax"][name] >= 0 else "-"
         assert row[2] == shown
     assert "4.png" in text
+    assert any(line.startswith("4 of 4 images have shapes that the detector's training") for line in lines)
     assert lines[-1].startswith("AP=")
     assert len(json.loads((tmp_path / "results.jax.json").read_text())) == 3 * 24
 

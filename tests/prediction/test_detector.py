@@ -145,7 +145,7 @@ def test_the_first_image_of_a_shape_that_training_never_showed_is_named_once(
     detector.predict(folder)
     detector.predict(folder / "1.png")
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("An image of 30x30 pixels has a shape that its training never showed")
+    assert message.startswith("An image of 30x30 pixels has a shape that the detector's training")
 
 
 def test_tiles_of_a_shape_that_training_never_showed_are_named(
@@ -154,7 +154,7 @@ def test_tiles_of_a_shape_that_training_never_showed_are_named(
     detector = Detector(Detector.from_pretrained(checkpoint).model, eval_size=32, max_size=64, shown_ratios=(0.67,))
     detector.predict(folder / "0.png", tiles=32)
     (message,) = [record.getMessage() for record in caplog.records]
-    assert message.startswith("An image of 32x32 pixels")
+    assert message.startswith("A tile of 32x32 pixels")
 
 
 @pytest.mark.parametrize(

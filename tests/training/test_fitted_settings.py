@@ -145,6 +145,8 @@ def test_images_of_both_orientations_need_two_buckets_on_a_cpu() -> None:
     assert fitted(CPU, dataset)[0].data.num_buckets == 1
     dataset.sizes[:] = [640, 480]
     assert fitted(CPU, dataset)[0].data.num_buckets == 1
+    transposed = dataclasses.replace(CPU, augment=AugmentConfig(transpose_probability=0.5))
+    assert fitted(transposed, dataset)[0].data.num_buckets == 2
     dataset.sizes[0] = [480, 640]
     assert fitted(CPU, dataset)[0].data.num_buckets == 2
     assert fitted(GPU, dataset)[0].data.num_buckets == GPU.data.num_buckets

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from anchordetr_jax.checkpoints.checkpoint import saved_steps
+from anchordetr_jax.checkpoints.checkpoint import find_checkpoint, read_meta, saved_steps
 from anchordetr_jax.config import Config, MeshConfig
 from anchordetr_jax.data.batching import Batch
 from anchordetr_jax.data.epochs import Epochs
@@ -314,6 +314,14 @@ def test_changed_settings_are_named_when_a_run_continues(tmp_path: Path, capsys:
     assert "Continuing from step 5" in output
     assert "train.epochs: 1 -> 2" in output
     assert changed_settings(CONFIG, CONFIG) == []
+
+
+def test_shapes_that_a_run_has_shown_stay_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for epochs, ratios in ((1, (0.75,)), (2, (0.5, 1.0))):
+        augment = dataclasses.replace(CONFIG.augment, shown_ratios=ratios)
+        run(tmp_path, config=dataclasses.replace(settings(epochs=epochs), augment=augment))
+    assert read_meta(find_checkpoint(tmp_path)).config.augment.shown_ratios == (0.5, 0.75, 1.0)
+    assert "shown_ratios" not in capsys.readouterr().out  # No person changed it.
 
 
 def test_a_new_run_begins_with_the_weights_of_another(
