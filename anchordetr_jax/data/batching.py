@@ -19,7 +19,7 @@ from anchordetr_jax.data.buckets import Buckets, holds, smallest_bucket
 from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.mosaic import Mosaics
 from anchordetr_jax.data.repeats import repeated_rows
-from anchordetr_jax.data.transforms import NUM_UNIFORMS, Draws, draw_augmentations, evaluation_draws
+from anchordetr_jax.data.transforms import NUM_UNIFORMS, Draws, evaluation_draws
 
 # Numbers of the independent random streams of one seed.
 _ORDER, _AUGMENTATION, _BATCHES, _REPEATS, _FURTHER = 0, 1, 2, 3, 10
@@ -138,10 +138,7 @@ def plan_epoch(
         if further.has_further(augment):
             generator = _generator(seed, _FURTHER, permutation)
             further_uniforms[here] = further.random_numbers(generator, length)[chosen]
-    turned = further.transposed_sizes(sizes[rows], further_uniforms, augment)
-    draws, mosaics = draw_augmentations(uniforms, turned, augment), None
-    if further.has_further(augment):
-        draws, mosaics = further.draw_further(draws, further_uniforms, turned, permutations, n, augment)
+    draws, mosaics = further.draw_changes(uniforms, further_uniforms, sizes[rows], permutations, n, augment)
     members, bucket, fitted = _group(draws.size, buckets, batch_size)
     order = _generator(seed, _BATCHES, epoch).permutation(stop - first)
     members = members[order]

@@ -7,7 +7,7 @@ import numpy as np
 
 from anchordetr_jax.config import AugmentConfig, DataConfig
 from anchordetr_jax.data import further
-from anchordetr_jax.data.transforms import NUM_UNIFORMS, draw_augmentations, evaluation_draws, resized_sizes
+from anchordetr_jax.data.transforms import NUM_UNIFORMS, evaluation_draws, resized_sizes
 
 Buckets = tuple[tuple[int, int], ...]
 """Shapes (H, W) in pixels, ordered by area."""
@@ -74,10 +74,8 @@ def sampled_sizes(sizes: np.ndarray, augment: AugmentConfig) -> np.ndarray:
     rng = np.random.default_rng(0)
     rows = rng.permutation(len(sizes))[np.arange(SAMPLED_DRAWS) % len(sizes)]
     uniforms, of_further = rng.random((SAMPLED_DRAWS, NUM_UNIFORMS)), further.random_numbers(rng, SAMPLED_DRAWS)
-    turned = further.transposed_sizes(sizes[rows], of_further, augment)
-    draws = draw_augmentations(uniforms, turned, augment)
-    if further.has_further(augment):
-        draws, _ = further.draw_further(draws, of_further, turned, np.zeros(len(rows), int), len(sizes), augment)
+    first = np.zeros(len(rows), int)
+    draws, _ = further.draw_changes(uniforms, of_further, sizes[rows], first, len(sizes), augment)
     return draws.size
 
 

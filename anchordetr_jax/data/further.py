@@ -10,7 +10,7 @@ import numpy as np
 from anchordetr_jax.config import AugmentConfig
 from anchordetr_jax.data import erasing, mosaic, scale_jitter, shape_jitter
 from anchordetr_jax.data.mosaic import Mosaics
-from anchordetr_jax.data.transforms import Draws
+from anchordetr_jax.data.transforms import Draws, draw_augmentations
 
 _PARTS = np.cumsum([mosaic.NUM_UNIFORMS, scale_jitter.NUM_UNIFORMS, erasing.NUM_UNIFORMS, 1])
 _LATER = shape_jitter.NUM_UNIFORMS + 1
@@ -38,6 +38,29 @@ def random_numbers(generator: np.random.Generator, images: int) -> np.ndarray:
     """
     first = generator.random((images, int(_PARTS[-1])))
     return np.concatenate([first, generator.random((images, _LATER))], axis=1)
+
+
+def draw_changes(
+    uniforms: np.ndarray,
+    further_uniforms: np.ndarray,
+    sizes: np.ndarray,
+    permutations: np.ndarray,
+    images: int,
+    config: AugmentConfig,
+) -> tuple[Draws, Mosaics | None]:
+    """All changes to n images: DETR's, and these. Without any of these there are no mosaics (None).
+
+    Args:
+        uniforms: random numbers for DETR's augmentation, see `draw_augmentations`.
+        further_uniforms: `random_numbers` of the n images; without effect where all of these are off.
+        sizes: (h, w) before any change, int [n, 2].
+        permutations, images, config: see `draw_further`.
+    """
+    if not has_further(config):
+        return draw_augmentations(uniforms, sizes, config), None
+    turned = transposed_sizes(sizes, further_uniforms, config)
+    draws = draw_augmentations(uniforms, turned, config)
+    return draw_further(draws, further_uniforms, turned, permutations, images, config)
 
 
 def transposed_sizes(sizes: np.ndarray, uniforms: np.ndarray, config: AugmentConfig) -> np.ndarray:

@@ -45,9 +45,8 @@ def evaluation_config(trained: Config, given: Config, chosen: Collection[str] = 
     )
     # Training decided which class output stands for which category, and which shapes of images it showed.
     data = dataclasses.replace(given.data, labels=trained.data.labels)
-    shown = trained.augment.shown_ratios or given.augment.shown_ratios
-    augment = dataclasses.replace(given.augment, shown_ratios=shown)
-    return change_values(dataclasses.replace(given, model=model, data=data, augment=augment), kept), remarks
+    kept["augment.shown_ratios"] = trained.augment.shown_ratios or given.augment.shown_ratios
+    return change_values(dataclasses.replace(given, model=model, data=data), kept), remarks
 
 
 def check_categories(checkpoint: Categories | None, dataset: Categories, annotations_file: str) -> None:

@@ -85,7 +85,7 @@ class Detector:
             label: label if categories is None else categories.category_of(label) or 0 for label in self.names
         }
         self._graphdef, self._state = nnx.split(model)
-        self._warned: set[str] = set()
+        self._warned: set[Callable[..., str]] = set()
 
     @classmethod
     def from_pretrained(
@@ -313,7 +313,7 @@ class Detector:
         with reading_threads() as pool:
             for index, picture in detect_in_tiles(readers, self._compute, pool, settings):
                 if isinstance(picture, ImageDetections):
-                    self._warn_once("tile", tile_remark(np.array([picture.size]), tiles, self.augment.shown_ratios))
+                    self._warn_once(tile_remark, picture.size, tiles)
                 yield index, self._outcome(picture, threshold)
 
     def _compute(self, pixels: np.ndarray, image_sizes: np.ndarray, original_sizes: np.ndarray) -> TopDetections:
@@ -325,14 +325,16 @@ class Detector:
     ) -> Detections | UserError:
         if isinstance(found, UserError):
             return found
-        self._warn_once("image", shape_remark(np.array([found.size]), self.augment.shown_ratios))
+        self._warn_once(shape_remark, found.size)
         thresholds = {label: self.threshold_of(label) if threshold is None else threshold for label in self.names}
         return selected(found, self.names, self.category_ids, thresholds, source)
 
-    def _warn_once(self, kind: str, sentence: str) -> None:
-        """Logs the first sentence of a kind. An empty one is none."""
-        if sentence and kind not in self._warned:
-            self._warned.add(kind)
+    def _warn_once(self, remark: Callable[..., str], size: tuple[int, int], *more: int) -> None:
+        """Logs the first sentence that `shape_remark` or `tile_remark` has about an image of a size (h, w)."""
+        if remark in self._warned:
+            return
+        if sentence := remark(np.array([size]), *more, self.augment.shown_ratios):
+            self._warned.add(remark)
             logging.warning("%s", sentence)
 
     def threshold_of(self, label: int) -> float:

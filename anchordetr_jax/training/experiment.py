@@ -18,7 +18,7 @@ from anchordetr_jax.devices import make_mesh
 from anchordetr_jax.errors import UserError
 from anchordetr_jax.evaluation.evaluate import Evaluator
 from anchordetr_jax.evaluation.settings import check_categories
-from anchordetr_jax.experiments import Experiment
+from anchordetr_jax.experiments import Experiment, change_values
 from anchordetr_jax.files import stored_path, write_json
 from anchordetr_jax.model.anchor_detr import AnchorDETR
 from anchordetr_jax.training.fitted_settings import fitted_settings
@@ -105,9 +105,7 @@ def run_experiment(
         for remark in remarks:
             say(remark)
         data = TrainingBatches(dataset, config, process_index=jax.process_index(), process_count=jax.process_count())
-        config = dataclasses.replace(
-            config, augment=dataclasses.replace(config.augment, shown_ratios=data.shown_ratios())
-        )
+        config = change_values(config, {"augment.shown_ratios": data.shown_ratios()})
         mesh = make_mesh(config.mesh)
         watch = stack.enter_context(RunWatch(folder, open_loggers(config, folder))) if first else None
         if watch is not None:

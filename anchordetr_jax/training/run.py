@@ -1,6 +1,5 @@
 """The fixed parts of a training run, and the state that it begins or continues with."""
 
-import dataclasses
 import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol, Self
@@ -17,6 +16,7 @@ from anchordetr_jax.data.epochs import Epochs
 from anchordetr_jax.data.mosaic import PIECES
 from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.errors import UserError
+from anchordetr_jax.experiments import change_values
 from anchordetr_jax.files import write_json
 from anchordetr_jax.kernels.building import InitialKeys, ModelDefinition, build, count
 from anchordetr_jax.model.anchor_detr import AnchorDETR
@@ -125,9 +125,8 @@ class Run:
 
     def _keep_shown_ratios(self, before: Config) -> None:
         """What the run has shown before, with other data or augmentation, stays shown."""
-        augment = self.config.augment
-        ratios = sorted({*augment.shown_ratios, *before.augment.shown_ratios})
-        self.config = dataclasses.replace(self.config, augment=dataclasses.replace(augment, shown_ratios=tuple(ratios)))
+        ratios = {*self.config.augment.shown_ratios, *before.augment.shown_ratios}
+        self.config = change_values(self.config, {"augment.shown_ratios": sorted(ratios)})
 
     def _continue_epochs(self, before: Epochs, step: int) -> None:
         """Keeps the epochs that are done if the batch size or the number of images has changed since."""

@@ -14,7 +14,7 @@ from anchordetr_jax.data.buckets import (
     training_buckets,
 )
 from anchordetr_jax.data.transforms import NUM_UNIFORMS, draw_augmentations, evaluation_draws
-from tests.data.image_sizes import coco_sizes
+from tests.data.coco_sizes import coco_sizes
 
 SIZES = st.lists(st.tuples(st.integers(1, 200), st.integers(1, 200)), min_size=1, max_size=40).map(np.array)
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from anchordetr_jax.data.image_shapes import FEW, never_shown, shape_remark, shown_ratios, tile_remark
-from tests.data.image_sizes import coco_sizes
+from tests.data.coco_sizes import coco_sizes
 
 LYING = np.tile([480, 640], (200, 1))
 

@@ -1,4 +1,4 @@
-"""Sizes of images as data sets have them."""
+"""Image sizes mixed as in COCO."""
 
 import numpy as np
 
