@@ -19,9 +19,9 @@ SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", "
 """Endings of the names of image files. HEIC needs a plug-in of Pillow; without it these files count as unreadable."""
 
 DARK = 4096
-"""An array with 16 bits whose values are all below this is most likely of another range: of 8 bits, or of 12."""
+"""Pixels with 16 bits whose values are all below this are most likely of another range: of 8 bits, or of 12."""
 SAID = 10
-"""The number of such arrays that are named. Further ones are not named."""
+"""The number of such images that are named. Further ones are not named."""
 
 _LARGEST = Image.MAX_IMAGE_PIXELS or 0
 """Pillow warns of an image with more pixels than this, and refuses one with more than twice as many."""
@@ -60,6 +60,7 @@ def decode_image(
         if not (stored_size == size and (size_tells or orientation == "stored")):
             image = ImageOps.exif_transpose(image)
         pixels = rgb_pixels(image)
+        _warn_of_darkness(image, name)
     except PixelRangeError as error:
         raise UserError(f"Image file {name} {error}.") from None
     except Image.UnidentifiedImageError:
@@ -81,11 +82,32 @@ def picture_pixels(image: Image.Image, name: str = "The image") -> np.ndarray:
     Raises `UserError`, beginning with `name`, when the file behind it is damaged.
     """
     try:
-        return upright_rgb(image)
+        pixels = upright_rgb(image)
+        _warn_of_darkness(image, name)
+        return pixels
     except PixelRangeError as error:
         raise UserError(f"{name} {error}.") from None
     except Exception as error:  # Pillow reads pixels late, and raises many kinds of exceptions for damaged files.
         raise UserError(f"{name} cannot be decoded ({error}).") from None
+
+
+def darkness(image: Image.Image) -> str | None:
+    """Why a picture with 16 bits is nearly black, as in "has 16-bit values up to 4094"; None where it is not.
+
+    Cameras with 12 bits write such files. Only the values can tell it.
+    """
+    if not image.mode.startswith("I"):
+        return None
+    highest = int(np.asarray(image).max(initial=0))
+    eight_bits = 0 if image.mode.startswith("I;16") else 255  # Values of mode I up to 255 are taken as they are.
+    if not eight_bits < highest < DARK:
+        return None
+    return f"has 16-bit values up to {highest} of 65535, so it is nearly black: scale them to 0…65535"
+
+
+def _warn_of_darkness(image: Image.Image, name: str) -> None:
+    if why := darkness(image):
+        logging.log_first_n(logging.WARNING, "%s %s.", SAID, name, why)
 
 
 def array_pixels(array: Any, name: str = "The image") -> np.ndarray:

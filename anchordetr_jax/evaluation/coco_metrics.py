@@ -8,7 +8,8 @@ import contextlib
 import dataclasses
 import html
 import io
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,9 @@ METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100
 
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO takes the precision."""
+
+COUNTED = 100
+"""The number of detections of a class in an image that COCO's AP counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -145,6 +149,7 @@ def coco_scores(
             f"{name} has no object to find (crowd regions do not count), so every score is -1: COCO's value for "
             "'nothing to measure'."
         )
+    notes += _full_images(truth, set(evaluation.params.imgIds), name)
     # Axes of precision: IoU threshold, recall, class, area (0: all), largest number of detections (2: 100).
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
     curves = score_curves(evaluation)
@@ -160,6 +165,23 @@ def coco_scores(
         curves=curves,
         notes=tuple(notes),
     )
+
+
+def _full_images(truth: Mapping[str, Any], image_ids: Set[int], name: str) -> list[str]:
+    """A sentence if images have more objects of one class than COCO's AP counts."""
+    objects = Counter(
+        (record["image_id"], record["category_id"])
+        for record in truth["annotations"]
+        if record["image_id"] in image_ids and not record.get("iscrowd", 0)
+    )
+    full = {image for (image, _), number in objects.items() if number > COUNTED}
+    if not full:
+        return []
+    return [
+        f"{len(full)} of the images of {name} have more than {COUNTED} objects of one class, up to "
+        f"{max(objects.values())}. COCO's AP counts the {COUNTED} best detections of a class in an image, so it stays "
+        "below 1 however good the detector is."
+    ]
 
 
 def results_image_ids(results: Sequence[Mapping[str, Any]]) -> list[int]:

@@ -23,17 +23,20 @@ class Best:
     ap: float = -math.inf
     """The highest AP, rounded as in `metrics.jsonl`."""
     step: int = -1
-    """The first step with this AP; -1 if there is none yet."""
+    """The first step with this AP; -1 if there is none yet. While AP is zero or not measured (-1), the newest step,
+    because it has trained longest."""
     since: int = 0
-    """The number of evaluations after it."""
+    """The number of evaluations that measured no higher AP, since there was one."""
     newest: int = -1
     """The step of the newest evaluation; -1 if there is none yet."""
 
     def after(self, step: int, ap: float) -> "Best":
         """The summary with one more evaluation."""
         ap = rounded(ap)
-        if ap > self.ap:
+        if ap > self.ap or ap == self.ap < 0:
             return Best(ap, step, since=0, newest=step)
+        if ap == self.ap == 0:
+            return Best(ap, step, since=self.since + 1, newest=step)
         return dataclasses.replace(self, since=self.since + 1, newest=step)
 
 

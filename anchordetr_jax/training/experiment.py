@@ -138,6 +138,11 @@ def make_evaluate(
     """A function that scores a model on the validation images and writes scores and pictures into the workdir."""
     validation = open_source(config.data, "val", categories)
     check_categories(categories, validation.categories, validation.name)
+    if not validation.box_counts.any():
+        say(
+            f"Warning: the validation images ({len(validation)}) have no object, so AP cannot be measured, and the "
+            "newest weights count as the best. Add validation images with objects."
+        )
     evaluator = Evaluator(validation, config, mesh)
 
     def evaluate(model: AnchorDETR, step: int) -> dict[str, float]:

@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anchordetr_jax.config import Config
+from anchordetr_jax.config import Config, EvalConfig
+from anchordetr_jax.data.mosaic import PIECES
 from anchordetr_jax.data.object_sizes import object_sides, size_spread, small_object
 from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.data.repeats import repeats_of
@@ -19,8 +20,9 @@ from anchordetr_jax.data.transforms import resized_sizes
 
 SHORT_SIDES = {"gpu": (640, 800), "cpu": (256, 384)}
 """Least and largest short side of images, in pixels."""
-LONG_TO_SHORT = 4 / 3
-"""`augment.max_size` is this many times the short side on a CPU, where padding costs most."""
+LONG_TO_SHORT = (4 / 3, 2.5)
+"""On a CPU, `augment.max_size` is as many times the short side as the images' long sides are, within these limits.
+Padding costs most there."""
 CELLS = 2.0
 """The side of small objects (`small_object`), in feature cells, that the image size aims at."""
 CPU_PIXELS = 9.5e8
@@ -38,6 +40,8 @@ SHORT_RUN = {"gpu": 3000, "cpu": 5000}
 """Runs with fewer steps have the higher learning rates. On a CPU, steps have fewer images."""
 STEADY = 0.2
 """Where the sizes of a class's objects differ less (`size_spread`), all images were taken from one distance."""
+FILLING = 0.5
+"""Objects whose sides are larger than this part of the short side fill their image, as a portrait or a page does."""
 PHOTOMETRIC = {"brightness": 0.3, "contrast": 0.3, "saturation": 0.3, "hue": 0.02}
 """Photometric jitter of few images."""
 FEW_IMAGES = 1000
@@ -62,6 +66,7 @@ FITTED = frozenset(
         "augment.mosaic_epochs",
         *(f"augment.{name}" for name in PHOTOMETRIC),
         "data.num_buckets",
+        "eval.max_detections",
         "optimizer.learning_rate",
         "optimizer.backbone_learning_rate",
         "optimizer.warmup_steps",
@@ -98,22 +103,40 @@ def fitted_settings(
         dataset: the training images.
         given: names of settings that a person chose; they stay.
         before: the settings of a run that continues. What was chosen for it stays, whatever the data set is now.
+
+    Without a fit, or where a run continues, the sentences are warnings alone.
     """
     if config.fit == "off":
-        return config, ()
+        return config, tuple(_cut_sizes(config, dataset, given))
     if before is not None:
-        return _with(config, [Choice(name, _value(before, name), "") for name in FITTED - set(given)]), ()
+        config = _with(config, [Choice(name, _value(before, name), "") for name in FITTED - set(given)])
+        return config, tuple(_cut_sizes(config, dataset, given))
     choices: list[Choice] = []
     kept = set(given)
     for switch, names in SWITCHED.items():
         if switch in given and not _value(config, switch):
             kept.update(names)
-    for choose in (_anchors, _image_size, _scales, _other_sizes, _length, _evaluations, _learning_rate, _augmentation):
+    if "augment.train_sizes" in given and "augment.eval_size" not in given:
+        size = max(config.augment.train_sizes)
+        choices.append(Choice("augment.eval_size", size, "the largest of augment.train_sizes."))
+        config = _with(config, choices)
+        kept.add("augment.eval_size")
+    for choose in (
+        _anchors,
+        _detections,
+        _image_size,
+        _scales,
+        _other_sizes,
+        _length,
+        _evaluations,
+        _learning_rate,
+        _augmentation,
+    ):
         chosen = [choice for choice in choose(config, dataset) if choice.name not in kept]
         config = _with(config, chosen)
         choices += chosen
     lines = [f"Chosen for this data set: {choice.name}={choice.value!r}, {choice.reason}" for choice in choices]
-    return config, (*lines, *_small_objects(config, dataset))
+    return config, (*lines, *_cut_sizes(config, dataset, given), *_small_objects(config, dataset))
 
 
 def _anchors(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
@@ -126,6 +149,14 @@ def _anchors(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     else:
         yield Choice("model.spatial_prior", "learned", why)
         yield Choice("model.num_anchors", FEW_ANCHORS, why)
+
+
+def _detections(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
+    fullest, usual = int(dataset.box_counts.max(initial=0)), EvalConfig().max_detections
+    if fullest > usual:
+        queries = config.model.num_anchor_points * config.model.num_patterns
+        most = max(min(math.ceil(1.5 * fullest / 100) * 100, queries), usual)
+        yield Choice("eval.max_detections", most, f"because an image has {fullest} objects.")
 
 
 def _image_size(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
@@ -147,7 +178,7 @@ def _scales(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         yield Choice("augment.train_sizes", (usual,), why)
         yield Choice("augment.scale_jitter_min", 0.9, why)
         yield Choice("augment.scale_jitter_max", 1.3, "so that random parts of images are shown.")
-        if _amount(dataset)[0]:
+        if _amount(dataset)[0] and np.median(object_sides(dataset)) < FILLING:
             yield Choice("augment.vertical_flip_probability", 0.5, "because such images often have no upper side.")
     else:
         smallest = min(max(round(usual * (0.75 if config.fit == "cpu" else 0.6) / 32) * 32, 32), usual)
@@ -159,7 +190,9 @@ def _scales(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 def _other_sizes(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     usual = config.augment.eval_size
     if config.fit == "cpu":
-        yield Choice("augment.max_size", round(usual * LONG_TO_SHORT), "so that little is padded.")
+        ratio = float(np.median(dataset.sizes.max(axis=1) / dataset.sizes.min(axis=1)).clip(*LONG_TO_SHORT))
+        longest = round(max(usual, *config.augment.train_sizes) * ratio)
+        yield Choice("augment.max_size", longest, f"{ratio:.2f} times the short side: longer images become smaller.")
         yield _buckets(config, dataset)
     else:
         yield Choice("augment.max_size", round(usual * 5 / 3), "in the official proportion to the short side.")
@@ -241,8 +274,13 @@ def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
         if config.train.denoising_groups:
             yield Choice("train.denoising_negatives", True, "so that fewer of many objects are found twice.")
         yield Choice("optimizer.weight_decay", 0.1, "so that few images are not learned by heart.")
-    yield Choice("augment.mosaic_probability", 0.3 if few and not crowded else 0.0, each if few else why)
-    if few and not crowded:
+    fullest = int(dataset.box_counts.max(initial=0))
+    full = PIECES * fullest > config.model.num_anchor_points * config.model.num_patterns
+    if full and not crowded:
+        each = f"because an image has {fullest} objects, and {PIECES} of them more than there are queries."
+    mosaics = few and not crowded and not full
+    yield Choice("augment.mosaic_probability", 0.3 if mosaics else 0.0, each if few else why)
+    if mosaics:
         last = max(1, round(0.7 * config.train.epochs))
         yield Choice("augment.mosaic_epochs", last, "so that the last epochs show whole images.")
     yield Choice("augment.scale_jitter_probability", 0.4 if few else 0.2, why)
@@ -260,6 +298,20 @@ def _objects(dataset: DetectionSource) -> tuple[bool, str]:
     """Whether images have many objects, and the reason that this gives."""
     objects = float(dataset.box_counts.mean())
     return objects > CROWDED, f"because images have {objects:.1f} objects each."
+
+
+def _cut_sizes(config: Config, dataset: DetectionSource, given: Collection[str]) -> Iterator[str]:
+    """A warning where `augment.max_size` takes the effect from an image size that a person gave."""
+    augment = config.augment
+    for name, size in (("eval_size", augment.eval_size), ("train_sizes", max(augment.train_sizes))):
+        wanted = resized_sizes(dataset.sizes, size)
+        cut = int((resized_sizes(dataset.sizes, size, augment.max_size) < wanted).any(axis=1).sum())
+        if f"augment.{name}" in given and 2 * cut > len(dataset):
+            longest = math.ceil(np.quantile(wanted.max(axis=1), 0.9))
+            yield (
+                f"Warning: {cut} of {len(dataset)} images have a shorter side than {size} (augment.{name}), because "
+                f"their long side may have {augment.max_size} pixels: --config.augment.max_size={longest} mends it."
+            )
 
 
 def _small_objects(config: Config, dataset: DetectionSource) -> Iterator[str]:

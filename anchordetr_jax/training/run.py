@@ -155,7 +155,8 @@ class Run:
             )
 
     def check_data(self) -> None:
-        """Raises `UserError` if there is nothing to train on. Says which images have more objects than queries.
+        """Raises `UserError` if there is nothing to train on. Says which images have more objects than queries, or
+        than detections are reported.
 
         Images that become mosaics can have more objects than any image of the data set.
         """
@@ -181,6 +182,12 @@ class Run:
                 f"only {queries} objects of an image can be matched, the others are not learned. The fullest is "
                 f"{self.data.describe_image(fullest)} with {counts[fullest]} objects: set model.num_anchors to at "
                 f"least {needed}."
+            )
+        limit = self.config.eval.max_detections
+        if many := int((counts > limit).sum()):
+            say(
+                f"Warning: {many} training image(s) have more objects than evaluation and prediction report "
+                f"(eval.max_detections={limit}); the fullest has {counts.max()}: raise eval.max_detections."
             )
         if self.config.augment.mosaic_probability > 0 and (most := PIECES * int(counts.max())) > queries:
             say(

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from anchordetr_jax.data.images import decode_image, read_image
+from anchordetr_jax.data.images import darkness, decode_image, read_image
 from anchordetr_jax.errors import UserError
 
 ORIENTATION = 0x0112
@@ -42,6 +42,24 @@ def test_sixteen_bits_are_scaled_and_not_cut() -> None:
     values = gradient().astype(np.uint16) * 257
     pixels = decode_image(encoded(Image.fromarray(values)), "x")
     assert (pixels == gradient()[:, :, None]).all()
+
+
+@pytest.mark.parametrize(("highest", "dark"), [(0, False), (200, True), (4095, True), (4096, False), (65535, False)])
+def test_sixteen_bits_that_use_only_a_small_part_of_their_range_are_said(
+    highest: int, dark: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    image = Image.fromarray(np.linspace(0, highest, 48).astype(np.uint16).reshape(6, 8))
+    assert darkness(image) == (
+        f"has 16-bit values up to {highest} of 65535, so it is nearly black: scale them to 0…65535" if dark else None
+    )
+    decode_image(encoded(image), f"up to {highest}.png")
+    assert (f"up to {highest}.png has 16-bit values" in caplog.text) == dark
+
+
+def test_eight_bits_are_never_called_dark() -> None:
+    assert darkness(Image.fromarray(np.zeros((6, 8), np.uint8))) is None
+    assert darkness(Image.fromarray(np.full((6, 8), 255, np.int32))) is None
+    assert darkness(Image.fromarray(np.full((6, 8), 256, np.int32))) is not None
 
 
 def test_a_palette_with_transparency_gives_its_colours() -> None:

@@ -165,6 +165,17 @@ def test_ground_truth_without_objects_explains_its_scores(boxes):
     assert coco_scores(annotations_of([(0, 3, [10, 10, 50, 60], 0)]), []).notes == ()
 
 
+@pytest.mark.parametrize(("objects", "crowd", "said"), [(100, 0, False), (101, 0, True), (101, 1, False)])
+def test_more_objects_of_a_class_than_ap_counts_are_said(objects, crowd, said):
+    boxes = [(0, 3, [10 * number, 10, 5, 5], crowd) for number in range(objects)] + [(1, 3, [10, 10, 5, 5], 0)]
+    scores = coco_scores(annotations_of(boxes), [], name="val.json")
+    assert (
+        any("1 of the images of val.json have more than 100 objects of one class, up to 101" in n for n in scores.notes)
+        == said
+    )
+    assert coco_scores(annotations_of(boxes), [], [1], name="val.json").notes == ()
+
+
 def test_class_table_is_aligned_and_marks_classes_without_objects():
     scores = coco_scores(annotations_of([(0, 3, [10, 10, 50, 60], 0)]), [])
     header, cat, light = class_table(scores).splitlines()

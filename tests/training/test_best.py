@@ -59,8 +59,9 @@ def weights(checkpoint: Path) -> Any:
     return load_variables(checkpoint, wanted)
 
 
-@given(st.lists(st.sampled_from([0.0, 0.1, 1 / 3, 0.5, math.nan]), max_size=8))
+@given(st.lists(st.sampled_from([-1.0, 0.0, 0.1, 1 / 3, 0.5, math.nan]), max_size=8))
 def test_the_best_evaluation_is_the_first_with_the_highest_ap(scores: list[float]) -> None:
+    scores = [*scores, 0.1]
     best = Best()
     for step, ap in enumerate(scores):
         best = best.after(step, ap)
@@ -68,6 +69,14 @@ def test_the_best_evaluation_is_the_first_with_the_highest_ap(scores: list[float
     assert best.step == (scores.index(max(numbers)) if numbers else -1)
     assert best.newest == len(scores) - 1
     assert best.since == (len(scores) - 1 - best.step)
+
+
+@pytest.mark.parametrize(("ap", "since"), [(-1.0, 0), (0.0, 2)])
+def test_without_any_ap_the_newest_weights_are_the_best(ap: float, since: int) -> None:
+    best = Best()
+    for step in (10, 20, 30):
+        best = best.after(step, ap)
+    assert best == Best(ap, step=30, since=since, newest=30)
 
 
 def test_the_best_evaluation_is_read_from_the_metrics_exactly(tmp_path: Path) -> None:

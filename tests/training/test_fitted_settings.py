@@ -1,11 +1,12 @@
 """Settings that follow from the data set: they say why; what a person or an earlier part of the run chose stays."""
 
 import dataclasses
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from anchordetr_jax.config import AugmentConfig, Config, DataConfig, ModelConfig, TrainConfig
+from anchordetr_jax.data.transforms import resized_sizes
 from anchordetr_jax.experiments import read_experiment
 from anchordetr_jax.training.fitted_settings import (
     FEW_IMAGES,
@@ -202,6 +203,69 @@ def test_what_a_person_switches_off_has_no_further_choices(name: str) -> None:
     )
 
 
+@pytest.mark.parametrize(("height", "width"), [(900, 1600), (960, 1280), (800, 800), (900, 2100)])
+def test_images_of_one_shape_have_the_chosen_short_side(height: int, width: int) -> None:
+    dataset = Squares(200, 80, 140)
+    dataset.sizes[:] = height, width
+    config, _ = fitted(CPU, dataset)
+    for size in (config.augment.eval_size, *config.augment.train_sizes):
+        assert (resized_sizes(dataset.sizes, size, config.augment.max_size).min(axis=1) == size).all()
+    assert config.augment.max_size >= config.augment.eval_size * 4 // 3
+
+
+def test_wide_images_have_fewer_epochs_because_they_have_more_pixels() -> None:
+    usual, wide = Squares(200, 80, 140), Squares(200, 80, 140)
+    usual.sizes[:], wide.sizes[:] = (900, 1200), (900, 1800)
+    assert fitted(CPU, wide)[0].train.epochs < fitted(CPU, usual)[0].train.epochs
+
+
+def test_image_sizes_that_a_person_gives_for_training_decide_the_others() -> None:
+    given = dataclasses.replace(CPU, augment=AugmentConfig(train_sizes=(480, 512)))
+    config, lines = fitted(given, Squares(50, 100, 300), "augment.train_sizes")
+    assert (config.augment.train_sizes, config.augment.eval_size) == ((480, 512), 512)
+    assert config.augment.max_size >= 512 * 4 // 3
+    assert any("augment.eval_size=512, the largest of augment.train_sizes." in line for line in lines)
+
+
+@pytest.mark.parametrize("fit", ["off", "cpu"])
+def test_a_given_size_that_the_longest_side_does_not_allow_is_said(fit: Literal["off", "cpu"]) -> None:
+    dataset = Squares(50, 100, 300)
+    dataset.sizes[:] = 900, 1600
+    before = dataclasses.replace(CPU, fit=fit, augment=AugmentConfig(eval_size=256, train_sizes=(256,), max_size=455))
+    larger = dataclasses.replace(before, augment=dataclasses.replace(before.augment, eval_size=512))
+    (line,) = fitted(larger, dataset, "augment.eval_size", before=before)[1]
+    assert line.startswith("Warning: 50 of 50 images have a shorter side than 512 (augment.eval_size)")
+    assert line.endswith("--config.augment.max_size=910 mends it.")
+    mended = dataclasses.replace(larger, augment=dataclasses.replace(larger.augment, max_size=910))
+    assert fitted(mended, dataset, "augment.eval_size", "augment.max_size", before=before)[1] == []
+
+
+def test_images_with_many_objects_have_as_many_detections() -> None:
+    dataset = Squares(50, 20)
+    dataset.box_counts[:] = 10
+    assert fitted(NEW, dataset)[0].eval.max_detections == 100
+    dataset.box_counts[7] = 130
+    config, lines = fitted(NEW, dataset)
+    assert config.eval.max_detections == 200
+    assert any("eval.max_detections=200, because an image has 130 objects." in line for line in lines)
+    dataset.box_counts[7] = 500
+    assert fitted(NEW, dataset)[0].eval.max_detections == 768  # The number of queries.
+
+
+def test_an_image_with_many_objects_forbids_mosaics() -> None:
+    dataset = Squares(50, 100)
+    assert fitted(NEW, dataset)[0].augment.mosaic_probability > 0
+    dataset.box_counts[7] = 80
+    config, lines = fitted(NEW, dataset)
+    assert config.augment.mosaic_probability == 0
+    assert any("mosaic_probability=0.0, because an image has 80 objects, and 4 of them" in line for line in lines)
+
+
+def test_objects_that_fill_their_images_are_not_turned_upside_down() -> None:
+    assert fitted(CPU, Squares(50, 100))[0].augment.vertical_flip_probability == 0.5
+    assert fitted(CPU, Squares(50, 300))[0].augment.vertical_flip_probability == 0
+
+
 def test_a_run_that_continues_keeps_what_was_chosen() -> None:
     before, _ = fitted(CPU, Squares(100, 200))
     now, lines = fitted(CPU, Squares(400, 30), before=before)
@@ -228,6 +292,7 @@ def test_the_settings_that_may_be_chosen_are_listed() -> None:
         for objects in (1, 10):
             dataset = Squares(50, 100, 110)
             dataset.box_counts[:] = objects
+            dataset.box_counts[0] *= 13
             lines = fitted(config, dataset)[1]
             chosen |= {line.split(": ")[1].split("=")[0] for line in lines if line.startswith("Chosen")}
     assert chosen == FITTED

@@ -213,6 +213,17 @@ def test_images_with_more_objects_than_queries_are_counted_before_the_first_step
     assert "image39.jpg with 11 objects: set model.num_anchors to at least 11" in output
 
 
+def test_images_with_more_objects_than_detections_are_counted_before_the_first_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    crowded = NoiseData()
+    crowded.box_counts = np.array([5] * 38 + [7, 8])
+    run(tmp_path, crowded, config=changed(settings(epochs=1), eval={"max_detections": 6}))
+    output = capsys.readouterr().out
+    assert "Warning: 2 training image(s) have more objects than evaluation and prediction report" in output
+    assert "(eval.max_detections=6); the fullest has 8" in output
+
+
 def test_a_grid_that_is_too_small_is_answered_with_a_square_that_is_not(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

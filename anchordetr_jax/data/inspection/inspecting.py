@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 from etils import epath
+from PIL import Image
 
 from anchordetr_jax.config import DataConfig
-from anchordetr_jax.data.images import read_image
+from anchordetr_jax.data.images import darkness, read_image
 from anchordetr_jax.data.inspection.copies import look_for_copies, look_for_near_copies, look_for_shared_files
 from anchordetr_jax.data.loader import padded_boxes
 from anchordetr_jax.data.records.annotations import Annotations
@@ -125,7 +126,6 @@ def inspect_split(split: Split, records: Records, findings: Findings, *, decode:
     images = _images(records)
     found = SplitInspection(split, records, findings, images)
     if records.annotations is not None:
-        _look_for_equal_boxes(records, findings)
         _look_at_use(found)
     if decode:
         _decode(found, ask)
@@ -171,27 +171,6 @@ def _usable(found: Annotations, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return corners, ~found.crowds & has_area(corners)
 
 
-def _look_for_equal_boxes(records: Records, findings: Findings) -> None:
-    found = records.annotations
-    assert found is not None
-    _, usable = _usable(found, records.sizes)
-    seen: set[tuple[Any, ...]] = set()
-    for index in np.flatnonzero(usable).tolist():
-        row, box = int(found.rows[index]), found.xywh[index].tolist()
-        key = (row, int(found.category_ids[index]), *box)
-        if key in seen:
-            image = records.images[row]
-            numbers = ", ".join(f"{value:g}" for value in box)
-            findings.warning(
-                "same box twice",
-                f"[{numbers}] of the same category",
-                records.raw.folder / image.name,
-                image_id=image.id,
-                annotation_id=int(found.ids[index]),
-            )
-        seen.add(key)
-
-
 def _look_at_use(found: SplitInspection) -> None:
     """Looks for images and classes without objects."""
     annotations, categories = found.records.annotations, found.records.categories
@@ -217,23 +196,29 @@ def _look_at_max_boxes(records: Records, findings: Findings, config: DataConfig,
 
 
 def _decode(found: SplitInspection, ask: Ask) -> None:
-    def problem(image: InspectedImage) -> str | None:
+    """Reads all pixels. Reports files that cannot be read, and those that are nearly black."""
+
+    def problem(image: InspectedImage) -> tuple[str, str] | None:
         try:
             read_image(image.path, image.size, found.records.orientation)
         except UserError as error:
-            return str(error).rstrip(".")
-        return None
+            return "unreadable file", str(error).rstrip(".")
+        with image.path.open("rb") as file, Image.open(file) as picture:
+            dark = darkness(picture)
+        return None if dark is None else ("nearly black image", f"it {dark}")
 
     images = [image for image in found.images if image.readable]
     reported = {finding.image_id for finding in found.findings.all if finding.kind == "wrong size"}
     with ThreadPoolExecutor(READERS) as pool:
         problems = ask(pool.map(problem, images), len(images), f"{found.split} pixels")
-        for image, text in zip(images, problems, strict=True):
-            if text is not None and image.id not in reported:
-                if found.split == "train":
-                    found.findings.warning("unreadable file", text, image.path, image_id=image.id)
-                else:
-                    found.findings.error("unreadable file", text, image.path, image_id=image.id, stops=False)
+        for image, told in zip(images, problems, strict=True):
+            if told is None or image.id in reported:
+                continue
+            kind, detail = told
+            if found.split == "train" or kind != "unreadable file":
+                found.findings.warning(kind, detail, image.path, image_id=image.id)
+            else:
+                found.findings.error(kind, detail, image.path, image_id=image.id, stops=False)
 
 
 def _compare_classes(splits: Sequence[SplitInspection], across: Findings) -> None:

@@ -188,6 +188,7 @@ def clean_annotations(
     without = np.isnan(areas)
     product = np.abs(xywh[:, 2] * xywh[:, 3])
     _report_boxes(kept, xywh, sizes, crowds, reader)
+    _report_equal_boxes(kept, xywh, sizes, crowds, reader)
     return Annotations(
         ids=_numbers(kept, reader),
         rows=np.array([row.row for row in kept], np.int64),
@@ -235,14 +236,37 @@ def _report_boxes(
             continue
         box = short(row.record.get("bbox"))
         height, width = sizes[place].tolist()
+        placed = f"{box} in an image of {width} x {height}"
+        left_out = "it is left out of training, and scoring counts it as missed"
         if not usable[place] and flat[place]:
-            findings.warning("box without area", f"{box}: it is left out of training", file, **ids)
+            findings.warning("box without area", f"{box}: {left_out}", file, **ids)
         elif not usable[place]:
-            detail = f"{box} in an image of {width} x {height}: it is left out of training"
-            findings.warning("box outside its image", detail, file, **ids)
+            findings.warning("box outside its image", f"{placed}: {left_out}", file, **ids)
         else:
-            detail = f"{box} in an image of {width} x {height}: it is clipped"
-            findings.warning("box partly outside its image", detail, file, **ids)
+            clipped = "training clips it, and scoring takes it whole"
+            findings.warning("box partly outside its image", f"{placed}: {clipped}", file, **ids)
+
+
+def _report_equal_boxes(
+    kept: Sequence[_Row], xywh: np.ndarray, sizes: np.ndarray, crowds: np.ndarray, reader: _Reader
+) -> None:
+    """Reports boxes that are there before, in the same image and of the same category."""
+    usable = np.flatnonzero(~crowds & has_area(clipped_corners(xywh, sizes)))
+    keys = np.array([(row.row, row.category) for row in kept], np.float64).reshape(-1, 2)
+    keys = np.concatenate([keys, xywh], axis=1)[usable]
+    order = np.lexsort(keys.T)  # It is stable, so the first of equal ones stays first.
+    again = np.zeros(len(usable), bool)
+    again[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    for place in usable[again].tolist():
+        row = kept[place]
+        numbers = ", ".join(f"{value:g}" for value in xywh[place])
+        reader.findings.warning(
+            "same box twice",
+            f"[{numbers}] of the same category: it counts as two objects",
+            reader.place(row.record, row.row),
+            image_id=reader.images[row.row].id,
+            annotation_id=row.record.get("id"),
+        )
 
 
 def _pixels(xywh: np.ndarray, sizes: np.ndarray, kept: Sequence[_Row], reader: _Reader) -> np.ndarray:

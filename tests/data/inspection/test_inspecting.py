@@ -195,6 +195,17 @@ def test_a_problem_is_found_with_its_ids(
     assert problems[0].file == str(tmp_path / (named if ids[0] in (1, 2, 3) else "annotations.json"))
 
 
+def test_an_image_that_is_nearly_black_is_found_when_pixels_are_decoded(tmp_path: Path) -> None:
+    content = data_set(tmp_path)
+    with Image.open(tmp_path / "train2.png") as image:
+        size = image.height, image.width
+    Image.fromarray(np.full(size, 4094, np.uint16)).save(tmp_path / "train2.png")
+    assert inspected(tmp_path, content).findings.all == []
+    (found,) = inspected(tmp_path, content, decode=True).findings.all
+    assert (found.severity, found.kind, found.image_id) == ("warning", "nearly black image", 2)
+    assert "it has 16-bit values up to 4094 of 65535" in found.detail
+
+
 def test_one_problem_does_not_hide_another(tmp_path: Path) -> None:
     content = data_set(tmp_path)
     for severity_kind in CASES[:8]:
