@@ -446,7 +446,7 @@ class TrainConfig:
     """With several processes: how long a process may be silent before the others name it and stop. A process that
     answers but does nothing gets ten times as long. 0: processes do not watch each other."""
     max_bad_steps: int = 3
-    """Number of steps in a row with a gradient that is not finite after which the run stops. Such a step changes no
+    """Number of steps in a row whose loss or gradient is not finite after which the run stops. Such a step changes no
     weights."""
 
     def __post_init__(self) -> None:
@@ -471,7 +471,7 @@ class EvalConfig:
     """Evaluation on the validation images."""
 
     batch_size: int = 8
-    """Images per step, over all devices and hosts."""
+    """Images per batch, over all devices and hosts."""
     equal_memory: bool = False
     """Batches of smaller shapes have more images: as many pixels as `batch_size` images of the largest shape."""
     max_detections: int = 100

@@ -191,7 +191,10 @@ def _read_back(directory: epath.Path, shapes: Shapes) -> None:
 
 
 def find_checkpoint(path: epath.PathLike) -> epath.Path:
-    """Folder of the newest sound checkpoint at `path` (a workdir, its checkpoints folder, or one checkpoint)."""
+    """Folder of the newest sound checkpoint at `path` (a workdir, its checkpoints folder, or one checkpoint).
+
+    Raises `UserError` if nothing is there, or everything is damaged or incomplete.
+    """
     given = absolute(path)
     if not given.exists():
         raise UserError(f"There is no checkpoint {given}: no such folder.")
@@ -269,7 +272,10 @@ def saved_items(directory: epath.PathLike, items: Iterable[str]) -> Shapes:
 def load_variables(
     directory: epath.PathLike, wanted: Mapping[str, jax.ShapeDtypeStruct], item: str = "model"
 ) -> Variables:
-    """Some or all arrays of an item, with the dtypes and shardings asked for."""
+    """Some or all arrays of an item, with the dtypes and shardings asked for.
+
+    Raises `DamagedCheckpointError` if they cannot be read.
+    """
     context = orbax_context()
     context.pytree.loading.partial_load = True
     try:

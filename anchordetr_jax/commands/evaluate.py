@@ -2,10 +2,11 @@
 
 anchordetr evaluate CHECKPOINT [--config NAME] [--output results.json] [--report DIR]
 
-The network and its classes come from the checkpoint. Data paths and batch sizes come from --config or, without it, from
-the settings of the run that made the checkpoint. --config.data.root=FOLDER changes one setting of either. Images come
-from a COCO folder, from a prepared TFDS data set (--config.data.source=tfds) or from any folder of images
-(--config.data.source=folder), which has no annotations for scores. A stopped evaluation continues when the same command
+The network, its classes, image sizes and number of detections come from the checkpoint. Data paths and batch sizes come
+from --config or, without it, from the settings of the run that made the checkpoint. --config.data.root=FOLDER changes
+one setting of either. Images come from a COCO, YOLO or Pascal VOC folder, from a prepared TFDS data set
+(--config.data.source=tfds) or from any folder of images (--config.data.source=folder), which has no annotations for
+scores. A stopped evaluation continues when the same command
 is given again. CHECKPOINT (or --checkpoint) is a published model such as anchordetr-r50-dc5, a run's workdir, one
 checkpoint, a .pth or .safetensors file, a folder of save_pretrained, or hf://ORGANISATION/NAME. It may also be a folder
 of anchordetr export: each program in it is scored, beside the checkpoint that it was made from. On several hosts every

@@ -93,7 +93,14 @@ def compose(
 
 
 def piece_draw(size: tuple[int, ...], quarter: tuple[int, int], uniforms: np.ndarray, flip_probability: float) -> Draw:
-    """How an image of `size` fills a quarter: it is resized with its aspect ratio until it covers it, and cropped."""
+    """How an image fills a quarter: it is resized with its aspect ratio until it covers it, and cropped.
+
+    Args:
+        size: (h, w) of the image in pixels.
+        quarter: (h, w) of the quarter in pixels.
+        uniforms: float [4] in [0, 1): for the flip, the enlargement, and the place of the crop (y, x).
+        flip_probability: of mirroring left to right.
+    """
     flip_u, enlargement_u, y_u, x_u = uniforms.tolist()
     factor = max(quarter[0] / size[0], quarter[1] / size[1]) * (1 + enlargement_u * (ENLARGEMENT - 1))
     height, width = (max(round(side * factor), least) for side, least in zip(size, quarter, strict=True))

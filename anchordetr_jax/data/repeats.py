@@ -60,7 +60,7 @@ def repeat_factors(labels: Iterable[np.ndarray], shares: np.ndarray, threshold: 
 def repeated_rows(factors: np.ndarray, generator: np.random.Generator) -> np.ndarray:
     """The rows of one epoch in ascending order, each as often as its factor says, rounded up or down at random.
 
-    The number of rows is the sum of the factors. The mean over epochs is the factor.
+    `factors` is float [n]; the result is int [m], and m is the sum of the factors. The mean over epochs is the factor.
     """
     order = generator.permutation(len(factors))
     ends = np.cumsum(factors[order]) + generator.random()

@@ -18,7 +18,11 @@ NUM_UNIFORMS = 8
 
 @dataclasses.dataclass(frozen=True)
 class Draw:
-    """The changes to an image, in this order: flip, resize to `pre_size`, crop, resize to `size`. Sizes are (h, w)."""
+    """The changes to an image. Sizes are (h, w).
+
+    Their order: rows and columns exchanged, flip, resize to `pre_size`, crop, resize to `size`, erasing, mirroring top
+    to bottom.
+    """
 
     size: tuple[int, int]
     flip: bool = False
@@ -26,7 +30,7 @@ class Draw:
     crop: tuple[int, int, int, int] | None = None
     """(y, x, h, w) in the image of `pre_size`."""
     erased: tuple[float, float, float, float] | None = None
-    """(y, x, h, w) of what is erased at the end, relative to the image."""
+    """(y, x, h, w) of what is erased, relative to the image of `size`."""
     upside_down: bool = False
     """Whether the changed image is mirrored, top to bottom."""
     transposed: bool = False
@@ -119,7 +123,7 @@ def draw_augmentations(uniforms: np.ndarray, sizes: np.ndarray, config: AugmentC
 
 
 def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
-    """The changes that evaluation makes to n images of the given sizes: one resize."""
+    """The changes that evaluation makes to n images of the given sizes, (h, w) in pixels, int [n, 2]: one resize."""
     n = len(sizes)
     resized = resized_sizes(np.asarray(sizes), config.eval_size, config.max_size)
     return Draws(
@@ -136,7 +140,7 @@ def evaluation_draws(sizes: np.ndarray, config: AugmentConfig) -> Draws:
 def apply_draw(
     image: np.ndarray, boxes: np.ndarray, labels: np.ndarray, draw: Draw
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Changes an image and its boxes as `draw` says.
+    """The flip, the resizes and the crop of `draw`. The loader does what comes before and after them.
 
     Args:
         image: uint8 [h, w, 3].

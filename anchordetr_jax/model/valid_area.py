@@ -58,7 +58,8 @@ def leading_area(sizes: jax.Array, shape: tuple[int, int]) -> ValidArea:
 def nearest_area(image_sizes: jax.Array, image_shape: tuple[int, int], shape: tuple[int, int]) -> ValidArea:
     """The official code's mask at feature level: cell i of h is valid if pixel floor(i * H / h) is.
 
-    The pixel's index is computed in float32, as PyTorch's nearest-neighbour interpolation does.
+    `image_sizes` is int [B,2] (h, w) in pixels, `image_shape` the (H, W) of padded images, `shape` the (h, w) of the
+    grid in cells. The pixel's index is computed in float32, as PyTorch's nearest-neighbour interpolation does.
     """
     masks = []
     for axis, (pixels, cells) in enumerate(zip(image_shape, shape, strict=True)):

@@ -12,7 +12,10 @@ Names = Mapping[int, str] | Sequence[str]
 
 
 def class_names(categories: Categories | None, names: Names | None, num_classes: int) -> dict[int, str]:
-    """Names by class output, without the outputs that stand for no class."""
+    """Names by class output, without the outputs that stand for no class.
+
+    Raises `UserError` if `names` is a list of another length, or names an output that does not exist.
+    """
     if names is not None:
         given = _by_output(names)
         if not isinstance(names, Mapping) and len(given) != num_classes:

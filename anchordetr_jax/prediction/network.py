@@ -43,7 +43,10 @@ class Seen(NamedTuple):
 
 
 def padded(images: Sequence[Seen], shape: tuple[int, int], rows: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """What `Compute` gets of images: arrays of `rows` rows, padded to `shape`, with fillers after the images."""
+    """What `Compute` gets of images, padded to `shape` (H, W), with fillers after the images.
+
+    Returns pixels uint8 [rows,H,W,3], and the sizes after and before the resize, int32 [rows,2] each.
+    """
     pixels = np.zeros((rows, *shape, 3), np.uint8)
     image_sizes = np.tile(np.array(shape, np.int32), (rows, 1))
     original_sizes = image_sizes.copy()

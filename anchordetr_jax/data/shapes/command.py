@@ -13,7 +13,11 @@ from anchordetr_jax.errors import UserError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes the data set that the command line describes. Raises `UserError` where it makes no sense."""
     defaults = ShapesConfig()
-    parser = argparse.ArgumentParser(prog="anchordetr shapes", description="Draw a COCO-format data set of shapes.")
+    parser = argparse.ArgumentParser(
+        prog="anchordetr shapes",
+        description="Draw a COCO-format data set of shapes.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
     parser.add_argument("out", help="folder to write")
     parser.add_argument("--train", type=int, default=2000, help="training images")
     parser.add_argument("--val", type=int, default=200, help="validation images")
