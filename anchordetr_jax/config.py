@@ -110,6 +110,11 @@ class ModelConfig:
         """The number of anchor points that the network has."""
         return round(math.sqrt(self.num_anchors)) ** 2 if self.spatial_prior == "grid" else self.num_anchors
 
+    @property
+    def num_queries(self) -> int:
+        """The number of queries: each pattern at each anchor point."""
+        return self.num_patterns * self.num_anchor_points
+
 
 ARITHMETIC = ("padding", "dtype", "remat", "kernels")
 """Settings of `ModelConfig` that say how a network is computed, not which network it is."""

@@ -9,7 +9,7 @@ import dataclasses
 import html
 import io
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,9 +25,6 @@ METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100
 
 RECALL_POINTS = np.linspace(0.0, 1.0, 101)
 """The recalls at which COCO takes the precision."""
-
-COUNTED = 100
-"""The number of detections of a class in an image that COCO's AP counts."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +146,7 @@ def coco_scores(
             f"{name} has no object to find (crowd regions do not count), so every score is -1: COCO's value for "
             "'nothing to measure'."
         )
-    notes += _full_images(truth, set(evaluation.params.imgIds), name)
+    notes += _full_images(truth, evaluation, name)
     # Axes of precision: IoU threshold, recall, class, area (0: all), largest number of detections (2: 100).
     precision = evaluation.eval["precision"][:, :, :, 0, 2]
     curves = score_curves(evaluation)
@@ -167,19 +164,20 @@ def coco_scores(
     )
 
 
-def _full_images(truth: Mapping[str, Any], image_ids: Set[int], name: str) -> list[str]:
+def _full_images(truth: Mapping[str, Any], evaluation: COCOeval, name: str) -> list[str]:
     """A sentence if images have more objects of one class than COCO's AP counts."""
+    image_ids, counted = set(evaluation.params.imgIds), evaluation.params.maxDets[-1]
     objects = Counter(
         (record["image_id"], record["category_id"])
         for record in truth["annotations"]
         if record["image_id"] in image_ids and not record.get("iscrowd", 0)
     )
-    full = {image for (image, _), number in objects.items() if number > COUNTED}
+    full = {image for (image, _), number in objects.items() if number > counted}
     if not full:
         return []
     return [
-        f"{len(full)} of the images of {name} have more than {COUNTED} objects of one class, up to "
-        f"{max(objects.values())}. COCO's AP counts the {COUNTED} best detections of a class in an image, so it stays "
+        f"{len(full)} of the images of {name} have more than {counted} objects of one class, up to "
+        f"{max(objects.values())}. COCO's AP counts the {counted} best detections of a class in an image, so it stays "
         "below 1 however good the detector is."
     ]
 

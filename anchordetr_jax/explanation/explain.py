@@ -101,7 +101,7 @@ def explain(detector: Detector, image: GivenImage, *, most: int = 100) -> Explan
     config = dataclasses.replace(detector.model.config, kernels="none", remat=False)
     graphdef, state = nnx.split(definition_of(config).merge(variables_of(detector.model)))
     classes = np.array(sorted(detector.names))
-    queries = config.num_patterns * len(detector.model.anchor_points())
+    queries = config.num_queries
     found = _best_queries(graphdef, min(most, queries), state, padded, np.array([[height, width]], np.int32), classes)
     scores, best, boxes, index, anchor_points, weights = jax.tree.map(np.asarray, found)
     labels = classes[best]

@@ -3,7 +3,6 @@
 Few images need many passes and much augmentation; small images make many passes fast. Small objects need large images.
 """
 
-import dataclasses
 import math
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -17,6 +16,7 @@ from anchordetr_jax.data.records.values import counted
 from anchordetr_jax.data.repeats import repeats_of
 from anchordetr_jax.data.source import DetectionSource
 from anchordetr_jax.data.transforms import resized_sizes
+from anchordetr_jax.experiments import change_values
 
 SHORT_SIDES = {"gpu": (640, 800), "cpu": (256, 384)}
 """Least and largest short side of images, in pixels."""
@@ -154,8 +154,7 @@ def _anchors(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
 def _detections(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
     fullest, usual = int(dataset.box_counts.max(initial=0)), EvalConfig().max_detections
     if fullest > usual:
-        queries = config.model.num_anchor_points * config.model.num_patterns
-        most = max(min(math.ceil(1.5 * fullest / 100) * 100, queries), usual)
+        most = max(min(math.ceil(1.5 * fullest / 100) * 100, config.model.num_queries), usual)
         yield Choice("eval.max_detections", most, f"because an image has {fullest} objects.")
 
 
@@ -275,7 +274,7 @@ def _augmentation(config: Config, dataset: DetectionSource) -> Iterator[Choice]:
             yield Choice("train.denoising_negatives", True, "so that fewer of many objects are found twice.")
         yield Choice("optimizer.weight_decay", 0.1, "so that few images are not learned by heart.")
     fullest = int(dataset.box_counts.max(initial=0))
-    full = PIECES * fullest > config.model.num_anchor_points * config.model.num_patterns
+    full = PIECES * fullest > config.model.num_queries
     if full and not crowded:
         each = f"because an image has {fullest} objects, and {PIECES} of them more than there are queries."
     mosaics = few and not crowded and not full
@@ -341,9 +340,4 @@ def _value(config: Config, name: str) -> Any:
 
 def _with(config: Config, choices: Sequence[Choice]) -> Config:
     """The settings with all of these choices at once, because some must fit together."""
-    changes: dict[str, dict[str, Any]] = {}
-    for choice in choices:
-        group, setting = choice.name.split(".")
-        changes.setdefault(group, {})[setting] = choice.value
-    groups = {group: dataclasses.replace(getattr(config, group), **values) for group, values in changes.items()}
-    return dataclasses.replace(config, **groups)
+    return change_values(config, {choice.name: choice.value for choice in choices})

@@ -171,7 +171,7 @@ class Run:
                 f"None of the {len(counts)} training images has a box to train on: check the annotations with "
                 "anchordetr inspect."
             )
-        queries = model.num_anchor_points * model.num_patterns
+        queries = model.num_queries
         if (crowded := counts > queries).any():
             fullest = int(counts.argmax())
             needed = math.ceil(counts[fullest] / model.num_patterns)

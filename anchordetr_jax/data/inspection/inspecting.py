@@ -10,7 +10,7 @@ from etils import epath
 from PIL import Image
 
 from anchordetr_jax.config import DataConfig
-from anchordetr_jax.data.images import darkness, read_image
+from anchordetr_jax.data.images import DARK, darkness, read_image
 from anchordetr_jax.data.inspection.copies import look_for_copies, look_for_near_copies, look_for_shared_files
 from anchordetr_jax.data.loader import padded_boxes
 from anchordetr_jax.data.records.annotations import Annotations
@@ -200,9 +200,11 @@ def _decode(found: SplitInspection, ask: Ask) -> None:
 
     def problem(image: InspectedImage) -> tuple[str, str] | None:
         try:
-            read_image(image.path, image.size, found.records.orientation)
+            pixels = read_image(image.path, image.size, found.records.orientation)
         except UserError as error:
             return "unreadable file", str(error).rstrip(".")
+        if pixels.max() > DARK // 256:  # Most files need no second look.
+            return None
         with image.path.open("rb") as file, Image.open(file) as picture:
             dark = darkness(picture)
         return None if dark is None else ("nearly black image", f"it {dark}")

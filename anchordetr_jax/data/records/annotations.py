@@ -187,8 +187,9 @@ def clean_annotations(
             findings.error(*form)
     without = np.isnan(areas)
     product = np.abs(xywh[:, 2] * xywh[:, 3])
-    _report_boxes(kept, xywh, sizes, crowds, reader)
-    _report_equal_boxes(kept, xywh, sizes, crowds, reader)
+    usable = has_area(clipped_corners(xywh, sizes))
+    _report_boxes(kept, xywh, sizes, usable, crowds, reader)
+    _report_equal_boxes(kept, xywh, usable & ~crowds, reader)
     return Annotations(
         ids=_numbers(kept, reader),
         rows=np.array([row.row for row in kept], np.int64),
@@ -220,10 +221,9 @@ def _numbers(kept: Sequence[_Row], reader: _Reader) -> np.ndarray:
 
 
 def _report_boxes(
-    kept: Sequence[_Row], xywh: np.ndarray, sizes: np.ndarray, crowds: np.ndarray, reader: _Reader
+    kept: Sequence[_Row], xywh: np.ndarray, sizes: np.ndarray, usable: np.ndarray, crowds: np.ndarray, reader: _Reader
 ) -> None:
     """Reports crowd regions, boxes that are left out of training, and boxes that are clipped."""
-    usable = has_area(clipped_corners(xywh, sizes))
     beyond = overhang(xywh, sizes) > OVERHANG
     flat = np.asarray((xywh[:, 2:] <= 0).any(axis=1))
     for place in np.flatnonzero(crowds | ~usable | beyond).tolist():
@@ -247,17 +247,15 @@ def _report_boxes(
             findings.warning("box partly outside its image", f"{placed}: {clipped}", file, **ids)
 
 
-def _report_equal_boxes(
-    kept: Sequence[_Row], xywh: np.ndarray, sizes: np.ndarray, crowds: np.ndarray, reader: _Reader
-) -> None:
-    """Reports boxes that are there before, in the same image and of the same category."""
-    usable = np.flatnonzero(~crowds & has_area(clipped_corners(xywh, sizes)))
+def _report_equal_boxes(kept: Sequence[_Row], xywh: np.ndarray, trained: np.ndarray, reader: _Reader) -> None:
+    """Reports boxes that are there before, in the same image and of the same category, among those `trained` on."""
+    places = np.flatnonzero(trained)
     keys = np.array([(row.row, row.category) for row in kept], np.float64).reshape(-1, 2)
-    keys = np.concatenate([keys, xywh], axis=1)[usable]
+    keys = np.concatenate([keys, xywh], axis=1)[places]
     order = np.lexsort(keys.T)  # It is stable, so the first of equal ones stays first.
-    again = np.zeros(len(usable), bool)
+    again = np.zeros(len(places), bool)
     again[order[1:]] = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    for place in usable[again].tolist():
+    for place in places[again].tolist():
         row = kept[place]
         numbers = ", ".join(f"{value:g}" for value in xywh[place])
         reader.findings.warning(
